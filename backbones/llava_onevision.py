@@ -1,0 +1,81 @@
+"""LLaVA-OneVision: SigLIP frames pooled to a fixed square of tokens, a Qwen2 decoder, 1-D positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hermes.backbone import Backbone, Chunk, VideoState, visual_features
+from hermes.chat import chatml
+from hermes.pixels import prepare
+from hermes.provenance import Provenance
+from hermes.video import Frame
+
+
+class LlavaOnevision(Backbone):
+    """LLaVA-OneVision (``llava-hf/llava-onevision-qwen2-*``), 196 tokens a frame as published.
+
+    Source: arXiv 2601.14724, Sec. 4 (0.5 fps); the family is arXiv 2408.03326. ``stream``: a frame is its
+    pooled patches and nothing else. ``native``: an image newline follows the whole video, as in the
+    family's own prompt. Positions count tokens in both.
+    """
+
+    model_types = ("llava_onevision",)
+    default_fps = 0.5
+    video_marker = "<video>"
+    default_template = chatml("<video>\n")
+    pixel_defaults = {
+        "video_processor_type": "LlavaOnevisionVideoProcessor",
+        "size": {"height": 384, "width": 384},
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+
+    @property
+    def side(self) -> int:
+        """Tokens along one side of a frame, after pooling."""
+        vision = self.model.config.vision_config
+        return math.ceil(vision.image_size // vision.patch_size / 2)
+
+    def tokens_per_frame(self, height: int, width: int) -> int:
+        return self.side**2
+
+    def video(self, frames: Sequence[Frame], state: VideoState, *, fps: float) -> Chunk:
+        weight = next(self.model.model.vision_tower.parameters())
+        pixels = prepare(frames, self.recipe, weight.device).to(weight.dtype)
+        count = len(frames) * self.side**2
+        with torch.no_grad():
+            features = visual_features(self.model.get_video_features(pixels.unsqueeze(0)), count)
+        tokens = Provenance.cat(
+            [
+                Provenance.visual(
+                    first_id=state.next_id + i * self.side**2,
+                    frame=frame.index,
+                    time=frame.time,
+                    rows=self.side,
+                    cols=self.side,
+                )
+                for i, frame in enumerate(frames)
+            ]
+        )
+        state.frames += len(frames)
+        state.groups += len(frames)
+        state.advanced += count
+        state.next_id += count
+        return Chunk(
+            embeds=features.to(self.device, self.dtype),
+            positions=torch.arange(count, dtype=torch.float32, device=self.device).unsqueeze(0),
+            advance=count,
+            tokens=tokens.to(self.device),
+            frames=len(frames),
+        )
+
+    def closing(self, state: VideoState) -> Float[Tensor, "1 n hidden"] | None:
+        if self.config.layout == "stream" or not state.frames:
+            return None
+        newline: Tensor = self.model.model.image_newline
+        return newline.detach().view(1, 1, -1).to(self.device, self.dtype)

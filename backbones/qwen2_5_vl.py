@@ -1,0 +1,105 @@
+"""Qwen2.5-VL: frames in pairs, a token per 28x28 pixels, time, height and width as position axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hermes.backbone import Backbone, Chunk, VideoState, visual_features
+from hermes.chat import chatml
+from hermes.pixels import prepare_patches
+from hermes.provenance import Provenance
+from hermes.video import Frame
+
+
+class Qwen2_5VL(Backbone):
+    """Qwen2.5-VL (``Qwen/Qwen2.5-VL-*-Instruct``), M-RoPE.
+
+    Source: arXiv 2601.14724, Sec. 4 (1 fps) and App. E; the family is arXiv 2502.13923. ``stream``: no
+    vision markers; every chunk starts at the clock with h = row, w = column and t = group * (frames of a
+    group / fps) * tokens_per_second, a float that is never truncated; the clock then stands behind the
+    largest of the three. ``native``: the installed transformers' positions, with which a whole video moves
+    the clock by max(rows, columns) only: later chunks lie behind the clock.
+    """
+
+    model_types = ("qwen2_5_vl",)
+    axes = 3
+    default_fps = 1.0
+    frames_per_group = 2
+    video_marker = "<|video_pad|>"
+    frame_markers = ("<|vision_start|>", "<|vision_end|>")
+    default_template = chatml("<|vision_start|><|video_pad|><|vision_end|>")
+    pixel_defaults = {
+        "video_processor_type": "Qwen2VLVideoProcessor",
+        "size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28},
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "patch_size": 14,
+    }
+
+    def tokens_per_frame(self, height: int, width: int) -> int:
+        high, wide = self.recipe.target(height, width)
+        tokens = (high // self.recipe.factor) * (wide // self.recipe.factor)
+        return math.ceil(tokens / self.recipe.temporal_patch_size)
+
+    def video(self, frames: Sequence[Frame], state: VideoState, *, fps: float) -> Chunk:
+        merge, pair = self.recipe.merge_size, self.recipe.temporal_patch_size
+        pixels, grid = prepare_patches(frames, self.recipe, next(self.model.model.visual.parameters()))
+        groups, rows, cols = grid[0, 0].item(), grid[0, 1].item() // merge, grid[0, 2].item() // merge
+        count = groups * rows * cols
+        with torch.no_grad():
+            features = visual_features(self.model.get_video_features(pixels, grid), count)
+        if self.config.layout == "native":
+            times = self._stock_times(state.groups + groups, fps)[state.groups :]
+            positions = self._positions(times, rows, cols) - state.advanced
+            advance = max(rows, cols) if state.groups == 0 else 0
+        else:
+            step = pair / fps * self.model.config.vision_config.tokens_per_second
+            positions = self._positions(torch.arange(groups, dtype=torch.float64) * step, rows, cols)
+            advance = math.floor(positions.max().item()) + 1
+        tokens = Provenance.cat(
+            [
+                Provenance.visual(
+                    first_id=state.next_id + i * rows * cols,
+                    frame=frame.index,
+                    time=frame.time,
+                    rows=rows,
+                    cols=cols,
+                )
+                for i, frame in enumerate(frames[::pair])
+            ]
+        )
+        state.frames += len(frames)
+        state.groups += groups
+        state.advanced += advance
+        state.next_id += count
+        return Chunk(
+            embeds=features.to(self.device, self.dtype),
+            positions=positions.to(self.device),
+            advance=advance,
+            tokens=tokens.to(self.device),
+            frames=len(frames),
+        )
+
+    @staticmethod
+    def _positions(times: Float[Tensor, " groups"], rows: int, cols: int) -> Float[Tensor, "3 n"]:
+        grid = torch.cartesian_prod(times, torch.arange(rows).to(times), torch.arange(cols).to(times))
+        return grid.T.float()
+
+    def _stock_times(self, groups: int, fps: float) -> Float[Tensor, " groups"]:
+        """Time positions of groups 0, 1, ... as the installed transformers counts them (versions differ)."""
+        merge = self.recipe.merge_size
+        ids = torch.zeros(1, groups, dtype=torch.int64)
+        # One token a group shows the time axis; height and width are not needed.
+        positions, _ = self.model.model.get_rope_index(
+            ids,
+            mm_token_type_ids=torch.full_like(ids, 2),
+            video_grid_thw=torch.tensor([[groups, merge, merge]]),
+            second_per_grid_ts=torch.tensor([self.recipe.temporal_patch_size / fps]),
+        )
+        times: Tensor = positions[0, 0].double()
+        return times

@@ -1,0 +1,88 @@
+"""Qwen3-VL: frame pairs behind written timestamps, interleaved M-RoPE, features fed to early layers too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hermes.backbone import Backbone, Chunk, VideoState, visual_features
+from hermes.chat import chatml
+from hermes.pixels import PixelRecipe, patchify, prepare
+from hermes.provenance import Kind, Provenance
+from hermes.video import Frame
+
+# The most tokens a frame may have, as in the family's reference preprocessing.
+_FRAME_TOKENS = 768
+
+
+class Qwen3VL(Backbone):
+    """Qwen3-VL (``Qwen/Qwen3-VL-*-Instruct``), interleaved M-RoPE and deepstack features.
+
+    Source: arXiv 2601.14724, Sec. 4 (2 fps); the family is arXiv 2511.21631. Difference: the paper's layout
+    has nothing between frames, while here both layouts keep each pair's timestamp and vision markers, with
+    which the model was trained (kind ``TIMESTAMP``), and its stock positions: text advances by 1, a pair by
+    max(rows, columns). ``native`` also keeps the markers the chat template writes around the whole video.
+
+    The checkpoint's pixel limits are those of a whole clip. A stream has no length, so that the limits of
+    one frame are: at least the clip's minimum spread over one pair, at most 768 tokens or the clip's
+    maximum spread over one pair. ``backbone.min_pixels`` and ``max_pixels`` are per frame.
+    """
+
+    model_types = ("qwen3_vl",)
+    axes = 3
+    default_fps = 2.0
+    frames_per_group = 2
+    video_marker = "<|video_pad|>"
+    frame_markers = ("<|vision_start|>", "<|vision_end|>")
+    default_template = chatml("<|vision_start|><|video_pad|><|vision_end|>")
+    pixel_defaults = {
+        "video_processor_type": "Qwen3VLVideoProcessor",
+        "size": {"shortest_edge": 4096, "longest_edge": 24576 * 32 * 32},
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "patch_size": 16,
+    }
+
+    def checkpoint_recipe(self) -> PixelRecipe:
+        clip = super().checkpoint_recipe()
+        pair = clip.temporal_patch_size
+        most = min(_FRAME_TOKENS * clip.factor**2, clip.size["longest_edge"] // pair)
+        least = min(most, math.ceil(clip.size["shortest_edge"] / pair))
+        return replace(clip, size={"shortest_edge": least, "longest_edge": most}, grow_small=True)
+
+    def tokens_per_frame(self, height: int, width: int) -> int:
+        high, wide = self.recipe.target(height, width)
+        stamp = self._stamp(100.0).shape[1] + 1
+        tokens = (high // self.recipe.factor) * (wide // self.recipe.factor) + stamp
+        return math.ceil(tokens / self.recipe.temporal_patch_size)
+
+    def video(self, frames: Sequence[Frame], state: VideoState, *, fps: float) -> Chunk:
+        merge, pair = self.recipe.merge_size, self.recipe.temporal_patch_size
+        pixels, grid = prepare_patches(frames, self.recipe, next(self.model.model.visual.parameters()))
+        groups, rows, cols = grid[0, 0].item(), grid[0, 1].item() // merge, grid[0, 2].item() // merge
+        with torch.no_grad():
+            output = self.model.get_video_features(pixels, grid)
+        features = visual_features(output, groups * rows * cols).to(self.device, self.dtype)
+        end = self.encode(self.frame_markers[1])
+        embeds, positions, tokens = [], [], []
+        clock, next_id = 0, state.next_id
+        for i, visual in enumerate(features.split(rows * cols, dim=1)):
+            first, last = frames[i * pair], frames[min(i * pair + pair, len(frames)) - 1]
+            stamp = self._stamp((first.time + last.time) / 2)
+            for part, ids in (("stamp", stamp), ("visual", None), ("end", end)):
+                ...
+        return Chunk()
+
+    def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
+        if not chunk.deepstack:
+            return {}
+        visual = chunk.tokens.kind == int(Kind.VISUAL)
+        batch = chunk.embeds.shape[0]
+        return {
+            "visual_pos_masks": visual.expand(batch, -1),
+            "deepstack_visual_embeds": [level[:, visual].flatten(0, 1) for level in chunk.deepstack],
+        }

@@ -1,0 +1,320 @@
+"""What a model family must say about itself, so that everything else needs to know no family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hermes.chat import Turn, chatml, split_template
+from hermes.config import setting
+from hermes.errors import HermesError, UnsupportedModelError
+from hermes.pixels import PixelRecipe
+from hermes.positions import Rotary
+from hermes.provenance import Kind, Provenance
+from hermes.video import Frame
+
+__all__ = ["Backbone", "BackboneConfig", "Chunk", "VideoState", "visual_features"]
+
+
+@dataclass
+class BackboneConfig:
+    """Which checkpoint to load and how (settings ``backbone.*``)."""
+
+    checkpoint: str = setting("", help="hub id or local folder")
+    family: str = setting("", help="registered name or dotted path of the family; default: by model_type")
+    revision: str | None = setting(None, help="branch, tag or commit of a hub id")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", help="of the weights; auto: the checkpoint's own, float32 on a CPU"
+    )
+    device: str = setting("auto", help="such as cpu or cuda:1; auto: the first GPU, or else the CPU")
+    device_map: Any = setting(None, help="spreads the model over devices, as in transformers; replaces device")
+    layout: Literal["stream", "native"] = setting(
+        "stream", help="stream: the paper's prompt and positions; native: the model's stock ones"
+    )
+    fps: float | None = setting(None, help="frames sampled per second; default: the family's", gt=0)
+    min_pixels: int | None = setting(None, help="fewest pixels of a resized frame; default: the checkpoint's", gt=0)
+    max_pixels: int | None = setting(None, help="most pixels of a resized frame; default: the checkpoint's", gt=0)
+    system_prompt: str | None = setting(
+        "You are a helpful assistant.", help="system turn; null: whatever the chat template does without one"
+    )
+    seed: int = setting(0, help="of the weights, for the tiny random families")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A few frames as the decoder will read them.
+
+    Attributes:
+        embeds: decoder inputs ``[B, n, hidden]``.
+        positions: float32 ``[A, n]``, relative to the clock at which the chunk starts.
+        advance: how far the clock moves; text or frames that follow start there.
+        tokens: provenance of the n tokens.
+        deepstack: per early decoder layer, ``[B, n, hidden]`` added to its output (zero where not visual);
+            empty for most families.
+        frames: number of frames seen in it.
+    """
+
+    embeds: Float[Tensor, "B n hidden"]
+    positions: Float[Tensor, "A n"]
+    advance: int
+    tokens: Provenance
+    frames: int
+    deepstack: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return self.embeds.shape[1]
+
+    def select(self, index: Int[Tensor, " K"]) -> Chunk:
+        """The chunk with only the tokens at ``index``, their positions unchanged (for the ``reduce`` hook)."""
+        return replace(
+            self,
+            embeds=self.embeds.index_select(1, index),
+            positions=self.positions.index_select(-1, index),
+            tokens=self.tokens.select(index),
+            deepstack=tuple(feature.index_select(1, index) for feature in self.deepstack),
+        )
+
+
+@dataclass
+class VideoState:
+    """What a backbone remembers of one stream between chunks.
+
+    ``advanced`` is how far the clock has moved since the first frame (needed by native layouts, whose
+    positions restart from the first frame), ``frames`` and ``groups`` count what was encoded, ``next_id``
+    is the next unused token id.
+    """
+
+    frames: int = 0
+    groups: int = 0
+    advanced: int = 0
+    next_id: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Backbone(ABC):
+    """One model family: pixels to chunks, the chat template, position axes and the rotary embedding.
+
+    Source: this project. A family is one file that subclasses this, registered under the entry point group
+    ``hermes.backbones`` (or named by dotted path); ``model_types`` lists the Hugging Face ``model_type``
+    values it serves, which is how a hub id or a folder finds its family.
+
+    Attributes:
+        video_marker: what the chat template writes for a video.
+        frame_markers: what it writes around that; the ``stream`` layout leaves them out.
+        default_template: for checkpoints without a chat template.
+        pixel_defaults: preprocessor settings a checkpoint may leave out.
+
+    Args:
+        model: the transformers model.
+        tokenizer: the transformers tokenizer.
+        config: how it was asked for.
+        chat_template: the processor's, which precedes the tokenizer's own.
+        preprocessor: the checkpoint's video preprocessor settings.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ()
+    axes: ClassVar[int] = 1
+    default_fps: ClassVar[float] = 1.0
+    frames_per_group: ClassVar[int] = 1
+    video_marker: ClassVar[str] = "<video>"
+    frame_markers: ClassVar[tuple[str, str]] = ("", "")
+    default_template: ClassVar[str] = chatml("<video>")
+    pixel_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: BackboneConfig,
+        *,
+        chat_template: str | None = None,
+        preprocessor: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self.chat_template = chat_template
+        self.preprocessor = dict(preprocessor or {})
+
+    @classmethod
+    def load(cls, config: BackboneConfig) -> Self:
+        """Load ``config.checkpoint``; families that need no files override this."""
+        from hermes.loading import load_checkpoint
+
+        return cls(config=config, **load_checkpoint(config)._asdict())
+
+    def check(self) -> None:
+        """Refuse a decoder that cannot serve an endless stream.
+
+        Raises:
+            UnsupportedModelError: sliding-window attention, or RoPE whose frequencies follow the length.
+        """
+        layer_types = getattr(self.text_config, "layer_types", None) or []
+        if any("sliding" in str(kind) for kind in layer_types):
+            raise UnsupportedModelError(
+                f"the decoder of {self.config.checkpoint!r} uses sliding-window attention, which hides memory older "
+                "than the window: use a checkpoint with full attention"
+            )
+        _ = self.rotary
+
+    # -- the decoder -----------------------------------------------------------------------------------
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The text decoder: a module with ``layers``, ``norm`` and ``rotary_emb``."""
+        decoder: nn.Module = self.model.model.language_model
+        return decoder
+
+    @property
+    def text_config(self) -> Any:
+        return self.model.config.get_text_config()
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.text_config.num_hidden_layers)
+
+    @property
+    def num_kv_heads(self) -> int:
+        return int(self.text_config.num_key_value_heads)
+
+    @property
+    def max_position(self) -> int:
+        """Positions the decoder was built for (``max_position_embeddings``)."""
+        return int(self.text_config.max_position_embeddings)
+
+    @cached_property
+    def rotary(self) -> Rotary:
+        return Rotary.of(self.decoder, self.axes)
+
+    def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n hidden"]:
+        """Input embeddings of token ids."""
+        embeds: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
+        return embeds
+
+    def project(self, layer: int, hidden: Float[Tensor, "B n hidden"]) -> tuple[Tensor, Tensor]:
+        """Queries ``[B, Hq, n, D]`` and keys ``[B, Hkv, n, D]`` of one layer, before rotation.
+
+        ``hidden`` is the layer's input (before its norm).
+        """
+        block = self.decoder.layers[layer]  # type: ignore[index, union-attr]
+        attention = block.self_attn
+        x = block.input_layernorm(hidden)
+        shape = (*x.shape[:-1], -1, attention.head_dim)
+        query = attention.q_proj(x).view(shape)
+        key = attention.k_proj(x).view(shape)
+        if hasattr(attention, "q_norm"):
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        return query.transpose(1, 2), key.transpose(1, 2)
+
+    def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
+        """Extra decoder keywords for a chunk (Qwen3-VL: deepstack features)."""
+        return {}
+
+    @property
+    def fps(self) -> float:
+        """Frames sampled per second."""
+        return self.config.fps or self.default_fps
+
+    # -- frames ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def recipe(self) -> PixelRecipe:
+        """How frames are resized and normalised: the checkpoint's settings, then the user's pixel limits."""
+        return self.checkpoint_recipe().limited(self.config.min_pixels, self.config.max_pixels)
+
+    def checkpoint_recipe(self) -> PixelRecipe:
+        """What the checkpoint says of its frames, the family's defaults where it says nothing."""
+        given = {key: value for key, value in self.preprocessor.items() if value is not None}
+        return PixelRecipe.of({**self.pixel_defaults, **given})
+
+    @abstractmethod
+    def tokens_per_frame(self, height: int, width: int) -> int:
+        """Tokens one frame of this size (pixels) costs, timestamps included."""
+
+    @abstractmethod
+    def video(self, frames: Sequence[Frame], state: VideoState, *, fps: float) -> Chunk:
+        """Encode frames into a chunk and advance ``state``; an incomplete group is completed by doubling."""
+
+    def closing(self, state: VideoState) -> Float[Tensor, "1 n hidden"] | None:
+        """Embeddings a native layout puts between the video and the question (an image newline), or None."""
+        return None
+
+    # -- text --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def turn(self) -> Turn:
+        """The chat template cut at the video and the question, as the layout wants it."""
+        templates = [self.chat_template] if self.chat_template else []
+        prompt = self.config.system_prompt
+        turn = split_template(self.tokenizer, [*templates, None, self.default_template], prompt, self.video_marker)
+        if self.config.layout == "native":
+            return turn
+        opening, ending = self.frame_markers
+        return turn._replace(prefix=turn.prefix.removesuffix(opening), before=turn.before.removeprefix(ending))
+
+    def prefix_text(self) -> str:
+        """Everything before the first frame."""
+        return self.turn.prefix
+
+    def question_text(self, question: str, answer_prefix: str = "") -> str:
+        """Everything after the last frame: the question, the turn's end and the start of the answer."""
+        return f"{self.turn.before}{question}{self.turn.after}{answer_prefix}"
+
+    def encode(self, text: str) -> Int[Tensor, "1 n"]:
+        """Token ids of raw text, special tokens written in it recognised, none added."""
+        ids: Tensor = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        return ids.to(self.device)
+
+    def decode(self, ids: Int[Tensor, " n"]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def prefix(self, state: VideoState) -> Chunk:
+        """The fixed prefix as a chunk; its tokens are never evicted."""
+        ids = self.encode(self.prefix_text())
+        length = ids.shape[1]
+        state.next_id += length
+        positions = torch.arange(length, dtype=torch.float32, device=self.device)
+        return Chunk(
+            embeds=self.embed(ids),
+            positions=positions.expand(self.axes, length),
+            advance=length,
+            tokens=Provenance.text(length, kind=Kind.PREFIX).to(self.device),
+            frames=0,
+        )
+
+
+def visual_features(output: Any, count: int) -> Float[Tensor, "1 n hidden"]:
+    """The first ``count`` embeddings of a vision tower, in whatever form transformers returns them.
+
+    Source: this project. Outputs may be tensors, tuples with one tensor a video, or objects that hold
+    either; newer versions append an image newline, which ``count`` leaves out.
+
+    >>> visual_features((torch.zeros(3, 8), torch.zeros(2, 8)), 4).shape
+    torch.Size([1, 4, 8])
+    """
+    features = getattr(output, "pooler_output", output)
+    if not isinstance(features, Tensor):
+        features = torch.cat([part.flatten(0, -2) for part in features])
+    features = features.flatten(0, -2)
+    if features.shape[0] < count:
+        raise HermesError(f"the vision tower returned {features.shape[0]} embeddings where {count} were expected")
+    return features[:count].unsqueeze(0)

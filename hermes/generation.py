@@ -1,0 +1,170 @@
+"""Answering from a fork of the memory with transformers' own ``generate``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.generation.streamers import BaseStreamer
+
+from hermes.attention import attending, installed
+from hermes.backbone import Backbone
+from hermes.config import setting
+from hermes.memory import KVMemory
+from hermes.probe import AttentionProbe
+
+
+@dataclass
+class GenerationConfig:
+    """How answers are generated (settings ``generation.*``)."""
+
+    max_new_tokens: int = setting(128, help="longest answer", unit="tokens", ge=1)
+    repetition_penalty: float = setting(1.1, help="over generated tokens only, as in the method", gt=0)
+    do_sample: bool = setting(False, help="sample instead of greedy decoding")
+    temperature: float = setting(1.0, help="of sampling", gt=0)
+    top_p: float = setting(1.0, help="nucleus of sampling", gt=0, le=1)
+    num_beams: int = setting(1, help="beams; more than one gives no token streaming", ge=1)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer's tokens, first-token logits and timing (seconds)."""
+
+    ids: Int[Tensor, " n"]
+    first_logits: Float[Tensor, " vocab"]
+    ttft: float
+    tpot: float | None
+
+
+class GeneratedRepetitionPenalty(LogitsProcessor):
+    """Repetition penalty over generated tokens, the prompt left out.
+
+    Source: arXiv 2601.14724 (greedy decoding, penalty 1.1 over generated tokens only); transformers' own
+    penalises the prompt's tokens too.
+
+    >>> penalty = GeneratedRepetitionPenalty(2.0, prompt_length=1)
+    >>> penalty(torch.tensor([[0, 1]]), torch.tensor([[1.0, 1.0, -1.0]])).tolist()
+    [[1.0, 0.5, -1.0]]
+    """
+
+    def __init__(self, penalty: float, prompt_length: int) -> None:
+        self.penalty = penalty
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        seen = input_ids[:, self.prompt_length :]
+        if seen.shape[1] == 0:
+            return scores
+        picked = scores.gather(1, seen)
+        picked = torch.where(picked < 0, picked * self.penalty, picked / self.penalty)
+        return scores.scatter(1, seen, picked)
+
+
+class _FirstLogits(LogitsProcessor):
+    """Keeps the first token's raw logits, over which an option letter is chosen."""
+
+    logits: Tensor
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not hasattr(self, "logits"):
+            self.logits = scores[0].float()
+        return scores
+
+
+class _Clock(BaseStreamer):
+    """Notes when each token arrives and passes it on as text."""
+
+    def __init__(self, backbone: Backbone, on_text: Callable[[str], None] | None) -> None:
+        self.backbone = backbone
+        self.on_text = on_text
+        self.times: list[float] = []
+        self.ids: list[int] = []
+        self.shown = ""
+        self.prompt_seen = False
+
+    def put(self, value: Tensor) -> None:
+        if not self.prompt_seen:
+            self.prompt_seen = True
+            return
+        self.times.append(time.perf_counter())
+        if self.on_text is None:
+            return
+        self.ids += value.flatten().tolist()
+        text = self.backbone.decode(torch.tensor(self.ids))
+        if not text.endswith("\N{REPLACEMENT CHARACTER}") and len(text) > len(self.shown):
+            self.on_text(text[len(self.shown) :])
+            self.shown = text
+
+    def end(self) -> None:
+        return None
+
+
+@torch.no_grad()
+def generate(
+    backbone: Backbone,
+    memory: KVMemory,
+    ids: Int[Tensor, "1 q"],
+    config: GenerationConfig,
+    *,
+    started: float | None = None,
+    probe: AttentionProbe | None = None,
+    on_text: Callable[[str], None] | None = None,
+    seed: int | None = None,
+    processors: Sequence[LogitsProcessor] = (),
+    **options: Any,
+) -> Generated:
+    """Answer from ``memory``, which is written to: pass a fork.
+
+    Args:
+        ids: the question's tokens.
+        started: when the question came (``time.perf_counter``), from which TTFT counts; now by default.
+        probe: watches the question's attention.
+        on_text: called with each new piece of the answer.
+        seed: of sampling.
+        processors: applied to the raw logits, before the repetition penalty.
+        options: anything else ``generate`` takes.
+
+    Returns:
+        the answer's tokens without the prompt, and its timing.
+    """
+    started = time.perf_counter() if started is None else started
+    start, length = memory.next_position, ids.shape[1]
+    positions = torch.arange(start, start + length, device=ids.device).unsqueeze(0)
+    mask = torch.ones(1, start + length, dtype=torch.long, device=ids.device)
+    clock = _Clock(backbone, on_text) if config.num_beams == 1 else None
+    if config.num_beams > 1:
+        memory.batch_repeat_interleave(config.num_beams)
+    first = _FirstLogits()
+    chain = LogitsProcessorList([first, *processors])
+    if config.repetition_penalty != 1:
+        chain.append(GeneratedRepetitionPenalty(config.repetition_penalty, length))
+    sampling = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if config.do_sample else {
+        # The checkpoint's own sampling defaults do not apply to greedy decoding.
+        "temperature": None, "top_p": None, "top_k": None,
+    }
+    with installed(backbone.model), attending(memory, probe), torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        out = backbone.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=memory,
+            max_new_tokens=config.max_new_tokens,
+            do_sample=config.do_sample,
+            num_beams=config.num_beams,
+            repetition_penalty=1.0,
+            logits_processor=chain,
+            streamer=clock,
+            **sampling,
+            **options,
+        )
+    times = clock.times if clock is not None else [time.perf_counter()]
+    tpot = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+    return Generated(out[0, length:], first.logits, times[0] - started, tpot)

@@ -1,0 +1,91 @@
+"""Attention mass: how much attention each cached token receives, without the attention matrix."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Columns of the memory handled at once: the largest tensor made is [B, Hkv, G * Q, BLOCK].
+BLOCK = 2048
+
+
+def attention_mass(
+    query: Float[Tensor, "B Hq Q D"],
+    memory: Float[Tensor, "B Hkv T D"],
+    own: Float[Tensor, "B Hkv Q D"] | None,
+    *,
+    scaling: float,
+    causal: bool = True,
+    per_head: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "B R T"]:
+    """Mean softmax attention of the queries to each memory token.
+
+    Source: arXiv 2601.14724, Sec. 3.1 (W, mean over heads, then over query tokens).
+
+    The softmax runs over the memory and the queries' ``own`` keys; only the memory's columns are returned.
+    Two passes over the memory in blocks: log-sum-exp of every query row, then column sums. Nothing of size
+    ``[Hq, Q, T]`` is made.
+
+    Args:
+        query: queries, rotated into the frame of the keys.
+        memory: cached keys.
+        own: the queries' own keys, or None for none.
+        scaling: multiplies the logits (1 / sqrt(D) as a rule).
+        causal: query i sees own keys 0 .. i; otherwise all of them.
+        per_head: mean over the query heads of each KV head instead of all heads (R = Hkv, else 1).
+        dtype: float32; or float16, in which logits and probabilities are then rounded (the Qwen release).
+
+    Returns:
+        float32 ``[B, R, T]``.
+
+    >>> q = torch.zeros(1, 2, 3, 4); k = torch.randn(1, 1, 5, 4)
+    >>> attention_mass(q, k, None, scaling=0.5).mul(5).allclose(torch.ones(1, 1, 5))
+    True
+    """
+    b, hq, n, d = query.shape
+    hkv, t = memory.shape[1], memory.shape[2]
+    q = (query.float() * scaling).reshape(b, hkv, -1, d)  # [B, Hkv, G * Q, D], row = g * Q + i
+    tail = None
+    if own is not None:
+        tail = q @ own.float().mT  # [B, Hkv, G * Q, Q]
+        if causal:
+            future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
+            tail = tail.masked_fill(future.repeat(hq // hkv, 1), float("-inf"))
+    if dtype is not torch.float32:
+        columns = _rounded(q, memory, tail, dtype)
+    else:
+        columns = _columns(q, memory, tail)
+    columns = columns / (hq // hkv * n)
+    return columns if per_head else columns.mean(1, keepdim=True)
+
+
+def _columns(q: Tensor, memory: Tensor, tail: Tensor | None) -> Tensor:
+    b, hkv, _, _ = q.shape
+    t = memory.shape[2]
+    blocks = [memory[:, :, i : i + BLOCK] for i in range(0, t, BLOCK)]
+    if len(blocks) <= 1:
+        logits = q @ memory.float().mT
+        joined = logits if tail is None else torch.cat((logits, tail), dim=-1)
+        return joined.softmax(-1)[..., :t].sum(2)
+    sums = [(q @ block.float().mT).logsumexp(-1, keepdim=True) for block in blocks]
+    if tail is not None:
+        sums.append(tail.logsumexp(-1, keepdim=True))
+    total = torch.cat(sums, dim=-1).logsumexp(-1, keepdim=True)
+    out = q.new_empty(b, hkv, t)
+    for i, block in enumerate(blocks):
+        torch.sum((q @ block.float().mT - total).exp_(), dim=2, out=out[:, :, i * BLOCK : i * BLOCK + block.shape[2]])
+    return out
+
+
+def _rounded(q: Tensor, memory: Tensor, tail: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Column sums with logits and probabilities in a low-precision dtype, one KV head at a time."""
+    t = memory.shape[2]
+    columns = []
+    for head in range(memory.shape[1]):
+        logits = q[:, head] @ memory[:, head].float().mT
+        if tail is not None:
+            logits = torch.cat((logits, tail[:, head]), dim=-1)
+        columns.append(logits.to(dtype).softmax(-1)[..., :t].float().sum(1))
+    return torch.stack(columns, dim=1)

@@ -1,0 +1,438 @@
+"""The memory: a transformers cache whose layers may hold different tokens at their own positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from hermes.attention import in_scope
+from hermes.errors import HermesError
+from hermes.kernels.compact import MixPlan, compact_layer
+from hermes.kernels.rotate import rotate
+from hermes.positions import Rotary, compacted
+from hermes.provenance import Kind, Provenance
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Weighted mixes of held tokens into ``size`` new ones: summaries, prototypes, merged tokens.
+
+    Source: arXiv 2601.14724, App. F, generalised. Keys are turned to the new token's position before they
+    are mixed. Without ``targets`` the new tokens are appended after the largest kept position; with them
+    they replace kept slots (absolute indices, which must also be in ``keep``) at those slots' positions.
+
+    Attributes:
+        members: slots mixed, int64 ``[B, R, E]``.
+        weights: float32 ``[B, R, E]``, summing to 1 within each group.
+        groups: which new token each member goes into, ``[B, R, E]``; None for one group.
+    """
+
+    members: Int[Tensor, "B R E"]
+    weights: Float[Tensor, "B R E"]
+    groups: Int[Tensor, "B R E"] | None = None
+    size: int = 1
+    targets: Int[Tensor, "B R S"] | None = None
+
+
+@dataclass(frozen=True)
+class LayerUpdate:
+    """What one layer keeps: slots ``[B, R, K]``, ascending, prefix included; R is 1 or the KV heads."""
+
+    keep: Int[Tensor, "B R K"]
+    mix: Mix | None = None
+
+
+class KVLayer(DynamicLayer):
+    """One layer: keys rotated at the layer's own positions, values, positions and provenance.
+
+    ``positions`` is float32 ``[A, B, R, T]`` and the provenance table ``[8, B, R, T]``; R is 1 until a
+    selection per KV head makes it the number of KV heads. ``clock`` ``[B, R]`` is the layer's next
+    position. Tokens appended by a forward pass but not yet committed are pending.
+    """
+
+    def __init__(self, index: int, rotary: Rotary) -> None:
+        super().__init__()
+        self.index = index
+        self.rotary = rotary
+        self.prefix = 0
+        self.positions: Float[Tensor, "A B R T"] | None = None
+        self.tokens: Provenance | None = None
+        self.clock: Float[Tensor, "B R"] = torch.zeros(1, 1)
+        # Rotation from the layer's own clock to the memory's shared one; None where they agree.
+        self.turn: tuple[Tensor, Tensor] | None = None
+        # Keys and positions as first written, where the memory keeps them.
+        self.written: tuple[Tensor, Tensor] | None = None
+        self.start = 0
+        # Known on the host, so that selectors need not ask the device.
+        self.has_timestamps = self.has_protected = False
+
+    @property
+    def length(self) -> int:
+        """Tokens held, prefix included, pending ones not."""
+        return 0 if self.positions is None else int(self.positions.shape[-1])
+
+    @property
+    def video_length(self) -> int:
+        """Tokens held after the prefix."""
+        return self.length - self.prefix
+
+    @property
+    def rows(self) -> int:
+        """1 where all KV heads hold the same tokens, else the number of KV heads."""
+        return 1 if self.positions is None else int(self.positions.shape[2])
+
+    @property
+    def pending(self) -> int:
+        return 0 if self.keys is None or self.keys.numel() == 0 else int(self.keys.shape[-2]) - self.length
+
+    @property
+    def video(self) -> Provenance:
+        """Provenance of the tokens after the prefix, table ``[8, B, R, V]``."""
+        return Provenance(self._tokens.table[..., self.prefix :])
+
+    @property
+    def _tokens(self) -> Provenance:
+        if self.tokens is None:
+            raise HermesError(f"layer {self.index} of the memory is empty")
+        return self.tokens
+
+    def video_keys(self) -> Float[Tensor, "B H V D"]:
+        """Keys after the prefix, rotated at their positions."""
+        keys: Tensor = self.keys[:, :, self.prefix : self.length]
+        return keys
+
+    def video_values(self) -> Float[Tensor, "B H V D"]:
+        values: Tensor = self.values[:, :, self.prefix : self.length]
+        return values
+
+    def keeping(self, video_index: Int[Tensor, "*rows K"], mix: Mix | None = None) -> LayerUpdate:
+        """An update that keeps the prefix and the video tokens at ``video_index`` (0 = first after the prefix)."""
+        index = video_index.reshape((1,) * (3 - video_index.ndim) + video_index.shape).to(self.keys.device)
+        index = index.sort(dim=-1).values + self.prefix
+        head = torch.arange(self.prefix, device=index.device).expand(*index.shape[:2], -1)
+        return LayerUpdate(torch.cat((head, index), dim=-1), mix)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """Append keys (turned from the shared clock to this layer's own) and values; called by the model."""
+        if self.turn is not None:
+            if not in_scope(self.index, self):
+                # Without it the queries would not be turned, and the output would be silently wrong.
+                raise HermesError("this memory's layers are at different positions: run the model inside hermes.attention.attending(memory)")
+            cos, sin = self.turn
+            key_states = rotate(key_states, cos, -sin)
+        if not self.is_initialized:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.keys, self.values = key_states, value_states
+            self.is_initialized = True
+        else:
+            self.keys = torch.cat((self.keys, key_states), dim=-2)
+            self.values = torch.cat((self.values, value_states), dim=-2)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """The shared next position, pending tokens included: what transformers takes for the length."""
+        return self.start + self.pending
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Only what follows the memory: every query sees all of the memory, so no mask is needed for it."""
+        return self.pending + query_length, self.start
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        if self.turn is not None and self.turn[0].shape[0] > 1:
+            self.turn = tuple(part.repeat_interleave(repeats, dim=0) for part in self.turn)  # type: ignore[assignment]
+
+    def reset(self) -> None:
+        self.keys = self.values = None
+        self.is_initialized = False
+        self.positions = self.tokens = self.turn = self.written = None
+        self.clock = torch.zeros(1, 1)
+        self.prefix = self.start = 0
+        self.has_timestamps = self.has_protected = False
+
+    def fork(self) -> KVLayer:
+        other = KVLayer.__new__(KVLayer)
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def widen(self, rows: int) -> None:
+        """Give every KV head its own row of positions and provenance."""
+        if self.positions is None or self.rows == rows:
+            return
+        self.positions = self.positions.expand(-1, -1, rows, -1)
+        self.tokens = Provenance(self._tokens.table.expand(-1, -1, rows, -1))
+        self.clock = self.clock.expand(-1, rows)
+        if self.written is not None:
+            self.written = (self.written[0], self.written[1].expand(-1, -1, rows, -1))
+
+
+class KVMemory(Cache):
+    """A KV cache of fixed budget with ragged layers, positions per layer and provenance per token.
+
+    Source: this project; positions as in arXiv 2601.14724, Sec. 3.3. RoPE sees only differences, so every
+    layer keeps its own clock and its keys rotated at its own positions. The model runs all layers at one
+    shared position, the largest clock; a layer that is behind turns its queries and new keys by the
+    constant difference. Kept keys are therefore never touched until positions are re-indexed, and a fork is
+    a shallow copy, because tensors are replaced and never changed in place.
+
+    Args:
+        num_layers: decoder layers.
+        rotary: the decoder's rotary embedding.
+        keep_written: hold a second copy of the keys as first written, so that repeated re-indexing in
+            half precision does not add up rounding errors.
+        clock: ``per_layer``; or ``first_layer``, which rotates every layer at the first layer's clock while
+            recording positions per layer, as the release does for Qwen2.5-VL.
+
+    >>> memory = KVMemory(2, Rotary(torch.tensor([1.0]), torch.tensor([0]), axes=1))
+    >>> memory.next_position, memory.lengths
+    (0, [0, 0])
+    """
+
+    layers: list[KVLayer]
+
+    def __init__(
+        self, num_layers: int, rotary: Rotary, *, keep_written: bool = False, clock: str = "per_layer"
+    ) -> None:
+        super().__init__(layers=[KVLayer(i, rotary) for i in range(num_layers)])
+        self.rotary = rotary
+        self.keep_written = keep_written
+        self.clock_mode = clock
+        self.prefix = 0
+        self.next_position = 0
+        self.next_summary_id = -2
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[KVLayer]:
+        return iter(self.layers)
+
+    def __getitem__(self, index: int) -> KVLayer:
+        return self.layers[index]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens held per layer, prefix included."""
+        return [layer.length for layer in self.layers]
+
+    @property
+    def batch_size(self) -> int:
+        return 0 if self.layers[0].keys is None else int(self.layers[0].keys.shape[0])
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of keys, values, positions and provenance of all layers."""
+        total = 0
+        for layer in self.layers:
+            written = layer.written or ()
+            table = None if layer.tokens is None else layer.tokens.table
+            for tensor in (layer.keys, layer.values, layer.positions, table, *written):
+                total += 0 if tensor is None else tensor.numel() * tensor.element_size()
+        return total
+
+    def largest_position(self) -> float:
+        """The largest position held in any layer, on any axis; -1 where empty."""
+        tops = [layer.positions.amax() for layer in self.layers if layer.length and layer.positions is not None]
+        return float(torch.stack(tops).amax()) if tops else -1.0
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    def commit(
+        self, positions: Float[Tensor, "A n"], tokens: Provenance, advance: int, *, prefix: bool = False
+    ) -> None:
+        """Take the pending tokens into the memory.
+
+        Args:
+            positions: relative to the clock at which they were encoded, the same for every layer.
+            tokens: their provenance, table ``[8, n]``.
+            advance: how far the clock moves.
+            prefix: these tokens are the fixed prefix, never evicted.
+        """
+        stamped = bool((tokens.kind == int(Kind.TIMESTAMP)).any())
+        protected = bool(tokens.protected.any())
+        for layer in self.layers:
+            layer.has_timestamps |= stamped
+            layer.has_protected |= protected and not prefix
+            batch = layer.keys.shape[0]
+            if layer.positions is None:
+                layer.clock = torch.zeros(batch, 1, device=layer.keys.device)
+            rows = layer.rows
+            new = layer.clock.to(positions)[None, :, :, None] + positions[:, None, None, :]
+            table = tokens.table[:, None, None, :].to(layer.keys.device).expand(-1, batch, rows, -1)
+            if self.keep_written:
+                fresh = layer.keys[:, :, layer.length :]
+                layer.written = (
+                    (fresh, new)
+                    if layer.written is None
+                    else (torch.cat((layer.written[0], fresh), 2), torch.cat((layer.written[1], new), -1))
+                )
+            if layer.positions is None or layer.tokens is None:
+                layer.positions, layer.tokens = new, Provenance(table)
+            else:
+                layer.positions = torch.cat((layer.positions, new), dim=-1)
+                layer.tokens = Provenance(torch.cat((layer.tokens.table, table), dim=-1))
+            layer.clock = layer.clock + advance
+            layer.start = self.next_position + advance
+            if prefix:
+                layer.prefix += len(tokens)
+        self.next_position += advance
+        self.prefix = self.layers[0].prefix
+
+    def rollback(self) -> None:
+        """Drop the pending tokens, as if the forward pass that wrote them had not happened."""
+        for layer in self.layers:
+            if layer.pending:
+                layer.keys = layer.keys[:, :, : layer.length] if layer.length else None
+                layer.values = layer.values[:, :, : layer.length] if layer.length else None
+                layer.is_initialized = layer.keys is not None
+
+    def apply(self, updates: Mapping[int, LayerUpdate], *, compact: bool = False) -> None:
+        """Evict, mix and re-index.
+
+        Args:
+            updates: per layer index; layers not named keep every token.
+            compact: re-index the positions of all layers (arXiv 2601.14724, Sec. 3.3).
+        """
+        if not updates and not compact:
+            return
+        sizes = [update.mix.size for update in updates.values() if update.mix is not None]
+        for index, layer in enumerate(self.layers):
+            update = updates.get(index)
+            if update is not None or compact:
+                self._apply_layer(layer, update, compact)
+        self.next_summary_id -= max(sizes, default=0)
+        self._align()
+
+    def _apply_layer(self, layer: KVLayer, update: LayerUpdate | None, compact: bool) -> None:
+        keep = None if update is None else update.keep
+        if keep is not None and max(keep.shape[1], layer.rows) > 1:
+            layer.widen(int(layer.keys.shape[1]))
+            keep = keep.expand(-1, layer.rows, -1)
+        positions, table = layer.positions, layer._tokens.table
+        if positions is None:
+            raise HermesError(f"layer {layer.index} of the memory is empty")
+        if keep is not None:
+            keep = keep.expand(layer.keys.shape[0], -1, -1)
+            kept, table = _take(positions, keep), _take(table, keep)
+        else:
+            kept = positions
+        new = compacted(kept, layer.prefix) if compact else kept
+        origin = layer.written[1] if layer.written is not None else positions
+        origin_kept = origin if keep is None else _take(origin, keep)
+        turn = self.rotary.angles(new - (origin_kept if layer.written is not None else kept)) if compact else None
+
+        plan = None
+        mix = None if update is None else update.mix
+        if mix is not None and keep is not None:
+            plan, place, summary = self._plan(layer, mix, keep, new, table)
+            if mix.targets is None:
+                new, table = torch.cat((new, place), dim=-1), torch.cat((table, summary), dim=-1)
+            else:
+                table = summary
+        source = None if layer.written is None else layer.written[0]
+        layer.keys, layer.values = compact_layer(layer.keys, layer.values, keep, turn, plan, source)
+        if layer.written is not None:
+            keys, at = layer.written[0], origin_kept
+            if keep is not None:
+                keys, _ = compact_layer(layer.written[0], layer.written[0], keep, None, None)
+            if plan is not None:
+                # A mixed token is first written where it is mixed.
+                if plan.targets is None:
+                    keys = torch.cat((keys, layer.keys[:, :, -plan.size :]), dim=2)
+                    at = torch.cat((at, new[..., -plan.size :]), dim=-1)
+                else:
+                    slots = plan.targets.expand(*keys.shape[:2], -1).unsqueeze(-1).expand(-1, -1, -1, keys.shape[-1])
+                    keys = keys.scatter(2, slots, layer.keys.gather(2, slots))
+                    chosen = plan.targets.expand(*at.shape[1:3], -1).expand(at.shape[0], -1, -1, -1)
+                    at = at.scatter(3, chosen, new.gather(3, chosen))
+            layer.written = (keys, at)
+        layer.positions, layer.tokens = new, Provenance(table)
+        layer.clock = torch.floor(new.amax(dim=(0, -1))) + 1 if new.shape[-1] else torch.zeros_like(layer.clock)
+
+    def _plan(
+        self, layer: KVLayer, mix: Mix, keep: Tensor, new: Tensor, table: Tensor
+    ) -> tuple[MixPlan, Tensor, Tensor]:
+        """Rotation of the members, positions ``[A, B, R, S]`` and provenance of the mixed tokens."""
+        batch, rows = keep.shape[:2]
+        members, weights = mix.members.expand(batch, rows, -1), mix.weights.expand(batch, rows, -1)
+        groups = None if mix.groups is None else mix.groups.expand(batch, rows, -1)
+        targets = None
+        if mix.targets is None:
+            last = new.amax(dim=(0, -1)) if new.shape[-1] else new.new_full((batch, rows), -1.0)
+            place = last[..., None] + torch.arange(1, mix.size + 1, device=new.device)
+            place = place.expand(new.shape[0], -1, -1, -1)
+        else:
+            targets = torch.searchsorted(keep.contiguous(), mix.targets.expand(batch, rows, -1).contiguous())
+            place = _take(new, targets)
+        goal = place if groups is None else _take(place, groups)
+        old = _take(layer.positions, members)  # type: ignore[arg-type]
+        plan = MixPlan(members, weights, groups, mix.size, self.rotary.angles(goal - old), targets)
+
+        origin = _take(layer._tokens.table, members)
+        index = torch.zeros_like(members) if groups is None else groups
+        blank = origin.new_zeros(batch, rows, mix.size)
+        mass = blank.scatter_add(2, index, origin[7])
+        ids = self.next_summary_id - torch.arange(mix.size, device=blank.device).expand_as(blank)
+        if targets is None:
+            time = blank.double().scatter_add(2, index, origin[2] * weights.double()).round().long()
+            frame = (blank - 1).scatter_reduce(2, index, origin[1], "amax")
+            one = torch.ones_like(blank)
+            columns = (ids, frame, time, -one, -one, one * int(Kind.SUMMARY), blank, mass)
+            return plan, place, torch.stack(columns)
+        table = table.clone()
+        table[0].scatter_(2, targets, ids)
+        table[5].scatter_(2, targets, int(Kind.SUMMARY))
+        table[7].scatter_(2, targets, mass)
+        return plan, place, table
+
+    def _align(self) -> None:
+        """Set the shared next position to the largest clock and each layer's turn to the difference."""
+        # The one copy to the host in a streaming step.
+        clocks = torch.cat([layer.clock.flatten().to(self.layers[0].clock.device) for layer in self.layers]).tolist()
+        first = int(max(clocks[: self.layers[0].clock.numel()]))
+        self.next_position = int(max(clocks)) if self.clock_mode == "per_layer" else first
+        at = 0
+        for layer in self.layers:
+            count = layer.clock.numel()
+            behind = any(clock != self.next_position for clock in clocks[at : at + count])
+            at += count
+            layer.start = self.next_position
+            layer.turn = None
+            if behind and self.clock_mode == "per_layer":
+                shift = (self.next_position - layer.clock)[None, :, :, None]
+                layer.turn = self.rotary.angles(shift.expand(self.rotary.axes, -1, -1, -1))
+
+    # -- copies ------------------------------------------------------------------------------------------
+
+    def fork(self) -> KVMemory:
+        """A copy that shares every tensor; writing to it leaves this memory as it is, bit for bit."""
+        other = KVMemory.__new__(KVMemory)
+        other.__dict__.update(self.__dict__)
+        other.layers = [layer.fork() for layer in self.layers]
+        return other
+
+    def reset(self) -> None:
+        for layer in self.layers:
+            layer.reset()
+        self.prefix = self.next_position = 0
+        self.next_summary_id = -2
+
+    def state(self) -> Sequence[Tensor]:
+        """Every tensor held, in a fixed order, for comparing two memories."""
+        tensors: list[Tensor] = []
+        for layer in self.layers:
+            if layer.tokens is not None and layer.positions is not None:
+                tensors += [layer.keys, layer.values, layer.positions, layer.tokens.table, layer.clock]
+                tensors += [*(layer.written or ())]
+        return tensors
+
+
+def _take(x: Tensor, index: Int[Tensor, "B R K"]) -> Tensor:
+    """Entries of ``x [C, B, R, T]`` at ``index [B, R, K]`` along the last axis."""
+    if index.shape[:2] == (1, 1):
+        return x.index_select(-1, index[0, 0])
+    return x.gather(-1, index.expand(x.shape[0], -1, -1, -1))

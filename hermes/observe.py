@@ -1,0 +1,238 @@
+"""Attention of a pseudo-query over the memory, as policies ask for it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hermes.attention import AttentionView, attending, installed, rotate_query
+from hermes.backbone import Backbone
+from hermes.kernels.mass import attention_mass
+from hermes.memory import KVLayer, KVMemory
+from hermes.positions import expand_axes
+from hermes.probe import AttentionProbe
+
+Mode = Literal["exact", "embedding"]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a scorer wants to know: the attention of a text to the video tokens.
+
+    Attributes:
+        text: the pseudo-query.
+        mode: ``exact``, a true forward of the text over the memory; or ``embedding``, in which every layer
+            reads the text's input embeddings (the release's shortcut: cheaper, and not what the model sees).
+        per_head: one row per KV head instead of the mean over heads.
+        half: round logits and probabilities to float16 (the release, for Qwen2.5-VL).
+    """
+
+    text: str
+    mode: Mode = "exact"
+    per_head: bool = False
+    half: bool = False
+
+
+@dataclass
+class _Segment:
+    """One pseudo-query going through the decoder, with what is wanted of it at each layer.
+
+    ``wanted[layer]`` lists (guidance, rows): a text that is a causal prefix of this one rides on its rows.
+    """
+
+    ids: Int[Tensor, "1 n"]
+    wanted: dict[int, list[tuple[Guidance, int]]]
+
+    @property
+    def last(self) -> int:
+        return max(self.wanted)
+
+
+class Observer:
+    """Answers requests for attention on behalf of a policy, which knows no model.
+
+    Source: arXiv 2601.14724, Sec. 3.1; the shortcut as the release computes it.
+    """
+
+    # Projected pseudo-queries kept between chunks: three prompts, before and after the history changes.
+    _KEPT = 6
+
+    def __init__(self, backbone: Backbone, memory: KVMemory) -> None:
+        self.backbone = backbone
+        self.memory = memory
+        self._projected: OrderedDict[str, dict[int, tuple[Tensor, Tensor]]] = OrderedDict()
+
+    @torch.no_grad()
+    def attention(
+        self, requests: Mapping[int, Sequence[Guidance]]
+    ) -> dict[tuple[int, Guidance], Float[Tensor, "B R V"]]:
+        """Mean attention to each video token, for every layer and guidance asked for.
+
+        Args:
+            requests: what is wanted at each layer index.
+
+        Returns:
+            by (layer, guidance): softmax over everything held and the pseudo-query itself, mean over heads
+            and query tokens, restricted to the tokens after the prefix.
+        """
+        out: dict[tuple[int, Guidance], Tensor] = {}
+        exact: dict[int, list[Guidance]] = {}
+        for layer, guidances in requests.items():
+            for guidance in dict.fromkeys(guidances):
+                if guidance.mode == "exact":
+                    exact.setdefault(layer, []).append(guidance)
+                else:
+                    out[layer, guidance] = self._embedding(layer, guidance)
+        if exact:
+            with installed(self.backbone.model):
+                self._exact(exact, out)
+        return out
+
+    # -- the release's shortcut ----------------------------------------------------------------------------
+
+    def _embedding(self, index: int, guidance: Guidance) -> Tensor:
+        layer = self.memory.layers[index]
+        query, own = self._project(index, guidance.text)
+        batch, steps = layer.clock.shape[0], torch.arange(query.shape[2], device=query.device)
+        positions = layer.clock.to(query.device)[..., None] + steps
+        cos, sin = self.backbone.rotary.angles(expand_axes(positions, self.backbone.axes))
+        query = rotate_query(query.expand(batch, -1, -1, -1), cos, sin, own.shape[1])
+        own = rotate_query(own.expand(batch, -1, -1, -1), cos, sin, own.shape[1])
+        return _mass(query, layer.keys[:, :, : layer.length], own, layer, guidance, causal=False)
+
+    def _project(self, index: int, text: str) -> tuple[Tensor, Tensor]:
+        """Unrotated queries and keys of the text's input embeddings; they change only with the text."""
+        layers = self._projected.setdefault(text, {})
+        self._projected.move_to_end(text)
+        if len(self._projected) > self._KEPT:
+            self._projected.popitem(last=False)
+        if index not in layers:
+            layers[index] = self.backbone.project(index, self.backbone.embed(self.backbone.encode(text)))
+        return layers[index]
+
+    # -- the true forward ------------------------------------------------------------------------------------
+
+    def _exact(self, wanted: dict[int, list[Guidance]], out: dict[tuple[int, Guidance], Tensor]) -> None:
+        """All pseudo-queries through the decoder at once, each over the memory and itself only.
+
+        A segment is dropped after the last layer that wants it, and nothing is computed past the last
+        attention that is wanted.
+        """
+        segments = sorted(self._segments(wanted), key=lambda segment: -segment.last)
+        sizes = [segment.ids.shape[1] for segment in segments]
+        fork, decoder = self.memory.fork(), self.backbone.decoder
+        hidden = self.backbone.embed(torch.cat([segment.ids for segment in segments], dim=1))
+        hidden = hidden.expand(self.memory.batch_size, -1, -1)
+        steps = torch.cat([torch.arange(size, device=hidden.device) for size in sizes])
+        positions = (self.memory.next_position + steps).float().unsqueeze(0)
+        cos, sin = decoder.rotary_emb(hidden, expand_axes(positions, self.backbone.axes) if self.backbone.axes > 1 else positions)  # type: ignore[operator]
+        watch = _Watch(segments, out)
+        masks: dict[tuple[int, int], Tensor] = {}
+        with attending(fork, watch):
+            for index, block in enumerate(decoder.layers):  # type: ignore[arg-type]
+                active = [segment for segment in segments if segment.last >= index]
+                rows = sum(sizes[: len(active)])
+                if rows < hidden.shape[1]:
+                    hidden, cos, sin = hidden[:, :rows], cos[:, :rows], sin[:, :rows]
+                watch.stop_after = index == segments[0].last
+                mask = None
+                if len(active) > 1:
+                    key = (rows, fork.layers[index].length)
+                    if key not in masks:
+                        masks[key] = _block_bias(sizes[: len(active)], key[1], hidden)
+                    mask = masks[key]
+                try:
+                    output = block(
+                        hidden,
+                        attention_mask=mask,
+                        past_key_values=fork,
+                        use_cache=True,
+                        position_embeddings=(cos, sin),
+                    )
+                except _Enough:
+                    return
+                hidden = output[0] if isinstance(output, tuple) else output
+
+    def _segments(self, wanted: dict[int, list[Guidance]]) -> list[_Segment]:
+        texts = dict.fromkeys(guidance.text for guidances in wanted.values() for guidance in guidances)
+        ids = {text: self.backbone.encode(text) for text in texts}
+        host: dict[str, _Segment] = {}
+        for text in sorted(texts, key=lambda text: -ids[text].shape[1]):
+            for other in host.values():
+                n = ids[text].shape[1]
+                if torch.equal(other.ids[:, :n], ids[text]):
+                    # Causality: the longer text's first n states are this text's states.
+                    host[text] = other
+                    break
+            else:
+                host[text] = _Segment(ids[text], {})
+        for layer, guidances in wanted.items():
+            for guidance in guidances:
+                rows = ids[guidance.text].shape[1]
+                host[guidance.text].wanted.setdefault(layer, []).append((guidance, rows))
+        return list({id(segment): segment for segment in host.values()}.values())
+
+
+class _Enough(Exception):
+    """Raised inside the last layer once its attention was seen."""
+
+
+class _Watch(AttentionProbe):
+    def __init__(self, segments: Sequence[_Segment], out: dict[tuple[int, Guidance], Tensor]) -> None:
+        self.segments = segments
+        self.out = out
+        self.stop_after = False
+
+    def observe(self, view: AttentionView) -> None:
+        start = 0
+        for segment in self.segments:
+            for guidance, rows in segment.wanted.get(view.layer, ()):
+                span = slice(start, start + rows)
+                query, own = view.query[:, :, span], view.own[:, :, span]
+                mass = _mass(query, view.memory, own, view.held, guidance, causal=True, scaling=view.scaling)
+                self.out[view.layer, guidance] = mass
+            start += segment.ids.shape[1]
+        if self.stop_after:
+            raise _Enough
+
+
+def _mass(
+    query: Tensor,
+    memory: Tensor,
+    own: Tensor,
+    layer: KVLayer,
+    guidance: Guidance,
+    *,
+    causal: bool,
+    scaling: float | None = None,
+) -> Tensor:
+    mass = attention_mass(
+        query,
+        memory,
+        own,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        causal=causal,
+        per_head=guidance.per_head or layer.rows > 1,
+        dtype=torch.float16 if guidance.half else torch.float32,
+    )
+    return mass[..., layer.prefix :]
+
+
+def _block_bias(sizes: Sequence[int], held: int, like: Tensor) -> Tensor:
+    """Additive mask ``[1, 1, Q, T + Q]``: every query sees the memory, and its own segment causally."""
+    total = sum(sizes)
+    seen = torch.zeros(total, held + total, dtype=torch.bool, device=like.device)
+    seen[:, :held] = True
+    start = 0
+    for size in sizes:
+        stop = start + size
+        seen[start:stop, held + start : held + stop] = torch.ones(size, size, dtype=torch.bool, device=like.device).tril()
+        start = stop
+    bias = torch.zeros(total, held + total, dtype=like.dtype, device=like.device)
+    return bias.masked_fill_(~seen, float("-inf"))[None, None]

@@ -1,0 +1,59 @@
+"""Mergers: what becomes of evicted tokens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hermes.config import Part, setting
+from hermes.memory import KVLayer, Mix
+
+
+class Merger(Part, ABC):
+    """Turns a layer's evicted tokens into new ones; ``slots`` of the budget are set aside for them."""
+
+    kind: ClassVar[str] = "merger"
+
+    @property
+    def slots(self) -> int:
+        return 0
+
+    @abstractmethod
+    def merge(self, layer: KVLayer, evicted: Int[Tensor, "B R E"]) -> Mix | None:
+        """The mix of the evicted slots (absolute indices, E >= 1), or None to drop them."""
+
+
+@dataclass
+class Drop(Merger):
+    """Evicted tokens are gone."""
+
+    def merge(self, layer: KVLayer, evicted: Int[Tensor, "B R E"]) -> Mix | None:
+        return None
+
+
+@dataclass
+class Summary(Merger):
+    """One summary token for all tokens evicted in a step, at the end of the memory.
+
+    Source: arXiv 2601.14724, Eq. 6, App. F: value = mean of the evicted values, key = mean of the evicted
+    keys after each was rotated to the summary's position. ``weights: mass`` (this project) counts an old
+    summary as the many tokens it stands for, where the paper counts it as one.
+    """
+
+    weights: Literal["mean", "mass"] = setting("mean", help="weight of an evicted token: one, or what it stands for")
+
+    @property
+    def slots(self) -> int:
+        return 1
+
+    def merge(self, layer: KVLayer, evicted: Int[Tensor, "B R E"]) -> Mix | None:
+        weight = torch.ones(evicted.shape, device=evicted.device)
+        if self.weights == "mass" and layer.tokens is not None:
+            mass = layer.tokens.mass
+            weight = mass.expand(-1, evicted.shape[1], -1).gather(-1, evicted).float()
+        return Mix(evicted, weight / weight.sum(-1, keepdim=True))

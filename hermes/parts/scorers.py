@@ -1,0 +1,145 @@
+"""Scorers: how much each video token of a layer is worth keeping."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hermes.config import Part, setting
+from hermes.memory import KVLayer
+from hermes.observe import Guidance
+
+
+def normalise(x: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
+    """Min-max over the last axis: ``(x - min) / (max - min + 1e-6)`` (arXiv 2601.14724, Sec. 3.1).
+
+    >>> normalise(torch.tensor([1.0, 3.0])).round(decimals=3)
+    tensor([0., 1.])
+    """
+    if x.shape[-1] == 0:
+        return x
+    low, high = torch.aminmax(x, dim=-1, keepdim=True)
+    return (x - low) / (high - low + 1e-6)
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """What a scorer may read about one layer.
+
+    Attributes:
+        layer: keys, values, positions and provenance.
+        depth: 0 at the first layer of the tier, towards 1 (never reached) at the first of the next.
+        per_head: the selection ranks per KV head, so scores are wanted per head too.
+        prompt: renders a guidance prompt by kind (``local``, ``global``, ``mixed``).
+        generator: the stream's random numbers.
+        attention: what was observed for the guidance this scorer asked for, ``[B, R, V]`` each.
+    """
+
+    layer: KVLayer
+    depth: float
+    per_head: bool
+    prompt: Callable[[str], str]
+    generator: torch.Generator
+    attention: Mapping[Guidance, Float[Tensor, "B R V"]] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """V, the tokens to be scored."""
+        return self.layer.video_length
+
+
+class Scorer(Part, ABC):
+    """Scores the video tokens of one layer; higher is kept.
+
+    Source: this project. ``score`` returns ``[B, R, V]`` (R = 1, or the KV heads), float32. A scorer that
+    needs attention says so in ``queries`` and finds it in ``context.attention``.
+    """
+
+    kind: ClassVar[str] = "scorer"
+
+    def queries(self, context: LayerContext) -> Sequence[Guidance]:
+        """Guidance whose attention this scorer reads; none by default."""
+        return ()
+
+    @abstractmethod
+    def score(self, context: LayerContext) -> Float[Tensor, "B R V"]: ...
+
+
+@dataclass
+class Recency(Scorer):
+    """Exponential forgetting: ``exp(-k age)``, age 0 for the newest token and 1 for the oldest, min-max normalised.
+
+    Source: arXiv 2601.14724, Sec. 3.1. The paper gives k > 0 without a number; age is normalised over the
+    tokens held and is an index in the cache, not a time, as in the release.
+    """
+
+    k: float = setting(20.0, help="forgetting rate at the tier's first layer", ge=0)
+    k_drop: float = setting(0.0, help="by how much k has fallen at the end of the tier")
+
+    def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
+        n, device = context.length, context.layer.keys.device
+        k = self.k - self.k_drop * context.depth
+        age = torch.arange(n - 1, -1, -1, device=device, dtype=torch.float32) / max(n - 1, 1)
+        return normalise(torch.exp(-k * age)).expand(context.layer.clock.shape[0], context.layer.rows, -1)
+
+
+@dataclass
+class GuidedAttention(Scorer):
+    """Attention of a guidance prompt to each token, min-max normalised.
+
+    Source: arXiv 2601.14724, Sec. 3.1 (S = a W). ``probe: exact`` runs the prompt through the model over
+    the memory; ``embedding`` is the release's shortcut. On random models the two correlate weakly in deep
+    layers, and only ``exact`` is what the model attends to.
+    """
+
+    prompt: Literal["local", "global", "mixed"] = setting("global", help="which guidance prompt asks")
+    probe: Literal["exact", "embedding"] = setting("exact", help="true forward, or the release's shortcut")
+    half: bool = setting(False, help="softmax in float16, as the release does for Qwen2.5-VL")
+
+    def _guidance(self, context: LayerContext) -> Guidance:
+        return Guidance(context.prompt(self.prompt), self.probe, context.per_head, self.half)
+
+    def queries(self, context: LayerContext) -> Sequence[Guidance]:
+        return (self._guidance(context),)
+
+    def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
+        return normalise(context.attention[self._guidance(context)])
+
+
+@dataclass
+class Blend(Scorer):
+    """``(1 - w) first + w second``, with w falling over the depth of the tier.
+
+    Source: arXiv 2601.14724, Sec. 3.1: working memory blends attention with recency,
+    ``w = weight - weight_drop * depth``.
+    """
+
+    first: Scorer = setting(GuidedAttention(prompt="mixed"), help="scorer at weight 1 - w")
+    second: Scorer = setting(Recency(k_drop=12.0), help="scorer at weight w")
+    weight: float = setting(0.75, help="w at the tier's first layer", ge=0, le=1)
+    weight_drop: float = setting(0.6, help="by how much w has fallen at the end of the tier")
+
+    def queries(self, context: LayerContext) -> Sequence[Guidance]:
+        return (*self.first.queries(context), *self.second.queries(context))
+
+    def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
+        w = self.weight - self.weight_drop * context.depth
+        return (1 - w) * self.first.score(context) + w * self.second.score(context)
+
+
+@dataclass
+class RandomScore(Scorer):
+    """Uniform random numbers from the stream's seed.
+
+    Source: this project (a control).
+    """
+
+    def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
+        shape = (context.layer.clock.shape[0], context.layer.rows, context.length)
+        return torch.rand(shape, generator=context.generator).to(context.layer.keys.device)

@@ -1,0 +1,139 @@
+"""Selectors: which tokens stay, given scores and a budget per layer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hermes.config import Part, setting
+from hermes.memory import KVLayer
+from hermes.provenance import Kind
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One layer to select from: its tokens, their scores ``[B, R, V]``, how many to keep, and its tier."""
+
+    layer: KVLayer
+    scores: Float[Tensor, "B R V"]
+    budget: int
+    tier: str
+
+
+class Selector(Part, ABC):
+    """Chooses the video tokens each layer keeps."""
+
+    kind: ClassVar[str] = "selector"
+
+    @property
+    def per_head(self) -> bool:
+        """Whether it ranks per KV head."""
+        return False
+
+    @abstractmethod
+    def select(self, layers: Sequence[Selection]) -> list[Int[Tensor, "B R K"]]:
+        """Per layer, the video indices kept (0 = first after the prefix), ``K = min(budget, V)``."""
+
+
+@dataclass
+class TopK(Selector):
+    """The best-scored tokens, after those that are set aside.
+
+    Source: arXiv 2601.14724, Sec. 3.1 (rank per layer). Ranking per KV head, once for a tier or once for
+    all layers, the floor per frame, the recent window and timestamp coupling are this project's.
+
+    A shared ranking averages a token's score over the layers that hold it. Set aside first: tokens marked
+    protected, then the newest ``recent`` tokens, then each frame's best ``per_frame`` tokens; all of them
+    count against the budget.
+    """
+
+    rank: Literal["layer", "kv_head", "tier", "all"] = setting("layer", help="where one ranking is made")
+    recent: int = setting(0, help="newest tokens always kept", unit="tokens", ge=0)
+    per_frame: int = setting(0, help="best tokens of every frame always kept", unit="tokens", ge=0)
+    timestamps: bool = setting(True, help="a frame's timestamp text stays as long as its best token")
+
+    @property
+    def per_head(self) -> bool:
+        return self.rank == "kv_head"
+
+    def select(self, layers: Sequence[Selection]) -> list[Int[Tensor, "B R K"]]:
+        scores = [one.scores if self.per_head or one.layer.rows > 1 else one.scores.mean(1, keepdim=True) for one in layers]
+        if self.rank in ("tier", "all"):
+            scores = self._shared(layers, scores)
+        return [self._best(one, score) for one, score in zip(layers, scores, strict=True)]
+
+    def _best(self, one: Selection, scores: Tensor) -> Tensor:
+        video = one.layer.video
+        rows = max(scores.shape[1], one.layer.rows)
+        scores = scores.expand(-1, rows, -1)
+        length = scores.shape[-1]
+        budget = min(one.budget, length)
+        if self.timestamps and one.layer.has_timestamps:
+            scores = _with_timestamps(scores, video.frame, video.kind)
+        if not (self.recent or self.per_frame or one.layer.has_protected):
+            return scores.topk(budget, dim=-1).indices
+        order = scores.argsort(dim=-1)
+        rank = torch.empty_like(order).scatter_(-1, order, torch.arange(length, device=order.device).expand_as(order))
+        bonus = video.protected.long().expand_as(rank) * 4
+        if self.recent:
+            newest = torch.arange(length, device=rank.device) >= length - self.recent
+            bonus = bonus + newest.long() * 2
+        if self.per_frame:
+            bonus = bonus + (_rank_in_frame(scores, video.frame) < self.per_frame).long()
+        return (rank + bonus * length).topk(budget, dim=-1).indices
+
+    def _shared(self, layers: Sequence[Selection], scores: list[Tensor]) -> list[Tensor]:
+        groups: dict[str, list[int]] = {}
+        for at, one in enumerate(layers):
+            groups.setdefault(one.tier if self.rank == "tier" else "", []).append(at)
+        out = list(scores)
+        for members in groups.values():
+            rows = max(max(scores[at].shape[1], layers[at].layer.rows) for at in members)
+            ids = [layers[at].layer.video.id.expand(-1, rows, -1) for at in members]
+            flat = torch.cat(ids, dim=-1)
+            values = torch.cat([scores[at].expand(-1, rows, -1) for at in members], dim=-1)
+            _, inverse = flat.unique(return_inverse=True)
+            count = int(inverse.max()) + 1 if inverse.numel() else 0
+            zero = values.new_zeros(*values.shape[:2], count)
+            total = zero.scatter_add(-1, inverse, values)
+            held = zero.scatter_add(-1, inverse, torch.ones_like(values))
+            mean = (total / held.clamp(min=1)).gather(-1, inverse)
+            for at, part in zip(members, mean.split([i.shape[-1] for i in ids], dim=-1), strict=True):
+                out[at] = part
+        return out
+
+
+def _frame_slots(frame: Int[Tensor, "B R V"]) -> tuple[Tensor, int]:
+    """Frames renumbered 0 .. F-1."""
+    _, inverse = frame.unique(return_inverse=True)
+    return inverse, int(inverse.max()) + 1 if inverse.numel() else 0
+
+
+def _with_timestamps(scores: Tensor, frame: Tensor, kind: Tensor) -> Tensor:
+    """Give every timestamp token its frame's best visual score, so that they stay and go together."""
+    inverse, count = _frame_slots(frame)
+    inverse, stamp = inverse.expand_as(scores), (kind == int(Kind.TIMESTAMP)).expand_as(scores)
+    low = scores.amin(dim=-1, keepdim=True)
+    visual = torch.where(stamp, low, scores)
+    best = low.expand(*scores.shape[:2], count).scatter_reduce(-1, inverse, visual, "amax")
+    return torch.where(stamp, best.gather(-1, inverse), scores)
+
+
+def _rank_in_frame(scores: Tensor, frame: Tensor) -> Tensor:
+    """0 for the best token of each frame, 1 for the next, ..."""
+    inverse, _ = _frame_slots(frame)
+    inverse = inverse.expand_as(scores)
+    by_score = scores.argsort(dim=-1, descending=True, stable=True)
+    order = by_score.gather(-1, inverse.gather(-1, by_score).argsort(dim=-1, stable=True))
+    grouped = inverse.gather(-1, order)
+    place = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
+    start = torch.ones_like(grouped, dtype=torch.bool)
+    start[..., 1:] = grouped[..., 1:] != grouped[..., :-1]
+    first = torch.where(start, place, torch.zeros_like(place)).cummax(dim=-1).values
+    return torch.empty_like(order).scatter_(-1, order, place - first)

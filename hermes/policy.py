@@ -1,0 +1,120 @@
+"""Memory policies: what to keep, mix and re-index after a chunk, and what to do at a question."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+
+from hermes.backbone import Chunk
+from hermes.config import Part
+from hermes.memory import KVMemory, LayerUpdate
+from hermes.parts.reindexers import Lazy, Reindexer
+from hermes.prompts import GuidancePrompts, Turn
+
+if TYPE_CHECKING:
+    from hermes.observe import Observer
+    from hermes.video import Frame
+
+Bound = Literal["bounded", "growing", "unbounded"]
+
+
+@dataclass
+class StreamContext:
+    """What a policy may know of the stream it serves; ``history`` and ``extent`` change as it runs.
+
+    Attributes:
+        num_layers, num_kv_heads: of the decoder.
+        max_position: positions the decoder was built for.
+        generator: random numbers of this stream, seeded.
+        extent: positions the last chunk took.
+        history: rounds answered so far.
+    """
+
+    num_layers: int
+    num_kv_heads: int
+    max_position: int
+    generator: torch.Generator
+    extent: int = 0
+    history: list[Turn] = field(default_factory=list)
+
+
+@dataclass
+class Recall:
+    """What a policy may work with at a question.
+
+    Attributes:
+        memory: a fork of the stream's memory; changes to it are dropped after the answer.
+        question: the user's text.
+        encode: prefill frames, or a chunk, at the end of ``memory``.
+        observe: attention of any text over ``memory``.
+    """
+
+    memory: KVMemory
+    question: str
+    encode: Callable[[Sequence[Frame] | Chunk], None]
+    observe: Observer
+
+
+class MemoryPolicy(Part, ABC):
+    """How a stream's memory is kept within its budget.
+
+    Source: this project. Subclass it as a dataclass whose fields are the settings (``policy.*``), and
+    implement :meth:`compress`; the other hooks are optional. A policy holds the state of one stream:
+    :meth:`start` makes it fresh.
+    """
+
+    kind: ClassVar[str] = "policy"
+    bound: ClassVar[Bound] = "bounded"
+    unit: ClassVar[Literal["tokens", "frames"]] = "tokens"
+    source: ClassVar[str] = "this project"
+    needs_attention: ClassVar[bool] = False
+
+    budget: int
+    context: StreamContext
+
+    def start(self, context: StreamContext) -> None:
+        """Begin a stream. Called once before the first chunk, and again after a reset."""
+        self.context = context
+
+    def admit(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+        """Frames that are encoded into the memory; the others cost no vision and no prefill."""
+        return frames
+
+    def reduce(self, chunk: Chunk) -> Chunk:
+        """Tokens of a chunk that the decoder reads."""
+        return chunk
+
+    @abstractmethod
+    def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        """After a chunk: what each layer keeps. Layers not named keep every token."""
+
+    def recall(self, call: Recall) -> None:
+        """At a question: change the fork that answers it; the stream's memory stays as it is."""
+        return None
+
+    @property
+    def reindexing(self) -> Reindexer:
+        """When positions are compacted; ``self.reindex`` where the policy has such a setting."""
+        own = getattr(self, "reindex", None)
+        return own if isinstance(own, Reindexer) else Lazy()
+
+    def step(self, memory: KVMemory, observe: Observer) -> bool:
+        """Compress and re-index; returns whether the memory changed."""
+        updates = self.compress(memory, observe)
+        compact = self.reindexing.due(
+            memory,
+            compressing=bool(updates),
+            max_position=self.context.max_position,
+            extent=self.context.extent,
+        )
+        memory.apply(updates, compact=compact)
+        return bool(updates) or compact
+
+    def prompts_used(self) -> GuidancePrompts | None:
+        """The guidance prompts, for the record of a run; None where there are none."""
+        own = getattr(self, "prompts", None)
+        return own if isinstance(own, GuidancePrompts) else None

@@ -1,0 +1,108 @@
+"""Guidance prompts (pseudo-queries) and the wording of questions, all of it settings."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hermes.config import setting
+from hermes.errors import SettingError
+
+PROMPT_KINDS = ("local", "global", "mixed")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One round of the conversation: a question, its answer and, for multiple choice, the options."""
+
+    question: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def answer_text(self) -> str:
+        """The answer, or the text of the option whose letter it is.
+
+        >>> Turn("Which colour?", "(B", ("red", "blue")).answer_text
+        'blue'
+        >>> Turn("Which colour?", "a blue one", ("red", "blue")).answer_text
+        'a blue one'
+        """
+        found = re.fullmatch(r"\s*\(?([A-Z])\b[).:]?.*", self.answer, flags=re.DOTALL)
+        if found and self.choices:
+            index = ord(found.group(1)) - ord("A")
+            bare = re.fullmatch(r"\s*\(?[A-Z][).:]?\s*", self.answer) is not None
+            if index < len(self.choices) and (bare or self.choices[index] in self.answer):
+                return self.choices[index]
+        return self.answer.strip()
+
+
+@dataclass
+class GuidancePrompts:
+    """The pseudo-queries of the hierarchy (settings ``policy.prompts.*``).
+
+    Source: arXiv 2601.14724, Sec. 3.1. The wording is this project's; the paper prints its own in App. B,
+    Figs 7 to 10. ``mixed`` is ``local`` and ``global`` joined by ``joint``. After a question, both are
+    preceded by a reminder of the last round.
+
+    >>> GuidancePrompts(local="What now?", global_="What so far?").render("mixed")
+    'What now?; What so far?'
+    """
+
+    local: str = setting(
+        "Describe the current scene in detail: the objects, what each is doing, and where they are in "
+        "relation to each other.",
+        help="pseudo-query of the recent scene",
+    )
+    global_: str = setting(
+        "Summarise the whole video so far: the main characters, the key events, how things changed over "
+        "time, and the theme.",
+        help="pseudo-query of the whole stream",
+    )
+    joint: str = setting("; ", help="what joins the two in the mixed prompt")
+    local_history: str = setting(
+        "Find recent details related to the last round: Question: {question} Answer: {answer} ",
+        help="put before the local prompt once a question was answered; {question} and {answer} are filled in",
+    )
+    global_history: str = setting(
+        "Context of the last round: Question: {question} Answer: {answer} ",
+        help="put before the global prompt once a question was answered",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("local_history", "global_history"):
+            try:
+                getattr(self, name).format(question="", answer="")
+            except (KeyError, IndexError, ValueError):
+                raise SettingError(name, getattr(self, name), "a text with {question} and {answer}") from None
+
+    def render(self, kind: str, last: Turn | None = None) -> str:
+        """The prompt of one kind: ``local``, ``global`` or ``mixed``."""
+        local, global_ = self.local, self.global_
+        if last is not None:
+            fields = {"question": last.question, "answer": last.answer_text}
+            local = self.local_history.format(**fields) + local
+            global_ = self.global_history.format(**fields) + global_
+        return {"local": local, "global": global_, "mixed": local + self.joint + global_}[kind]
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each prompt, without history: what a record states instead of the text."""
+        return {kind: hashlib.sha256(self.render(kind).encode()).hexdigest() for kind in PROMPT_KINDS}
+
+
+def letters(count: int) -> list[str]:
+    """Option letters: A, B, C, ..."""
+    return [chr(ord("A") + i) for i in range(count)]
+
+
+def multiple_choice(question: str, choices: Sequence[str]) -> str:
+    """A question with its options listed as ``(A) ...`` (arXiv 2601.14724, App. B).
+
+    >>> print(multiple_choice("Which?", ["red", "blue"]))
+    Which?
+    (A) red
+    (B) blue
+    """
+    return "\n".join([question, *(f"({letter}) {text}" for letter, text in zip(letters(len(choices)), choices, strict=True))])

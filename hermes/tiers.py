@@ -1,0 +1,163 @@
+"""A policy made of named tiers, each a share of the layers with parts of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+
+from hermes.config import setting
+from hermes.errors import SettingError
+from hermes.memory import KVMemory, LayerUpdate
+from hermes.observe import Observer
+from hermes.parts import Chain, Drop, LayerContext, Lazy, Merger, Reindexer, Scorer, Selection, Selector, Smoother, TopK
+from hermes.policy import MemoryPolicy, StreamContext
+from hermes.prompts import GuidancePrompts
+
+
+@dataclass
+class Tier:
+    """A share of the layers and how their tokens are scored and merged (settings ``policy.tiers.NAME.*``)."""
+
+    share: float = setting(help="share of the decoder's layers", ge=0, le=1)
+    scorer: Scorer = setting(help="what a token is worth")
+    merger: Merger = setting(Drop(), help="what becomes of evicted tokens")
+    smoothing: float = setting(0.0, help="weight of the layer above in the smoothed score", ge=0, le=1)
+    weight: float = setting(1.0, help="budget weight of each layer, relative to the others'", gt=0)
+
+
+@dataclass
+class TieredPolicy(MemoryPolicy):
+    """Named tiers from shallow to deep, one budget, one selector, smoothing across layers.
+
+    Source: arXiv 2601.14724, Sec. 2 and 3, generalised. ``hermes``, ``hermes_release`` and most others are
+    configurations of it.
+
+    With budget weights, layer l holds ``floor(w_l / sum(w) * budget * L)`` video tokens and the last layer
+    the rounding residue besides (Table 5).
+    """
+
+    bound: ClassVar[Literal["bounded", "growing", "unbounded"]] = "bounded"
+
+    budget: int = setting(4000, help="video tokens a layer holds, before weights", unit="tokens", ge=1)
+    tiers: dict[str, Tier] = setting({}, help="tiers from the first layer to the last; shares sum to 1")
+    smoother: Smoother = setting(Chain(), help="how scores are smoothed across layers")
+    selector: Selector = setting(TopK(), help="which tokens stay")
+    reindex: Reindexer = setting(Lazy(), help="when positions become dense again")
+    prompts: GuidancePrompts = setting(GuidancePrompts(), help="pseudo-queries of guided attention")
+    trigger: Literal["layer", "first_layer"] = setting(
+        "layer",
+        help="layer: each layer whose video tokens exceed its budget; first_layer: all layers at once when "
+        "the first layer's length, prefix included, exceeds the budget (the release)",
+    )
+
+    def __post_init__(self) -> None:
+        total = sum(tier.share for tier in self.tiers.values())
+        if not self.tiers or abs(total - 1) > 1e-6:
+            shares = ", ".join(f"{name} {tier.share:g}" for name, tier in self.tiers.items()) or "no tier"
+            raise SettingError("tiers", shares, "shares that sum to 1, so that every layer has a tier", f"They sum to {total:g}.")
+
+    # -- layers and budgets ----------------------------------------------------------------------------------
+
+    def boundaries(self, num_layers: int) -> dict[str, range]:
+        """Layers of each tier: a tier ends at ``floor(cumulative share * L)``.
+
+        >>> from hermes.parts import Recency
+        >>> policy = TieredPolicy(tiers={"a": Tier(0.1, Recency()), "b": Tier(0.9, Recency())})
+        >>> policy.boundaries(28)
+        {'a': range(0, 2), 'b': range(2, 28)}
+        """
+        out, start, share = {}, 0, 0.0
+        for name, tier in self.tiers.items():
+            share += tier.share
+            stop = min(math.floor(share * num_layers + 1e-9), num_layers)
+            out[name] = range(start, stop)
+            start = stop
+        return out
+
+    def budgets(self, num_layers: int) -> list[int]:
+        """Video tokens per layer (arXiv 2601.14724, Table 5)."""
+        weights = [self.tiers[name].weight for name in self._names(num_layers)]
+        if len(set(weights)) == 1:
+            return [self.budget] * num_layers
+        total = self.budget * num_layers
+        out = [math.floor(weight / sum(weights) * total + 1e-9) for weight in weights]
+        out[-1] += total - sum(out)
+        return out
+
+    def _names(self, num_layers: int) -> list[str]:
+        return [name for name, layers in self.boundaries(num_layers).items() for _ in layers]
+
+    def start(self, context: StreamContext) -> None:
+        super().start(context)
+        slots = max(tier.merger.slots for tier in self.tiers.values())
+        if min(self.budgets(context.num_layers)) <= slots:
+            raise SettingError("policy.budget", self.budget, "enough tokens for every layer to keep one besides its summaries")
+
+    # -- one step ----------------------------------------------------------------------------------------------
+
+    def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        count = len(memory.layers)
+        names, budgets = self._names(count), self.budgets(count)
+        if self.trigger == "first_layer":
+            active = [memory.lengths[0] > self.budget] * count
+        else:
+            active = [layer.video_length > budget for layer, budget in zip(memory, budgets, strict=True)]
+        if not any(active):
+            return {}
+        scores = self.score(memory, observe, active)
+        chosen = [index for index in range(count) if active[index]]
+        selections = []
+        for index in chosen:
+            score, tier = scores[index], self.tiers[names[index]]
+            if score is not None:
+                budget = budgets[index] - tier.merger.slots
+                selections.append(Selection(memory.layers[index], score, budget, names[index]))
+        kept = self.selector.select(selections)
+        updates = {}
+        for index, keep in zip(chosen, kept, strict=True):
+            layer = memory.layers[index]
+            update = layer.keeping(keep)
+            if keep.shape[-1] < layer.video_length:
+                merger = self.tiers[names[index]].merger
+                if merger.slots:
+                    update = replace(update, mix=merger.merge(layer, _complement(update.keep, layer.length)))
+            updates[index] = update
+        return updates
+
+    def score(self, memory: KVMemory, observe: Observer, wanted: Sequence[bool]) -> list[torch.Tensor | None]:
+        """Smoothed scores ``[B, R, V]`` of the wanted layers; attention is observed once for all of them."""
+        count = len(memory.layers)
+        tier_of = {index: (name, layers) for name, layers in self.boundaries(count).items() for index in layers}
+        weights = [self.tiers[tier_of[index][0]].smoothing for index in range(count)]
+        needed = self.smoother.needs(wanted, weights)
+        last = self.context.history[-1] if self.context.history else None
+        contexts: dict[int, LayerContext] = {}
+        for index in range(count):
+            if needed[index]:
+                layers = tier_of[index][1]
+                contexts[index] = LayerContext(
+                    memory.layers[index],
+                    (index - layers.start) / len(layers),
+                    self.selector.per_head,
+                    lambda kind: self.prompts.render(kind, last),
+                    self.context.generator,
+                )
+        scorers = {index: self.tiers[tier_of[index][0]].scorer for index in contexts}
+        requests = {index: scorers[index].queries(context) for index, context in contexts.items()}
+        seen = observe.attention({index: queries for index, queries in requests.items() if queries})
+        raw: list[torch.Tensor | None] = [None] * count
+        for index, context in contexts.items():
+            attention = {guidance: seen[index, guidance] for guidance in requests[index]}
+            raw[index] = scorers[index].score(replace(context, attention=attention))
+        return self.smoother.smooth(raw, weights, memory.layers)
+
+
+def _complement(keep: torch.Tensor, length: int) -> torch.Tensor:
+    """The slots of ``0 .. length - 1`` that are not in ``keep [B, R, K]``, ascending."""
+    gone = torch.ones(*keep.shape[:2], length, dtype=torch.bool, device=keep.device).scatter_(-1, keep, False)
+    # Every row drops the same number, so a stable sort puts the dropped slots last, in order, without a host copy.
+    return gone.to(torch.uint8).argsort(dim=-1, stable=True)[..., keep.shape[-1] :]

@@ -1,0 +1,16 @@
+"""Video as a stream of frames with true timestamps, from files, folders, arrays, cameras and iterators."""
+
+from hermes.video.opening import open_source
+from hermes.video.source import Frame, FrameSource, Sampling, TimedImage, sample
+from hermes.video.writing import video_encoders, write_video
+
+__all__ = [
+    "Frame",
+    "FrameSource",
+    "Sampling",
+    "TimedImage",
+    "open_source",
+    "sample",
+    "video_encoders",
+    "write_video",
+]

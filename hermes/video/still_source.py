@@ -1,0 +1,161 @@
+"""Frames that are already pictures: image folders, arrays, and a user's own iterator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from hermes.errors import InputError
+from hermes.video.source import Frame, FrameSource, Pixels, Sampling, TimedImage
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+class StillSource(FrameSource):
+    """A known number of still pictures, one every ``1 / source_fps`` seconds (this project).
+
+    Args:
+        count: how many there are.
+        load: gives the picture of an index, uint8 RGB ``[H, W, 3]``; called when it is sampled.
+        source_fps: at which rate they were taken.
+
+    >>> grey = lambda i: np.full((2, 2, 3), i, np.uint8)
+    >>> source = StillSource("ramp", Sampling(fps=1), 4, grey, source_fps=2)
+    >>> [int(frame.image[0, 0, 0]) for frame in source]
+    [0, 2]
+    """
+
+    def __init__(
+        self, name: str, sampling: Sampling, count: int, load: Callable[[int], Pixels], *, source_fps: float
+    ) -> None:
+        super().__init__(name, sampling, duration=count / source_fps)
+        self._count = count
+        self._load = load
+        self._source_fps = source_fps
+
+    def images(self) -> Iterator[TimedImage]:
+        for i in range(self._count):
+            yield TimedImage(i / self._source_fps, 1 / self._source_fps, partial(self._load, i))
+
+
+def image_folder(folder: Path, sampling: Sampling, *, source_fps: float) -> StillSource:
+    """The images of a folder in natural order (``2.png`` before ``10.png``), EXIF orientation applied.
+
+    Raises:
+        InputError: no image in the folder; (while iterating) an image that cannot be read.
+    """
+    found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted((path for path in found if not path.name.startswith(".")), key=natural_key)
+    if not paths:
+        raise InputError(f"{folder}: a folder without images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+
+    def load(i: int) -> Pixels:
+        try:
+            with Image.open(paths[i]) as image:
+                return _to_rgb(ImageOps.exif_transpose(image), sampling)
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError(f"{paths[i]}: not an image that can be read ({type(error).__name__})") from error
+
+    return StillSource(str(folder), sampling, len(paths), load, source_fps=source_fps)
+
+
+def array_frames(
+    array: np.ndarray[Any, Any], sampling: Sampling, *, name: str, source_fps: float
+) -> StillSource:
+    """The frames of an array uint8 ``[T, H, W, 3]``.
+
+    Raises:
+        InputError: another shape or type.
+    """
+    given = f"{name}: got {array.dtype} of shape {list(array.shape)}; needed: uint8 [T, H, W, 3], RGB"
+    if array.ndim == 4 and array.shape[1] == 3 and array.shape[3] != 3:
+        raise InputError(f"{given}. The channels come last: transpose by (0, 2, 3, 1).")
+    if array.dtype != np.uint8:
+        raise InputError(f"{given}. Scale values to 0..255 and convert to uint8.")
+    if array.ndim != 4 or array.shape[3] != 3 or 0 in array.shape:
+        raise InputError(given)
+    return StillSource(
+        name, sampling, len(array), lambda i: _to_rgb(array[i], sampling), source_fps=source_fps
+    )
+
+
+class IteratorSource(FrameSource):
+    """A user's own frames, one after another.
+
+    Source: this project. A frame is an array or tensor uint8 ``[H, W, 3]``, a PIL image, a :class:`Frame`, or
+    ``(time, image)``. Frames without a time come one every ``1 / source_fps``; those with one are sampled
+    by it, like a video's.
+
+    Raises:
+        InputError: (while iterating) something that is no frame, or times that do not increase.
+    """
+
+    def __init__(self, frames: Iterable[Any], sampling: Sampling, *, name: str, source_fps: float) -> None:
+        super().__init__(name, sampling)
+        self._items = frames
+        self._source_fps = source_fps
+
+    def images(self) -> Iterator[TimedImage]:
+        before = -1.0
+        for i, item in enumerate(self._items):
+            time, duration, image = i / self._source_fps, 1 / self._source_fps, item
+            if isinstance(item, Frame):
+                time, duration, image = item.time, 0.0, item.image
+            elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Real):
+                time, duration, image = float(item[0]), 0.0, item[1]
+            if not time > before:
+                raise InputError(f"{self.name}: frame {i} has time {time:g} s after {before:g} s")
+            before = time
+            yield TimedImage(time, duration, partial(self._load, i, image))
+
+    def _load(self, i: int, image: Any) -> Pixels:
+        if not isinstance(image, Image.Image):
+            image = as_array(image)
+            if image is None:
+                raise InputError(f"{self.name}: frame {i} is neither an array nor a PIL image")
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise InputError(
+                    f"{self.name}: frame {i} is {image.dtype} of shape {list(image.shape)}; "
+                    "needed: uint8 [H, W, 3], RGB"
+                )
+        return _to_rgb(image, self.sampling)
+
+
+def as_array(value: Any) -> np.ndarray[Any, Any] | None:
+    """A numpy array or torch tensor (of any device) as a numpy array; ``None`` for anything else.
+
+    >>> as_array([1, 2]) is None
+    True
+    """
+    if hasattr(value, "detach"):  # a tensor, told without importing torch
+        value = value.detach().cpu().numpy()
+    return value if isinstance(value, np.ndarray) else None
+
+
+def natural_key(path: Path) -> list[str | int]:
+    """Sort key that reads runs of digits as numbers.
+
+    >>> [p.name for p in sorted([Path("f10.png"), Path("f9.png")], key=natural_key)]
+    ['f9.png', 'f10.png']
+    """
+    # Text and numbers alternate, so that keys always compare like with like.
+    return [int(part) if i % 2 else part.lower() for i, part in enumerate(re.split(r"(\d+)", path.name))]
+
+
+def _to_rgb(image: np.ndarray[Any, Any] | Image.Image, sampling: Sampling) -> Pixels:
+    """A copy of its own, scaled down if asked for."""
+    width, height = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+    size = sampling.size(width, height)
+    if size != (width, height):
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        image = picture.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+    elif isinstance(image, Image.Image):
+        image = image.convert("RGB")
+    return np.array(image, np.uint8, order="C")

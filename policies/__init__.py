@@ -1,0 +1,1 @@
+"""Memory policies, one file each; the file's name is the registry key."""

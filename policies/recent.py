@@ -1,0 +1,53 @@
+"""The last frames, encoded afresh at the question: no memory at all."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from hermes.config import setting
+from hermes.errors import SettingError
+from hermes.memory import KVMemory, LayerUpdate
+from hermes.observe import Observer
+from hermes.policy import MemoryPolicy, Recall, StreamContext
+
+if TYPE_CHECKING:
+    from hermes.video import Frame
+
+
+@dataclass
+class Recent(MemoryPolicy):
+    """Hold the last n raw frames and encode them at the question, with nothing before them.
+
+    Source: SimpleStream's finding (2026) that a few fresh frames are a hard baseline. n is ``frames``, or
+    as many frames as fit ``budget`` tokens. Nothing is encoded while the stream runs; TTFT pays for it.
+    """
+
+    unit: ClassVar[Literal["tokens", "frames"]] = "frames"
+
+    budget: int = setting(4000, help="tokens the frames may take together; those that fit are held", unit="tokens", ge=1)
+    frames: int | None = setting(None, help="frames held, however many tokens they take", unit="frames", ge=1)
+    held: deque[Frame] = field(default_factory=deque, init=False, repr=False, compare=False)
+
+    def start(self, context: StreamContext) -> None:
+        super().start(context)
+        self.held = deque()
+
+    def admit(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+        self.held.extend(frames)
+        height, width = frames[-1].image.shape[:2]
+        cost = self.context.tokens_per_frame(height, width)
+        room = self.frames or self.budget // cost
+        if room < 1:
+            raise SettingError("policy.budget", self.budget, f"at least {cost}, the tokens of one frame")
+        while len(self.held) > room:
+            self.held.popleft()
+        return ()
+
+    def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        return {}
+
+    def recall(self, call: Recall) -> None:
+        call.encode(list(self.held))

@@ -1,0 +1,44 @@
+"""StreamingLLM: attention sinks and a window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from hermes.config import setting
+from hermes.errors import SettingError
+from hermes.memory import KVMemory, LayerUpdate
+from hermes.observe import Observer
+from hermes.parts import Eager, Reindexer
+from hermes.policy import MemoryPolicy
+
+
+@dataclass
+class StreamingLLM(MemoryPolicy):
+    """Keep the first ``sinks`` video tokens of the stream and the newest others.
+
+    Source: arXiv 2309.17453, Sec. 3.2. Difference: the text prefix, which is never evicted, is a sink
+    already, so ``sinks`` counts video tokens besides it and may be 0. Positions are contiguous within the
+    cache, as there: eager re-indexing.
+    """
+
+    source: ClassVar[str] = "arXiv 2309.17453"
+
+    budget: int = setting(4000, help="video tokens a layer holds, sinks included", unit="tokens", ge=1)
+    sinks: int = setting(4, help="first video tokens always kept", unit="tokens", ge=0)
+    reindex: Reindexer = setting(Eager(), help="when positions become dense again")
+
+    def __post_init__(self) -> None:
+        if self.sinks >= self.budget:
+            raise SettingError("sinks", self.sinks, f"less than the budget of {self.budget}")
+
+    def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        length = memory[0].video_length
+        if length <= self.budget:
+            return {}
+        newest = torch.arange(length - self.budget + self.sinks, length)
+        keep = torch.cat((torch.arange(self.sinks), newest))
+        return {layer.index: layer.keeping(keep) for layer in memory}

@@ -1,0 +1,34 @@
+"""One table of tolerances, keyed by operation and dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# (operation, dtype) -> largest absolute difference
+TOLERANCES = {
+    ("oracle_kv", torch.float32): 5e-5,
+    ("oracle_scores", torch.float32): 2e-5,
+    ("oracle_half_scores", torch.float32): 1e-3,
+    ("one_shot", torch.float32): 1e-4,
+    ("rotation", torch.float32): 2e-5,
+    ("rotation", torch.bfloat16): 3e-2,
+    ("rotation", torch.float16): 4e-3,
+    ("attention", torch.float32): 1e-5,
+    ("attention", torch.bfloat16): 2e-2,
+    ("attention", torch.float16): 3e-3,
+    ("mass", torch.float32): 1e-6,
+    ("mass", torch.bfloat16): 1e-6,
+    ("mass", torch.float16): 1e-6,
+    ("mix", torch.float32): 1e-5,
+    ("mix", torch.bfloat16): 3e-2,
+    ("mix", torch.float16): 4e-3,
+}
+
+
+def close(operation: str, ours: Tensor, expected: Tensor) -> None:
+    """Assert that two tensors of one shape agree within the table's tolerance for their dtype."""
+    assert ours.shape == expected.shape, f"{tuple(ours.shape)} against {tuple(expected.shape)}"
+    worst = (ours.double() - expected.double()).abs().max().item() if ours.numel() else 0.0
+    tolerance = TOLERANCES[operation, ours.dtype]
+    assert worst <= tolerance, f"{operation}: differs by {worst:.2e}, allowed {tolerance:.0e}"
