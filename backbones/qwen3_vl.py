@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from hermes.backbone import Backbone, Chunk, VideoState, visual_features
 from hermes.chat import chatml
-from hermes.pixels import PixelRecipe, patchify, prepare
+from hermes.pixels import PixelRecipe, prepare_patches
 from hermes.provenance import Kind, Provenance
 from hermes.video import Frame
 
@@ -64,18 +66,54 @@ class Qwen3VL(Backbone):
         merge, pair = self.recipe.merge_size, self.recipe.temporal_patch_size
         pixels, grid = prepare_patches(frames, self.recipe, next(self.model.model.visual.parameters()))
         groups, rows, cols = grid[0, 0].item(), grid[0, 1].item() // merge, grid[0, 2].item() // merge
+        size, extent = rows * cols, max(rows, cols)
         with torch.no_grad():
             output = self.model.get_video_features(pixels, grid)
-        features = visual_features(output, groups * rows * cols).to(self.device, self.dtype)
+        features = visual_features(output, groups * size).to(self.device, self.dtype)
+        # [3, size]: t, row, column
+        cells = torch.cartesian_prod(torch.zeros(1), torch.arange(float(rows)), torch.arange(float(cols))).T
         end = self.encode(self.frame_markers[1])
         embeds, positions, tokens = [], [], []
         clock, next_id = 0, state.next_id
-        for i, visual in enumerate(features.split(rows * cols, dim=1)):
+        for i, visual in enumerate(features.split(size, dim=1)):
             first, last = frames[i * pair], frames[min(i * pair + pair, len(frames)) - 1]
             stamp = self._stamp((first.time + last.time) / 2)
-            for part, ids in (("stamp", stamp), ("visual", None), ("end", end)):
-                ...
-        return Chunk()
+            length = stamp.shape[1]
+            embeds += [self.embed(stamp), visual, self.embed(end)]
+            text = torch.arange(float(length)).expand(3, -1)
+            positions += [text + clock, cells + (clock + length), torch.full((3, 1), float(clock + length + extent))]
+            mark: dict[str, Any] = {"kind": Kind.TIMESTAMP, "frame": first.index, "time": first.time}
+            place: dict[str, Any] = {"frame": first.index, "time": first.time, "rows": rows, "cols": cols}
+            tokens += [
+                Provenance.text(length, first_id=next_id, **mark),
+                Provenance.visual(first_id=next_id + length, **place),
+                Provenance.text(1, first_id=next_id + length + size, **mark),
+            ]
+            clock += length + extent + 1
+            next_id += length + size + 1
+        state.frames += len(frames)
+        state.groups += groups
+        state.advanced += clock
+        state.next_id = next_id
+        provenance = Provenance.cat(tokens).to(self.device)
+        seen = provenance.kind == int(Kind.VISUAL)
+        deepstack = []
+        for level in output.deepstack_features:
+            spread = features.new_zeros(1, len(provenance), features.shape[-1])
+            spread[:, seen] = visual_features(level, groups * size).to(spread)
+            deepstack.append(spread)
+        return Chunk(
+            embeds=torch.cat(embeds, dim=1),
+            positions=torch.cat(positions, dim=1).to(self.device),
+            advance=clock,
+            tokens=provenance,
+            frames=len(frames),
+            deepstack=tuple(deepstack),
+        )
+
+    def _stamp(self, time: float) -> Int[Tensor, "1 n"]:
+        """What precedes a pair seen at ``time`` seconds."""
+        return self.encode(f"<{time:.1f} seconds>{self.frame_markers[0]}")
 
     def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
         if not chunk.deepstack:

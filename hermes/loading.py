@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,9 @@ from hermes.config import build, compose
 from hermes.errors import HermesError, InputError, SettingError, UnsupportedModelError
 from hermes.registry import registry
 
-__all__ = ["Checkpoint", "backbone_fallback", "load_backbone", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "backbone_fallback", "load_backbone", "load_checkpoint", "resolve_device", "save_checkpoint"]
+
+_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
 # An image's pixel limits say nothing about a frame's: a family's own defaults for video replace them.
 _IMAGE_LIMITS = ("size", "min_pixels", "max_pixels")
@@ -81,7 +83,9 @@ def _family(config: BackboneConfig) -> type[Backbone]:
         return found
     if not config.checkpoint:
         raise SettingError("backbone.checkpoint", "", "a hub id, or a folder with a config.json")
-    settings = _read_json(config, "config.json")
+    with _quiet():
+        folder = _folder(config, ["config.json"])
+    settings = _read_json(folder / "config.json")
     if settings is None:
         raise InputError(f"{config.checkpoint!r} has no config.json, so it is no checkpoint")
     model_type = str(settings.get("model_type", ""))
@@ -125,18 +129,18 @@ def load_checkpoint(config: BackboneConfig) -> Checkpoint:
     """
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-    device = None if config.device_map is not None else _device(config.device)
+    device = None if config.device_map is not None else resolve_device(config.device)
     dtype: Any = config.dtype
     if dtype == "auto" and device is not None and device.type == "cpu":
         dtype = "float32"
-    options: dict[str, Any] = {"revision": config.revision}
     placed = {} if device is not None else {"device_map": config.device_map}
-    name = _name(config)
+    # Not quiet: this may fetch many gigabytes.
+    folder = _folder(config, _FILES)
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
             model, report = AutoModelForImageTextToText.from_pretrained(
-                name, dtype=dtype, output_loading_info=True, **placed, **options
+                folder, dtype=dtype, output_loading_info=True, **placed
             )
     except ImportError as error:
         raise SettingError("backbone.device_map", config.device_map, hint=_first_line(error)) from error
@@ -147,7 +151,7 @@ def load_checkpoint(config: BackboneConfig) -> Checkpoint:
     if device is not None:
         model = model.to(device)
     model.eval().requires_grad_(False)
-    return Checkpoint(model, tokenizer, _chat_template(config), _preprocessor(config))
+    return Checkpoint(model, tokenizer, _chat_template(folder), _preprocessor(folder))
 
 
 def save_checkpoint(backbone: Backbone, folder: str | Path) -> None:
@@ -162,7 +166,12 @@ def save_checkpoint(backbone: Backbone, folder: str | Path) -> None:
         (path / "chat_template.jinja").write_text(backbone.chat_template, encoding="utf-8")
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
+    """The device that setting ``backbone.device`` means.
+
+    Raises:
+        SettingError: there is no such device here.
+    """
     gpu = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda" if gpu else "cpu")
@@ -175,33 +184,26 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _chat_template(config: BackboneConfig) -> str | None:
-    if legacy := _read_json(config, "chat_template.json"):
+def _chat_template(folder: Path) -> str | None:
+    if legacy := _read_json(folder / "chat_template.json"):
         return str(legacy["chat_template"])
-    path = _file(config, "chat_template.jinja")
-    return path.read_text(encoding="utf-8") if path else None
+    path = folder / "chat_template.jinja"
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _preprocessor(config: BackboneConfig) -> dict[str, Any]:
-    nested = _read_json(config, "processor_config.json") or {}
+def _preprocessor(folder: Path) -> dict[str, Any]:
+    nested = _read_json(folder / "processor_config.json") or {}
     if "video_processor" in nested:
         return dict(nested["video_processor"])
     for name in ("video_preprocessor_config.json", "video_processor/preprocessor_config.json"):
-        if found := _read_json(config, name):
+        if found := _read_json(folder / name):
             return found
-    image = nested.get("image_processor") or _read_json(config, "preprocessor_config.json") or {}
+    image = nested.get("image_processor") or _read_json(folder / "preprocessor_config.json") or {}
     return {key: value for key, value in image.items() if key not in _IMAGE_LIMITS}
 
 
-def _name(config: BackboneConfig) -> str:
-    """The hub id, or the folder with ``~`` expanded."""
-    path = Path(config.checkpoint).expanduser()
-    return str(path) if path.exists() else config.checkpoint
-
-
-def _read_json(config: BackboneConfig, name: str) -> dict[str, Any] | None:
-    path = _file(config, name)
-    if path is None:
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -212,29 +214,26 @@ def _read_json(config: BackboneConfig, name: str) -> dict[str, Any] | None:
     return content
 
 
-def _file(config: BackboneConfig, name: str) -> Path | None:
-    """One file of a checkpoint, None where it has no such file."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+def _folder(config: BackboneConfig, files: Sequence[str]) -> Path:
+    """The checkpoint's folder; of a hub id, the cached one, after fetching ``files`` into it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    checkpoint, folder = config.checkpoint, Path(_name(config))
-    if folder.is_dir():
-        return folder / name if (folder / name).is_file() else None
-    if checkpoint.startswith(("/", "./", "../", "~")) or folder.is_file():
-        raise InputError(f"{checkpoint!r} is not a folder")
+    name = config.checkpoint
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or name.startswith(("/", "./", "../", "~")):
+        raise InputError(f"{name!r} is not a folder")
     try:
-        with _quiet():
-            return Path(hf_hub_download(checkpoint, name, revision=config.revision))
+        return Path(snapshot_download(name, revision=config.revision, allow_patterns=list(files)))
     except LocalEntryNotFoundError as error:
         raise InputError(
-            f"{checkpoint!r} is not a local folder, and the Hugging Face hub cannot be reached to fetch it. Where "
-            f"there is a network, download it (hf download {checkpoint} --local-dir FOLDER), then give its folder: "
-            "backbone=FOLDER"
+            f"{name!r} is not a local folder, and the Hugging Face hub cannot be reached to fetch it. Where there is "
+            f"a network, download it (hf download {name} --local-dir FOLDER), then name the folder: backbone=FOLDER"
         ) from error
-    except EntryNotFoundError:
-        return None
     except Exception as error:
-        raise InputError(f"{checkpoint!r} cannot be fetched from the hub: {_first_line(error)}") from error
+        raise InputError(f"{name!r} cannot be fetched from the Hugging Face hub: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

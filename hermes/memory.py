@@ -3,172 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
-from hermes.attention import in_scope
 from hermes.errors import HermesError
 from hermes.kernels.compact import MixPlan, compact_layer
-from hermes.kernels.rotate import rotate
+from hermes.layer import KVLayer, LayerUpdate, Mix
 from hermes.positions import Rotary, compacted
 from hermes.provenance import Kind, Provenance
+from hermes.storage import save_memory
 
-
-@dataclass(frozen=True)
-class Mix:
-    """Weighted mixes of held tokens into ``size`` new ones: summaries, prototypes, merged tokens.
-
-    Source: arXiv 2601.14724, App. F, generalised. Keys are turned to the new token's position before they
-    are mixed. Without ``targets`` the new tokens are appended after the largest kept position; with them
-    they replace kept slots (absolute indices, which must also be in ``keep``) at those slots' positions.
-
-    Attributes:
-        members: slots mixed, int64 ``[B, R, E]``.
-        weights: float32 ``[B, R, E]``, summing to 1 within each group.
-        groups: which new token each member goes into, ``[B, R, E]``; None for one group.
-    """
-
-    members: Int[Tensor, "B R E"]
-    weights: Float[Tensor, "B R E"]
-    groups: Int[Tensor, "B R E"] | None = None
-    size: int = 1
-    targets: Int[Tensor, "B R S"] | None = None
-
-
-@dataclass(frozen=True)
-class LayerUpdate:
-    """What one layer keeps: slots ``[B, R, K]``, ascending, prefix included; R is 1 or the KV heads."""
-
-    keep: Int[Tensor, "B R K"]
-    mix: Mix | None = None
-
-
-class KVLayer(DynamicLayer):
-    """One layer: keys rotated at the layer's own positions, values, positions and provenance.
-
-    ``positions`` is float32 ``[A, B, R, T]`` and the provenance table ``[8, B, R, T]``; R is 1 until a
-    selection per KV head makes it the number of KV heads. ``clock`` ``[B, R]`` is the layer's next
-    position. Tokens appended by a forward pass but not yet committed are pending.
-    """
-
-    def __init__(self, index: int, rotary: Rotary) -> None:
-        super().__init__()
-        self.index = index
-        self.rotary = rotary
-        self.prefix = 0
-        self.positions: Float[Tensor, "A B R T"] | None = None
-        self.tokens: Provenance | None = None
-        self.clock: Float[Tensor, "B R"] = torch.zeros(1, 1)
-        # Rotation from the layer's own clock to the memory's shared one; None where they agree.
-        self.turn: tuple[Tensor, Tensor] | None = None
-        # Keys and positions as first written, where the memory keeps them.
-        self.written: tuple[Tensor, Tensor] | None = None
-        self.start = 0
-        # Known on the host, so that selectors need not ask the device.
-        self.has_timestamps = self.has_protected = False
-
-    @property
-    def length(self) -> int:
-        """Tokens held, prefix included, pending ones not."""
-        return 0 if self.positions is None else int(self.positions.shape[-1])
-
-    @property
-    def video_length(self) -> int:
-        """Tokens held after the prefix."""
-        return self.length - self.prefix
-
-    @property
-    def rows(self) -> int:
-        """1 where all KV heads hold the same tokens, else the number of KV heads."""
-        return 1 if self.positions is None else int(self.positions.shape[2])
-
-    @property
-    def pending(self) -> int:
-        return 0 if self.keys is None or self.keys.numel() == 0 else int(self.keys.shape[-2]) - self.length
-
-    @property
-    def video(self) -> Provenance:
-        """Provenance of the tokens after the prefix, table ``[8, B, R, V]``."""
-        return Provenance(self._tokens.table[..., self.prefix :])
-
-    @property
-    def _tokens(self) -> Provenance:
-        if self.tokens is None:
-            raise HermesError(f"layer {self.index} of the memory is empty")
-        return self.tokens
-
-    def video_keys(self) -> Float[Tensor, "B H V D"]:
-        """Keys after the prefix, rotated at their positions."""
-        keys: Tensor = self.keys[:, :, self.prefix : self.length]
-        return keys
-
-    def video_values(self) -> Float[Tensor, "B H V D"]:
-        values: Tensor = self.values[:, :, self.prefix : self.length]
-        return values
-
-    def keeping(self, video_index: Int[Tensor, "*rows K"], mix: Mix | None = None) -> LayerUpdate:
-        """An update that keeps the prefix and the video tokens at ``video_index`` (0 = first after the prefix)."""
-        index = video_index.reshape((1,) * (3 - video_index.ndim) + video_index.shape).to(self.keys.device)
-        index = index.sort(dim=-1).values + self.prefix
-        head = torch.arange(self.prefix, device=index.device).expand(*index.shape[:2], -1)
-        return LayerUpdate(torch.cat((head, index), dim=-1), mix)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """Append keys (turned from the shared clock to this layer's own) and values; called by the model."""
-        if self.turn is not None:
-            if not in_scope(self.index, self):
-                # Without it the queries would not be turned, and the output would be silently wrong.
-                raise HermesError("this memory's layers are at different positions: run the model inside hermes.attention.attending(memory)")
-            cos, sin = self.turn
-            key_states = rotate(key_states, cos, -sin)
-        if not self.is_initialized:
-            self.dtype, self.device = key_states.dtype, key_states.device
-            self.keys, self.values = key_states, value_states
-            self.is_initialized = True
-        else:
-            self.keys = torch.cat((self.keys, key_states), dim=-2)
-            self.values = torch.cat((self.values, value_states), dim=-2)
-        return self.keys, self.values
-
-    def get_seq_length(self) -> int:
-        """The shared next position, pending tokens included: what transformers takes for the length."""
-        return self.start + self.pending
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Only what follows the memory: every query sees all of the memory, so no mask is needed for it."""
-        return self.pending + query_length, self.start
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        super().batch_repeat_interleave(repeats)
-        if self.turn is not None and self.turn[0].shape[0] > 1:
-            self.turn = tuple(part.repeat_interleave(repeats, dim=0) for part in self.turn)  # type: ignore[assignment]
-
-    def reset(self) -> None:
-        self.keys = self.values = None
-        self.is_initialized = False
-        self.positions = self.tokens = self.turn = self.written = None
-        self.clock = torch.zeros(1, 1)
-        self.prefix = self.start = 0
-        self.has_timestamps = self.has_protected = False
-
-    def fork(self) -> KVLayer:
-        other = KVLayer.__new__(KVLayer)
-        other.__dict__.update(self.__dict__)
-        return other
-
-    def widen(self, rows: int) -> None:
-        """Give every KV head its own row of positions and provenance."""
-        if self.positions is None or self.rows == rows:
-            return
-        self.positions = self.positions.expand(-1, -1, rows, -1)
-        self.tokens = Provenance(self._tokens.table.expand(-1, -1, rows, -1))
-        self.clock = self.clock.expand(-1, rows)
-        if self.written is not None:
-            self.written = (self.written[0], self.written[1].expand(-1, -1, rows, -1))
+__all__ = ["KVLayer", "KVMemory", "LayerUpdate", "Mix"]
 
 
 class KVMemory(Cache):
@@ -226,13 +75,7 @@ class KVMemory(Cache):
     @property
     def memory_bytes(self) -> int:
         """Bytes of keys, values, positions and provenance of all layers."""
-        total = 0
-        for layer in self.layers:
-            written = layer.written or ()
-            table = None if layer.tokens is None else layer.tokens.table
-            for tensor in (layer.keys, layer.values, layer.positions, table, *written):
-                total += 0 if tensor is None else tensor.numel() * tensor.element_size()
-        return total
+        return sum(t.numel() * t.element_size() for layer in self.layers for t in layer.tensors().values())
 
     def largest_position(self) -> float:
         """The largest position held in any layer, on any axis; -1 where empty."""
@@ -305,14 +148,14 @@ class KVMemory(Cache):
             if update is not None or compact:
                 self._apply_layer(layer, update, compact)
         self.next_summary_id -= max(sizes, default=0)
-        self._align()
+        self.align()
 
     def _apply_layer(self, layer: KVLayer, update: LayerUpdate | None, compact: bool) -> None:
         keep = None if update is None else update.keep
         if keep is not None and max(keep.shape[1], layer.rows) > 1:
             layer.widen(int(layer.keys.shape[1]))
             keep = keep.expand(-1, layer.rows, -1)
-        positions, table = layer.positions, layer._tokens.table
+        positions, table = layer.positions, layer.held.table
         if positions is None:
             raise HermesError(f"layer {layer.index} of the memory is empty")
         if keep is not None:
@@ -372,7 +215,7 @@ class KVMemory(Cache):
         old = _take(layer.positions, members)  # type: ignore[arg-type]
         plan = MixPlan(members, weights, groups, mix.size, self.rotary.angles(goal - old), targets)
 
-        origin = _take(layer._tokens.table, members)
+        origin = _take(layer.held.table, members)
         index = torch.zeros_like(members) if groups is None else groups
         blank = origin.new_zeros(batch, rows, mix.size)
         mass = blank.scatter_add(2, index, origin[7])
@@ -389,7 +232,7 @@ class KVMemory(Cache):
         table[7].scatter_(2, targets, mass)
         return plan, place, table
 
-    def _align(self) -> None:
+    def align(self) -> None:
         """Set the shared next position to the largest clock and each layer's turn to the difference."""
         # The one copy to the host in a streaming step.
         clocks = torch.cat([layer.clock.flatten().to(self.layers[0].clock.device) for layer in self.layers]).tolist()
@@ -421,14 +264,13 @@ class KVMemory(Cache):
         self.prefix = self.next_position = 0
         self.next_summary_id = -2
 
+    def save(self, folder: str | Path) -> None:
+        """Write the memory to a folder as safetensors and JSON (see :mod:`hermes.storage`)."""
+        save_memory(self, folder)
+
     def state(self) -> Sequence[Tensor]:
         """Every tensor held, in a fixed order, for comparing two memories."""
-        tensors: list[Tensor] = []
-        for layer in self.layers:
-            if layer.tokens is not None and layer.positions is not None:
-                tensors += [layer.keys, layer.values, layer.positions, layer.tokens.table, layer.clock]
-                tensors += [*(layer.written or ())]
-        return tensors
+        return [tensor for layer in self.layers for tensor in layer.tensors().values()]
 
 
 def _take(x: Tensor, index: Int[Tensor, "B R K"]) -> Tensor:

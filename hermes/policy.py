@@ -5,19 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from hermes.backbone import Chunk
 from hermes.config import Part
 from hermes.memory import KVMemory, LayerUpdate
+from hermes.observe import Observer
 from hermes.parts.reindexers import Lazy, Reindexer
 from hermes.prompts import GuidancePrompts, Turn
+from hermes.video import Frame
 
-if TYPE_CHECKING:
-    from hermes.observe import Observer
-    from hermes.video import Frame
 
 Bound = Literal["bounded", "growing", "unbounded"]
 
@@ -30,6 +29,7 @@ class StreamContext:
         num_layers, num_kv_heads: of the decoder.
         max_position: positions the decoder was built for.
         generator: random numbers of this stream, seeded.
+        tokens_per_frame: tokens a frame of (height, width) pixels takes.
         extent: positions the last chunk took.
         history: rounds answered so far.
     """
@@ -38,6 +38,7 @@ class StreamContext:
     num_kv_heads: int
     max_position: int
     generator: torch.Generator
+    tokens_per_frame: Callable[[int, int], int]
     extent: int = 0
     history: list[Turn] = field(default_factory=list)
 

@@ -150,6 +150,7 @@ class StreamSession:
             num_kv_heads=self.backbone.num_kv_heads,
             max_position=self.backbone.max_position,
             generator=torch.Generator().manual_seed(self.seed),
+            tokens_per_frame=self.backbone.tokens_per_frame,
         )
         self.policy.start(self.context)
         self.waiting: list[Frame] = []
@@ -199,6 +200,8 @@ class StreamSession:
         self._encode(self.policy.reduce(chunk), time.perf_counter())
 
     def _encode(self, chunk: Chunk, started: float) -> None:
+        if self._stats.chunks == 0:
+            self._check_budget(chunk)
         self._begin(chunk.embeds.shape[0])
         self._prefill(self.memory, chunk)
         self._stats.encode_ms += 1e3 * (time.perf_counter() - started)
@@ -212,6 +215,12 @@ class StreamSession:
             changed = self.policy.step(self.memory, self.observer)
         self._stats.compress_ms += 1e3 * (time.perf_counter() - started)
         self._notify("on_compress_end", changed)
+
+    def _check_budget(self, chunk: Chunk) -> None:
+        frame = chunk.tokens.frame
+        cost = int((frame == frame[0]).sum()) if len(frame) else 0
+        if self.policy.bound != "unbounded" and self.policy.budget < cost:
+            raise SettingError("policy.budget", self.policy.budget, f"at least {cost}, the tokens of one frame")
 
     def _begin(self, batch: int = 1) -> None:
         """Encode the prefix before anything else."""

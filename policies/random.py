@@ -12,11 +12,11 @@ from hermes.tiers import Tier, TieredPolicy
 
 @dataclass
 class Random(TieredPolicy):
-    """Keep random video tokens, the same in every layer.
+    """Keep a uniform random sample of the stream's tokens, the same in every layer.
 
-    Source: this project (a control). Redrawn at every step, so that old tokens die out exponentially: a
-    reservoir would be ``uniform``. ``policy.selector.rank=layer`` draws anew for each layer.
+    Source: this project (a control). Each token draws its number once, so the sample stays uniform over the
+    whole stream however often it is thinned; ``policy.tiers.all.scorer.redraw=true`` draws anew each step.
     """
 
     tiers: dict[str, Tier] = setting({"all": Tier(share=1.0, scorer=RandomScore())}, help="one tier")
-    selector: Selector = setting(TopK(rank="all", timestamps=False), help="the same tokens in every layer")
+    selector: Selector = setting(TopK(timestamps=False), help="which tokens stay")

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from hermes.config import setting
 from hermes.errors import SettingError
 from hermes.memory import KVMemory, LayerUpdate
 from hermes.observe import Observer
 from hermes.policy import MemoryPolicy, Recall, StreamContext
-
-if TYPE_CHECKING:
-    from hermes.video import Frame
+from hermes.video import Frame
 
 
 @dataclass

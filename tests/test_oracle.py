@@ -91,7 +91,7 @@ class Case:
             )
         else:
             positions = torch.arange(length, dtype=torch.float32)[None]
-        tokens = Provenance.of(length, id=first_id + torch.arange(length), kind=1)
+        tokens = Provenance.of(length, id=first_id + torch.arange(length), frame=torch.arange(length), kind=1)
         return Chunk(embeds, positions, int(positions.max()) + 1, tokens, self.meta["chunks_frames"][number])
 
 

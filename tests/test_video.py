@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 import threading
-import tracemalloc
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -103,7 +102,7 @@ def read(spec: object, **settings: Any) -> list[Frame]:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".ts", ".webm"])
-@pytest.mark.parametrize("fps", [1.0, 2.0, 7.5, 29.97])
+@pytest.mark.parametrize("fps", [1.0, 2.0, 7.5, 30000 / 1001])
 def test_ntsc_rate_does_not_drift(tmp_path: Path, suffix: str, fps: float) -> None:
     path = tmp_path / f"ntsc{suffix}"
     write_video(path, numbered(250), NTSC)
@@ -122,12 +121,13 @@ def test_ntsc_frame_numbers_spelled_out(tmp_path: Path) -> None:
     assert [number(f.image) for f in read(tmp_path / "ntsc.mp4", fps=2)][:4] == [0, 15, 30, 45]
 
 
-def test_ntsc_over_a_long_time_takes_the_earlier_frame_when_the_rate_demands_it() -> None:
+def test_ntsc_over_a_long_time() -> None:
     # 29.97 frames a second: after 1001 s exactly 30000 frames, not 30030.
     times = (TimedImage(i * 1001 / 30000, 1001 / 30000, lambda: grey(0)) for i in range(31000))
     picked = list(sample(times, Sampling(fps=1), 0.0005))
     assert picked[1001].time == pytest.approx(1001.0)
-    assert all(0 <= image.time - k < 0.0334 for k, image in enumerate(picked[:-1]))
+    assert len(picked) == 1035
+    assert all(-1e-9 < image.time - k < 1001 / 30000 for k, image in enumerate(picked[:-1]))
 
 
 def test_variable_frame_rate_follows_the_timestamps(tmp_path: Path) -> None:
@@ -168,18 +168,17 @@ def test_container_start_time_is_subtracted(tmp_path: Path) -> None:
 def test_start_and_end_equal_cutting_the_whole(
     tmp_path: Path, suffix: str, start: float, end: float | None
 ) -> None:
-    path = write_timed(tmp_path / f"cut{suffix}", [i for i in range(200)], tick=Fraction(1, 25), b_frames=0)
+    path = write_timed(tmp_path / f"cut{suffix}", range(200), tick=Fraction(1, 25))
     frames = read(path, fps=5, start=start, end=end)
     stop = 8.0 if end is None else end
     wanted = [start + k / 5 for k in range(int(np.ceil((stop - start) * 5 - 1e-6)))]
     assert [frame.time for frame in frames] == pytest.approx(wanted)
-    assert [number(f.image) for f in frames] == [
-        min(199, int(np.ceil(time * 25 - 0.0125))) for time in wanted
-    ]
+    expected = [min(199, int(np.ceil(time * 25 - 0.0125))) for time in wanted]
+    assert [number(frame.image) for frame in frames] == expected
 
 
 def test_seeking_reads_little(tmp_path: Path) -> None:
-    write_timed(tmp_path / "long.mp4", [i for i in range(250)], tick=Fraction(1, 25))
+    write_timed(tmp_path / "long.mp4", range(250), tick=Fraction(1, 25))
     with open_source(tmp_path / "long.mp4", fps=25, start=9) as source:
         seen = [image.time for image in source.images()]
     assert 8.0 <= seen[0] <= 9.0 and seen[-1] == pytest.approx(9.96)
@@ -188,9 +187,7 @@ def test_seeking_reads_little(tmp_path: Path) -> None:
 @pytest.mark.skipif("libx264" not in video_encoders(), reason="needs libx264")
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
 def test_b_frames_come_in_order(tmp_path: Path, suffix: str) -> None:
-    path = write_timed(
-        tmp_path / f"b{suffix}", [i for i in range(100)], tick=Fraction(1, 25), codec="libx264", b_frames=3
-    )
+    path = write_timed(tmp_path / f"b{suffix}", range(100), tick=Fraction(1, 25), codec="libx264", b_frames=3)
     assert [number(frame.image) for frame in read(path, fps=25)] == list(range(100))
     assert [number(frame.image) for frame in read(path, fps=25, start=2)] == list(range(50, 100))
 
@@ -267,12 +264,12 @@ def test_only_sampled_pictures_are_converted(tmp_path: Path, monkeypatch: pytest
 
 
 def test_resolution_change_keeps_the_first_size(tmp_path: Path) -> None:
-    write_video(tmp_path / "a.ts", numbered(10, 48, 64), 10, codec="mpeg4")
-    write_video(tmp_path / "b.ts", numbered(10, 96, 128), 10, codec="mpeg4")
+    write_video(tmp_path / "a.ts", numbered(20, 48, 64), 10)
+    write_video(tmp_path / "b.ts", numbered(20, 96, 128), 10)
     (tmp_path / "ab.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
     frames = read(tmp_path / "ab.ts", fps=10)
     assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
-    assert [number(frame.image) for frame in frames] == [*range(10), *range(10)]
+    assert [number(frame.image) for frame in frames] == [*range(20), *range(20)]
 
 
 def test_reading_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -591,22 +588,18 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     pictures = [grey(level, 360, 640) for level in (0, 120, 250)]
     preset = "ultrafast" if "libx264" in video_encoders() else None
     write_video(tmp_path / "long.mp4", (pictures[i % 3] for i in range(2000)), 30, preset=preset)
-    alive: weakref.WeakSet[Frame] = weakref.WeakSet()
-    most = after_200 = 0
-    tracemalloc.start()
+    alive: weakref.WeakSet[np.ndarray] = weakref.WeakSet()
+    most = 0
     with open_source(tmp_path / "long.mp4", fps=30) as source:
         for frame in source:
-            alive.add(frame)
+            alive.add(frame.image)
             most = max(most, len(alive))
             if frame.index == 200:
-                after_200, resident = tracemalloc.get_traced_memory()[1], _resident()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+                resident = _resident()
     assert frame.index == 1999
     assert most <= 2
-    assert peak <= 1.05 * after_200
-    # Outside Python's sight (FFmpeg's buffers): 1800 frames would be 1.2 GB.
-    assert _resident() - resident < 50e6
+    # With what Python does not see, such as FFmpeg's buffers; 1800 frames would be 1.2 GB.
+    assert _resident() - resident < 30e6
 
 
 def _resident() -> float:

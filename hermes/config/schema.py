@@ -151,7 +151,7 @@ def words(hint: object, limits: Mapping[str, Any] = types.MappingProxyType({})) 
     simple = {bool: "true or false", str: "text", Path: "a path", Any: "anything"}
     number = {int: "a whole number", float: "a number"}
     if part := part_type(hint):
-        text = f"a {part.kind} ({', '.join(registry(part.kind).names())} or a dotted path)"
+        text = f"a {part.kind} ({', '.join([*registry(part.kind).names(), 'a dotted path'])})"
     elif "choices" in limits and core not in (list, tuple, dict):
         text = f"one of {', '.join(map(str, limits['choices']))}"
     elif core in number:

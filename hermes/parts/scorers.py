@@ -135,11 +135,21 @@ class Blend(Scorer):
 
 @dataclass
 class RandomScore(Scorer):
-    """Uniform random numbers from the stream's seed.
+    """A random number per token, drawn once from the stream's seed and the token's id.
 
-    Source: this project (a control).
+    Source: this project (a control). As a token keeps its number, the best-scored tokens are a uniform
+    sample of the whole stream, the same in every layer; with ``redraw`` numbers are fresh at every step, so
+    that old tokens die out exponentially.
     """
 
+    redraw: bool = setting(False, help="draw anew at every step and in every layer")
+
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
-        shape = (context.layer.clock.shape[0], context.layer.rows, context.length)
-        return torch.rand(shape, generator=context.generator).to(context.layer.keys.device)
+        ids = context.layer.video.id
+        if self.redraw:
+            return torch.rand(ids.shape, generator=context.generator).to(ids.device)
+        # SplitMix64's mixing, in wrapping int64 arithmetic, needs no state per token.
+        x = ids + context.generator.initial_seed() * 1_000_003
+        for multiplier in (-4658895280553007687, -7723592293110705685):
+            x = (x ^ (x >> 30)) * multiplier
+        return ((x >> 20) & 0xFFFFFF).float() / 2**24

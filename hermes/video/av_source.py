@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from itertools import chain
+from itertools import chain, dropwhile
 from typing import cast
 
 import av
 import numpy as np
 from av.codec.context import ThreadType
 from av.container import InputContainer
+from av.packet import Packet
 from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -68,6 +69,11 @@ class VideoSource(FrameSource):
         start_time = self._container.start_time
         # None until the first picture, which is then time zero.
         self._origin = None if start_time is None else start_time * _MICROSECOND
+        # AVI stores no presentation times, only the order of decoding, which FFmpeg hands on to the pictures
+        # as they are shown, late by the reordering delay.
+        self._avi = self._container.format.name == "avi"
+        if self._avi and self._origin is not None:
+            self._origin += stream.codec_context.has_b_frames * self._tick
         self._live = live
         self._reformatter = VideoReformatter()
         self._size: tuple[int, int] | None = None
@@ -100,8 +106,7 @@ class VideoSource(FrameSource):
             self._report_loss(until, complete)
 
     def _time(self, picture: VideoFrame) -> float | None:
-        # AVI with B-frames has decoding times only; FFmpeg hands them out in the order of presentation.
-        stamp = picture.dts if picture.pts is None else picture.pts
+        stamp = picture.dts if self._avi or picture.pts is None else picture.pts
         if stamp is None:
             return None
         if self._origin is None:
@@ -120,15 +125,17 @@ class VideoSource(FrameSource):
                 self._container.seek(int((max(target, 0.0) + self._origin) / self._tick), stream=self._stream)
             except av.FFmpegError:
                 continue
-            pictures = self._pictures()
+            pictures = self._pictures(from_keyframe=target > 0)
             first = next(pictures, None)
             time = None if first is None else self._time(first)
             if first is not None and (target <= 0 or (time is not None and time <= start)):
                 return chain([first], pictures)
         return self._pictures()
 
-    def _pictures(self) -> Iterator[VideoFrame]:
-        packets = self._container.demux(self._stream)
+    def _pictures(self, from_keyframe: bool = False) -> Iterator[VideoFrame]:
+        packets: Iterator[Packet[VideoStream]] = self._container.demux(self._stream)
+        if from_keyframe:  # a seek may land between two, and some decoders then show rubbish
+            packets = dropwhile(lambda packet: not packet.is_keyframe, packets)
         while True:
             try:
                 packet = next(packets, None)

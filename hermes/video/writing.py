@@ -78,15 +78,16 @@ def write_video(
     container_options = {"movflags": "faststart"} if path.suffix.lower() in (".mp4", ".mov") else {}
     try:
         container = av.open(str(path), "w", options=container_options)
+        rate = Fraction(fps).limit_denominator(1_000_000)
+        stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=options))
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+        stream.codec_context.thread_count = 1
+        container.start_encoding()
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be written ({error})") from error
     try:
         with container:
-            rate = Fraction(fps).limit_denominator(1_000_000)
-            stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=options))
-            stream.width, stream.height = width, height
-            stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
-            stream.codec_context.thread_count = 1
             for i, frame in enumerate(chain([first], stream_of_frames)):
                 picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
                 picture.pts = i

@@ -1,0 +1,186 @@
+"""Tiny random models of each family, built in memory: for tests, demos and trying a policy without a download."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from backbones.llava_onevision import LlavaOnevision
+from backbones.qwen2_5_vl import Qwen2_5VL
+from backbones.qwen3_vl import Qwen3VL
+from hermes.backbone import Backbone, BackboneConfig
+from hermes.loading import resolve_device
+
+_TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+}
+_SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<image>",
+    "<video>",
+)
+# Text in which merges are learned: prompts would be several times as long in single bytes.
+_CORPUS = (
+    "You are a helpful assistant. system user assistant seconds video frame scene question answer option. "
+    "Describe the current scene in detail: the objects, the fine-grained actions and the spatial relations. "
+    "Summarise the narrative so far: the main characters, the key events, how it changes over time, its theme. "
+    "Find what was recent and related to the last round. What is the person doing now? What happened before that? "
+    "Which of these is correct? Where is it? When does it appear? Who is in the room? How many are there? Why?"
+)
+
+
+class _Tiny(Backbone):
+    """What the tiny families share: weights from a seed, a byte-level tokenizer, attention far from uniform."""
+
+    model_type: ClassVar[str]
+    text: ClassVar[dict[str, Any]]
+    vision: ClassVar[dict[str, Any]]
+    pixels: ClassVar[dict[str, Any]]
+    token_ids: ClassVar[dict[str, str]]
+
+    @classmethod
+    def load(cls, config: BackboneConfig) -> Self:
+        from transformers import AutoConfig, AutoModelForImageTextToText
+
+        tokenizer = _tokenizer(cls.default_template)
+        ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        settings = AutoConfig.for_model(
+            cls.model_type,
+            text_config={**_TEXT, **cls.text, **ids, "vocab_size": len(tokenizer)},
+            vision_config=cls.vision,
+            **{key: tokenizer.convert_tokens_to_ids(token) for key, token in cls.token_ids.items()},
+        )
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(config.seed)
+            model = AutoModelForImageTextToText.from_config(settings)
+            _sharpen(model)
+        model.generation_config.update(**ids)
+        dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
+        model = model.to(resolve_device(config.device), dtype).eval().requires_grad_(False)
+        return cls(model, tokenizer, config, preprocessor={**cls.pixel_defaults, **cls.pixels})
+
+
+class TinyLlavaOnevision(_Tiny, LlavaOnevision):
+    """A random LLaVA-OneVision: 42x42 pixels and 9 tokens a frame, 10 layers (this project)."""
+
+    model_types = ()
+    model_type = "llava_onevision"
+    text = {"model_type": "qwen2"}
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 42,
+        "patch_size": 7,
+        "vision_use_head": False,
+    }
+    pixels = {"size": {"height": 42, "width": 42}}
+    token_ids = {"image_token_index": "<image>", "video_token_index": "<video>"}
+
+
+class TinyQwen2_5VL(_Tiny, Qwen2_5VL):
+    """A random Qwen2.5-VL: at most 9 tokens a frame pair, 10 layers (this project)."""
+
+    model_types = ()
+    model_type = "qwen2_5_vl"
+    text = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}}
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "tokens_per_second": 2,
+        "window_size": 56,
+        "fullatt_block_indexes": [1],
+    }
+    pixels = {"size": {"shortest_edge": 28 * 28, "longest_edge": 9 * 28 * 28}}
+    token_ids = {
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
+
+
+class TinyQwen3VL(_Tiny, Qwen3VL):
+    """A random Qwen3-VL: at most 9 tokens a frame pair and its timestamp, 10 layers (this project)."""
+
+    model_types = ()
+    model_type = "qwen3_vl"
+    text = {
+        "head_dim": 32,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5e6,
+            "mrope_section": [6, 5, 5],
+            "mrope_interleaved": True,
+        },
+    }
+    vision = {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    # Of a clip of one pair.
+    pixels = {"size": {"shortest_edge": 2 * 32 * 32, "longest_edge": 2 * 9 * 32 * 32}}
+    token_ids = TinyQwen2_5VL.token_ids
+
+
+def _sharpen(model: nn.Module) -> None:
+    """Make attention depend on content and position: with default weights it is nearly uniform everywhere."""
+    for layer in model.model.language_model.layers:  # type: ignore[union-attr]
+        attention = layer.self_attn  # type: ignore[union-attr]
+        if hasattr(attention, "q_norm"):
+            # Queries and keys are normalised after projection, which undoes any scale before.
+            attention.q_norm.weight.mul_(2.0)
+            attention.k_norm.weight.mul_(2.0)
+            continue
+        for projection in (attention.q_proj, attention.k_proj):
+            projection.weight.mul_(12.0)
+            projection.bias.normal_(std=0.5)
+
+
+def _tokenizer(chat_template: str) -> Any:
+    """A byte-level BPE tokenizer with the Qwen family's special tokens, trained on the spot."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=list(_SPECIAL),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([_CORPUS], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(_SPECIAL[1:]),
+        chat_template=chat_template,
+        clean_up_tokenization_spaces=False,
+    )

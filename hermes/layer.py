@@ -1,0 +1,185 @@
+"""One layer of the memory, and the updates a policy can ask of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from hermes.attention import in_scope
+from hermes.errors import HermesError
+from hermes.kernels.rotate import rotate
+from hermes.positions import Rotary
+from hermes.provenance import Provenance
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Weighted mixes of held tokens into ``size`` new ones: summaries, prototypes, merged tokens.
+
+    Source: arXiv 2601.14724, App. F, generalised. Keys are turned to the new token's position before they
+    are mixed. Without ``targets`` the new tokens are appended after the largest kept position; with them
+    they replace kept slots (absolute indices, which must also be in ``keep``) at those slots' positions.
+
+    Attributes:
+        members: slots mixed, int64 ``[B, R, E]``.
+        weights: float32 ``[B, R, E]``, summing to 1 within each group.
+        groups: which new token each member goes into, ``[B, R, E]``; None for one group.
+    """
+
+    members: Int[Tensor, "B R E"]
+    weights: Float[Tensor, "B R E"]
+    groups: Int[Tensor, "B R E"] | None = None
+    size: int = 1
+    targets: Int[Tensor, "B R S"] | None = None
+
+
+@dataclass(frozen=True)
+class LayerUpdate:
+    """What one layer keeps: slots ``[B, R, K]``, ascending, prefix included; R is 1 or the KV heads."""
+
+    keep: Int[Tensor, "B R K"]
+    mix: Mix | None = None
+
+
+class KVLayer(DynamicLayer):
+    """One layer: keys rotated at the layer's own positions, values, positions and provenance.
+
+    ``positions`` is float32 ``[A, B, R, T]`` and the provenance table ``[8, B, R, T]``; R is 1 until a
+    selection per KV head makes it the number of KV heads. ``clock`` ``[B, R]`` is the layer's next
+    position. Tokens appended by a forward pass but not yet committed are pending.
+    """
+
+    def __init__(self, index: int, rotary: Rotary) -> None:
+        super().__init__()
+        self.index = index
+        self.rotary = rotary
+        self.prefix = 0
+        self.positions: Float[Tensor, "A B R T"] | None = None
+        self.tokens: Provenance | None = None
+        self.clock: Float[Tensor, "B R"] = torch.zeros(1, 1)
+        # Rotation from the layer's own clock to the memory's shared one; None where they agree.
+        self.turn: tuple[Tensor, Tensor] | None = None
+        # Keys and positions as first written, where the memory keeps them.
+        self.written: tuple[Tensor, Tensor] | None = None
+        self.start = 0
+        # Known on the host, so that selectors need not ask the device.
+        self.has_timestamps = self.has_protected = False
+
+    @property
+    def length(self) -> int:
+        """Tokens held, prefix included, pending ones not."""
+        return 0 if self.positions is None else int(self.positions.shape[-1])
+
+    @property
+    def video_length(self) -> int:
+        """Tokens held after the prefix."""
+        return self.length - self.prefix
+
+    @property
+    def rows(self) -> int:
+        """1 where all KV heads hold the same tokens, else the number of KV heads."""
+        return 1 if self.positions is None else int(self.positions.shape[2])
+
+    @property
+    def pending(self) -> int:
+        return 0 if self.keys is None or self.keys.numel() == 0 else int(self.keys.shape[-2]) - self.length
+
+    @property
+    def video(self) -> Provenance:
+        """Provenance of the tokens after the prefix, table ``[8, B, R, V]``."""
+        return Provenance(self.held.table[..., self.prefix :])
+
+    @property
+    def held(self) -> Provenance:
+        """Provenance of everything held, table ``[8, B, R, T]``."""
+        if self.tokens is None:
+            raise HermesError(f"layer {self.index} of the memory is empty")
+        return self.tokens
+
+    def video_keys(self) -> Float[Tensor, "B H V D"]:
+        """Keys after the prefix, rotated at their positions."""
+        keys: Tensor = self.keys[:, :, self.prefix : self.length]
+        return keys
+
+    def video_values(self) -> Float[Tensor, "B H V D"]:
+        values: Tensor = self.values[:, :, self.prefix : self.length]
+        return values
+
+    def keeping(self, video_index: Int[Tensor, "*rows K"], mix: Mix | None = None) -> LayerUpdate:
+        """An update that keeps the prefix and the video tokens at ``video_index`` (0 = first after the prefix)."""
+        index = video_index.reshape((1,) * (3 - video_index.ndim) + video_index.shape).to(self.keys.device)
+        index = index.sort(dim=-1).values + self.prefix
+        head = torch.arange(self.prefix, device=index.device).expand(*index.shape[:2], -1)
+        return LayerUpdate(torch.cat((head, index), dim=-1), mix)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """Append keys (turned from the shared clock to this layer's own) and values; called by the model."""
+        if self.turn is not None:
+            if not in_scope(self.index, self):
+                # Without it the queries would not be turned, and the output would be silently wrong.
+                raise HermesError("this memory's layers are at different positions: run the model inside hermes.attention.attending(memory)")
+            cos, sin = self.turn
+            key_states = rotate(key_states, cos, -sin)
+        if not self.is_initialized:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.keys, self.values = key_states, value_states
+            self.is_initialized = True
+        else:
+            self.keys = torch.cat((self.keys, key_states), dim=-2)
+            self.values = torch.cat((self.values, value_states), dim=-2)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """The shared next position, pending tokens included: what transformers takes for the length."""
+        return self.start + self.pending
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Only what follows the memory: every query sees all of the memory, so no mask is needed for it."""
+        return self.pending + query_length, self.start
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        if self.turn is not None and self.turn[0].shape[0] > 1:
+            self.turn = tuple(part.repeat_interleave(repeats, dim=0) for part in self.turn)  # type: ignore[assignment]
+
+    def reset(self) -> None:
+        self.keys = self.values = None
+        self.is_initialized = False
+        self.positions = self.tokens = self.turn = self.written = None
+        self.clock = torch.zeros(1, 1)
+        self.prefix = self.start = 0
+        self.has_timestamps = self.has_protected = False
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor held, by name; none where the layer is empty."""
+        if self.positions is None:
+            return {}
+        named = {
+            "keys": self.keys,
+            "values": self.values,
+            "positions": self.positions,
+            "tokens": self.held.table,
+            "clock": self.clock,
+        }
+        if self.written is not None:
+            named |= {"written_keys": self.written[0], "written_positions": self.written[1]}
+        return named
+
+    def fork(self) -> KVLayer:
+        other = KVLayer.__new__(KVLayer)
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def widen(self, rows: int) -> None:
+        """Give every KV head its own row of positions and provenance."""
+        if self.positions is None or self.rows == rows:
+            return
+        self.positions = self.positions.expand(-1, -1, rows, -1)
+        self.tokens = Provenance(self.held.table.expand(-1, -1, rows, -1))
+        self.clock = self.clock.expand(-1, rows)
+        if self.written is not None:
+            self.written = (self.written[0], self.written[1].expand(-1, -1, rows, -1))

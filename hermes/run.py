@@ -1,0 +1,69 @@
+"""Opening a session on a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from hermes.backbone import Backbone
+from hermes.loading import load_backbone
+from hermes.policy import MemoryPolicy
+from hermes.session import StreamSession
+from hermes.settings import RunConfig, run_config
+
+
+def open_session(
+    backbone: str | Backbone = "tiny_llava_onevision",
+    policy: str | MemoryPolicy = "hermes",
+    budget: int | None = None,
+    *,
+    overrides: Sequence[str] = (),
+) -> StreamSession:
+    """A session on a checkpoint, with a policy and a budget.
+
+    Args:
+        backbone: a shipped config, a hub id, a local folder, or a loaded backbone.
+        policy: a registered name, a dotted path, or an instance.
+        budget: ``policy.budget``; the policy's default if not given.
+        overrides: any other settings, as on the command line: ``"stream.chunk_frames=8"``.
+
+    Raises:
+        SettingError: a wrong setting.
+        InputError: a checkpoint that cannot be loaded.
+
+    >>> import numpy as np
+    >>> from hermes.video import open_source
+    >>> with open_session("tiny_llava_onevision", "hermes", budget=64) as session:
+    ...     session.feed(open_source(np.zeros((30, 42, 42, 3), np.uint8)))
+    ...     answer = session.ask("What is happening?")
+    >>> max(session.memory.lengths) <= 64 + session.memory.prefix
+    True
+    """
+    named = [f"{group}={value}" for group, value in (("backbone", backbone), ("policy", policy)) if isinstance(value, str)]
+    if budget is not None and isinstance(policy, str):
+        named.append(f"policy.budget={budget}")
+    config = run_config([*named, *overrides])
+    if isinstance(policy, MemoryPolicy):
+        config.policy = policy
+        if budget is not None:
+            policy.budget = budget
+    return session_from(config, None if isinstance(backbone, str) else backbone)
+
+
+def session_from(config: RunConfig, backbone: Backbone | None = None) -> StreamSession:
+    """A session from a run's settings; the backbone is loaded unless one is given."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    loaded = load_backbone(config.backbone) if backbone is None else backbone
+    return StreamSession(
+        loaded,
+        config.policy,
+        fps=config.video.fps,
+        chunk_frames=config.stream.chunk_frames,
+        generation=config.generation,
+        memory=config.memory,
+        callbacks=list(config.callbacks.values()),
+        probe=config.probe,
+        seed=config.seed,
+    )

@@ -1,0 +1,71 @@
+"""Everything a run can be told, in one documented tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes.backbone import BackboneConfig
+from hermes.config import compose, setting
+from hermes.config.compose import Fallback
+from hermes.generation import GenerationConfig
+from hermes.policy import MemoryPolicy
+from hermes.probe import AttentionProbe
+from hermes.session import Callback, MemoryConfig
+
+
+@dataclass
+class VideoConfig:
+    """How frames are read (settings ``video.*``)."""
+
+    fps: float | None = setting(None, help="frames sampled per second; default: the backbone's", gt=0)
+    start: float = setting(0.0, help="where to begin", unit="s", ge=0)
+    end: float | None = setting(None, help="where to stop; default: the end", unit="s", gt=0)
+    max_side: int | None = setting(None, help="longer side of a frame after decoding", unit="px", ge=16)
+
+
+@dataclass
+class StreamConfig:
+    """How the stream is cut (settings ``stream.*``)."""
+
+    chunk_frames: int = setting(16, help="frames encoded at once; a question cuts a chunk short", unit="frames", ge=1)
+
+
+@dataclass
+class RunConfig:
+    """The settings of one run; every one is ``key=value`` on the command line."""
+
+    backbone: BackboneConfig = setting(BackboneConfig(), help="the model")
+    policy: MemoryPolicy = setting(help="the memory policy")
+    video: VideoConfig = setting(VideoConfig(), help="how frames are read")
+    stream: StreamConfig = setting(StreamConfig(), help="how the stream is cut")
+    memory: MemoryConfig = setting(MemoryConfig(), help="how keys are stored")
+    generation: GenerationConfig = setting(GenerationConfig(), help="how answers are generated")
+    callbacks: dict[str, Callback] = setting({}, help="what watches the session, by a name of your own")
+    probe: AttentionProbe | None = setting(None, help="what watches attention")
+    seed: int = setting(0, help="of policies and sampling", ge=0)
+    threads: int | None = setting(None, help="CPU threads; default: PyTorch's choice", ge=1)
+
+
+DEFAULTS: Mapping[str, str] = {"backbone": "tiny_llava_onevision", "policy": "hermes"}
+
+
+def _checkpoint(name: str) -> Mapping[str, object]:
+    """A backbone that is no shipped config is a hub id or a local folder."""
+    return {"checkpoint": name}
+
+
+FALLBACKS: Mapping[str, Fallback] = {"backbone": _checkpoint}
+
+
+def run_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> RunConfig:
+    """The settings of a run from ``key=value`` overrides on the defaults.
+
+    Raises:
+        SettingError: an unknown setting, a wrong type or value, an unknown policy or backbone.
+
+    >>> run_config(["policy=fifo", "policy.budget=64"]).policy.budget
+    64
+    """
+    return compose(DEFAULTS, overrides, RunConfig, config_dirs=config_dirs, fallbacks=FALLBACKS)

@@ -1,0 +1,83 @@
+"""Saving and loading a memory: safetensors and JSON, no pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hermes.errors import HermesError, InputError
+from hermes.positions import Rotary
+from hermes.provenance import Provenance
+
+if TYPE_CHECKING:
+    from hermes.memory import KVMemory
+
+
+def save_memory(memory: KVMemory, folder: str | Path) -> None:
+    """Write a memory to a folder: ``memory.safetensors`` and ``memory.json``.
+
+    Raises:
+        HermesError: tokens are pending.
+    """
+    if any(layer.pending for layer in memory.layers):
+        raise HermesError("a memory with pending tokens cannot be saved: commit or roll back first")
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    layers = []
+    for layer in memory.layers:
+        for name, tensor in layer.tensors().items():
+            tensors[f"{layer.index}.{name}"] = tensor.contiguous().clone()
+        flags = {"has_timestamps": layer.has_timestamps, "has_protected": layer.has_protected}
+        layers.append({"prefix": layer.prefix, **flags})
+    record = {
+        "format": 1,
+        "clock": memory.clock_mode,
+        "keep_written": memory.keep_written,
+        "next_summary_id": memory.next_summary_id,
+        "axes": memory.rotary.axes,
+        "layers": layers,
+    }
+    save_file(tensors, path / "memory.safetensors")
+    (path / "memory.json").write_text(json.dumps(record, indent=1))
+
+
+def load_memory(folder: str | Path, rotary: Rotary, device: torch.device | str = "cpu") -> KVMemory:
+    """Read a memory written by :func:`save_memory`, bit for bit.
+
+    Args:
+        rotary: of the decoder that wrote it (``backbone.rotary``).
+
+    Raises:
+        InputError: no such memory, or it belongs to a decoder with other position axes.
+    """
+    from hermes.memory import KVMemory
+
+    path = Path(folder)
+    if not (path / "memory.json").is_file() or not (path / "memory.safetensors").is_file():
+        raise InputError(f"{path}: no saved memory (memory.json and memory.safetensors) in this folder")
+    record = json.loads((path / "memory.json").read_text())
+    if record["axes"] != rotary.axes:
+        raise InputError(f"{path}: saved with {record['axes']} position axes, this decoder has {rotary.axes}")
+    memory = KVMemory(len(record["layers"]), rotary, keep_written=record["keep_written"], clock=record["clock"])
+    memory.next_summary_id = record["next_summary_id"]
+    tensors = load_file(path / "memory.safetensors", device=str(device))
+    for layer, entry in zip(memory.layers, record["layers"], strict=True):
+        layer.prefix = entry["prefix"]
+        layer.has_timestamps, layer.has_protected = entry["has_timestamps"], entry["has_protected"]
+        own = {key.split(".", 1)[1]: t for key, t in tensors.items() if key.split(".", 1)[0] == str(layer.index)}
+        if not own:
+            continue
+        layer.keys, layer.values = own["keys"], own["values"]
+        layer.dtype, layer.device, layer.is_initialized = layer.keys.dtype, layer.keys.device, True
+        layer.positions, layer.tokens, layer.clock = own["positions"], Provenance(own["tokens"]), own["clock"]
+        if "written_keys" in own:
+            layer.written = (own["written_keys"], own["written_positions"])
+    memory.prefix = memory.layers[0].prefix
+    memory.align()
+    return memory
