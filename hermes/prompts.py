@@ -44,19 +44,19 @@ class GuidancePrompts:
     """The pseudo-queries of the hierarchy (settings ``policy.prompts.*``).
 
     Source: arXiv 2601.14724, Sec. 3.1. The wording is this project's; the paper prints its own in App. B,
-    Figs 7 to 10. ``mixed`` is ``local`` and ``global`` joined by ``joint``. After a question, both are
+    Figs 7 to 10. The mixed prompt is the two joined by ``joint``. After a question, both are
     preceded by a reminder of the last round.
 
-    >>> GuidancePrompts(local="What now?", global_="What so far?").render("mixed")
+    >>> GuidancePrompts(local_text="What now?", global_text="What so far?").render("mixed")
     'What now?; What so far?'
     """
 
-    local: str = setting(
+    local_text: str = setting(
         "Describe the current scene in detail: the objects, what each is doing, and where they are in "
         "relation to each other.",
         help="pseudo-query of the recent scene",
     )
-    global_: str = setting(
+    global_text: str = setting(
         "Summarise the whole video so far: the main characters, the key events, how things changed over "
         "time, and the theme.",
         help="pseudo-query of the whole stream",
@@ -80,12 +80,12 @@ class GuidancePrompts:
 
     def render(self, kind: str, last: Turn | None = None) -> str:
         """The prompt of one kind: ``local``, ``global`` or ``mixed``."""
-        local, global_ = self.local, self.global_
+        local, overall = self.local_text, self.global_text
         if last is not None:
             fields = {"question": last.question, "answer": last.answer_text}
             local = self.local_history.format(**fields) + local
-            global_ = self.global_history.format(**fields) + global_
-        return {"local": local, "global": global_, "mixed": local + self.joint + global_}[kind]
+            overall = self.global_history.format(**fields) + overall
+        return {"local": local, "global": overall, "mixed": local + self.joint + overall}[kind]
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each prompt, without history: what a record states instead of the text."""

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.backbone import BackboneConfig
-from hermes.config import compose, setting
-from hermes.config.compose import Fallback
+from hermes.config import Fallback, compose, setting
 from hermes.generation import GenerationConfig
 from hermes.policy import MemoryPolicy
 from hermes.probe import AttentionProbe
@@ -36,8 +35,8 @@ class StreamConfig:
 class RunConfig:
     """The settings of one run; every one is ``key=value`` on the command line."""
 
-    backbone: BackboneConfig = setting(BackboneConfig(), help="the model")
     policy: MemoryPolicy = setting(help="the memory policy")
+    backbone: BackboneConfig = setting(BackboneConfig(), help="the model")
     video: VideoConfig = setting(VideoConfig(), help="how frames are read")
     stream: StreamConfig = setting(StreamConfig(), help="how the stream is cut")
     memory: MemoryConfig = setting(MemoryConfig(), help="how keys are stored")

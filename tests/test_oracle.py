@@ -97,7 +97,7 @@ class Case:
 
 def prompts(number: int) -> GuidancePrompts:
     """Prompts named after their chunk; the case's token ids stand for them."""
-    return GuidancePrompts(local=f"local {number}", global_=f"global {number}")
+    return GuidancePrompts(local_text=f"local {number}", global_text=f"global {number}")
 
 
 def test_oracle_case(oracle_case: Path, oracle_backbones: Mapping[str, Backbone], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,10 +124,10 @@ def test_ntsc_frame_numbers_spelled_out(tmp_path: Path) -> None:
 def test_ntsc_over_a_long_time() -> None:
     # 29.97 frames a second: after 1001 s exactly 30000 frames, not 30030.
     times = (TimedImage(i * 1001 / 30000, 1001 / 30000, lambda: grey(0)) for i in range(31000))
-    picked = list(sample(times, Sampling(fps=1), 0.0005))
+    picked = list(sample(times, Sampling(fps=1), 1e-6))
     assert picked[1001].time == pytest.approx(1001.0)
     assert len(picked) == 1035
-    assert all(-1e-9 < image.time - k < 1001 / 30000 for k, image in enumerate(picked[:-1]))
+    assert all(-1e-6 < image.time - k < 1001 / 30000 for k, image in enumerate(picked[:-1]))
 
 
 def test_variable_frame_rate_follows_the_timestamps(tmp_path: Path) -> None:
@@ -588,11 +588,11 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     pictures = [grey(level, 360, 640) for level in (0, 120, 250)]
     preset = "ultrafast" if "libx264" in video_encoders() else None
     write_video(tmp_path / "long.mp4", (pictures[i % 3] for i in range(2000)), 30, preset=preset)
-    alive: weakref.WeakSet[np.ndarray] = weakref.WeakSet()
+    alive: list[weakref.ref[np.ndarray]] = []
     most = 0
     with open_source(tmp_path / "long.mp4", fps=30) as source:
         for frame in source:
-            alive.add(frame.image)
+            alive = [image for image in alive if image() is not None] + [weakref.ref(frame.image)]
             most = max(most, len(alive))
             if frame.index == 200:
                 resident = _resident()

@@ -73,7 +73,7 @@ class VideoSource(FrameSource):
         # as they are shown, late by the reordering delay.
         self._avi = self._container.format.name == "avi"
         if self._avi and self._origin is not None:
-            self._origin += stream.codec_context.has_b_frames * self._tick
+            self._origin += stream.codec_context.reorder_depth * self._tick
         self._live = live
         self._reformatter = VideoReformatter()
         self._size: tuple[int, int] | None = None

@@ -67,6 +67,8 @@ def write_video(
     options = {key: str(value) for key, value in settings.items() if value is not None}
     if codec == "libvpx-vp9" and crf is not None:
         options["b"] = "0"  # without it the rate factor is only a lower bound
+    if codec == "libx264":
+        options["mbtree"] = "0"  # with it the bytes vary from run to run at some frame sizes
 
     stream_of_frames = iter(frames)
     first = next(stream_of_frames, None)
