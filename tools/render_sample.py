@@ -23,6 +23,7 @@ WIDTH, HEIGHT, FPS = 320, 240, 10
 SCENE_SECONDS = 8.0
 HORIZON = 170
 Draw = ImageDraw.ImageDraw
+Colour = tuple[int, int, int]
 
 YELLOW, GREEN, WHITE = (250, 215, 40), (40, 170, 70), (245, 245, 245)
 ORANGE, PURPLE = (245, 130, 30), (140, 60, 180)
@@ -67,7 +68,7 @@ def ease(value: float) -> float:
     return value * value * (3 - 2 * value)
 
 
-def polygon(draw: Draw, x: float, y: float, size: float, corners: int, angle: float, colour: object) -> None:
+def polygon(draw: Draw, x: float, y: float, size: float, corners: int, angle: float, colour: Colour) -> None:
     """A regular polygon; angle 0 stands on its base."""
     first = angle + math.pi / 2 + math.pi / corners
     turns = [first + 2 * math.pi * i / corners for i in range(corners)]
@@ -75,13 +76,13 @@ def polygon(draw: Draw, x: float, y: float, size: float, corners: int, angle: fl
     draw.polygon(points, fill=colour, outline=(20, 20, 20))
 
 
-def ball(draw: Draw, x: float, y: float, size: float, colour: object, turn: float = 0.0) -> None:
+def ball(draw: Draw, x: float, y: float, size: float, colour: Colour, turn: float = 0.0) -> None:
     """A circle with one spoke, so that rolling shows."""
     draw.ellipse((x - size, y - size, x + size, y + size), fill=colour, outline=(20, 20, 20))
     draw.line((x, y, x + size * math.cos(turn), y + size * math.sin(turn)), fill=(20, 20, 20), width=2)
 
 
-def room(draw: Draw, wall: object, floor: object) -> None:
+def room(draw: Draw, wall: Colour, floor: Colour) -> None:
     draw.rectangle((0, 0, WIDTH, HORIZON), fill=wall)
     draw.rectangle((0, HORIZON, WIDTH, HEIGHT), fill=floor)
     draw.rectangle((30, 80, 75, HORIZON), fill=(120, 80, 40), outline=(20, 20, 20))

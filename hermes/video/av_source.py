@@ -222,7 +222,7 @@ def orient(image: Pixels, matrix: Int32[np.ndarray, " 9"]) -> Pixels:
 def _open(url: str, name: str, options: dict[str, str]) -> InputContainer:
     form = "v4l2" if url.startswith("/dev/video") and "video4linux2,v4l2" in av.formats_available else None
     try:
-        container = av.open(url, "r", format=form, options=options, timeout=_TIMEOUT)
+        container: InputContainer = av.open(url, "r", format=form, options=options, timeout=_TIMEOUT)
     except (av.FFmpegError, OSError) as error:
         # The error's own text may hold a URL's password.
         reason = getattr(error, "strerror", None) or type(error).__name__
