@@ -148,8 +148,9 @@ def generate(
         # The checkpoint's own sampling defaults do not apply to greedy decoding.
         "temperature": None, "top_p": None, "top_k": None,
     }
-    with installed(backbone.model), attending(memory, probe), torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
+    seeded = config.do_sample and seed is not None
+    with installed(backbone.model), attending(memory, probe), torch.random.fork_rng(enabled=seeded):
+        if seeded:
             torch.manual_seed(seed)
         out = backbone.model.generate(
             input_ids=ids,

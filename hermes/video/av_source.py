@@ -77,6 +77,7 @@ class VideoSource(FrameSource):
         self._live = live
         self._reformatter = VideoReformatter()
         self._size: tuple[int, int] | None = None
+        self._matrix: Int32[np.ndarray, " 9"] | None = None
         self._damaged = 0
         self._stopped_by = ""
         duration, self._slack = self._declared_duration()
@@ -155,19 +156,20 @@ class VideoSource(FrameSource):
                 return
 
     def _rgb(self, picture: VideoFrame) -> Pixels:
-        # A stream that changes its resolution half-way keeps the size it began with.
         if self._size is None:
+            # A stream that changes its resolution half-way keeps the size it began with. The matrix is asked
+            # for just once: a picture asked for its side data lives on until the garbage collector comes.
             self._size = self.sampling.size(picture.width, picture.height)
+            matrix = picture.side_data.get("DISPLAYMATRIX")
+            if matrix is not None:
+                self._matrix = np.frombuffer(bytes(cast(SideData, matrix)), np.int32)
         width, height = self._size
         scaled = (picture.width, picture.height) != self._size
         converted = self._reformatter.reformat(
             picture, width, height, "rgb24", interpolation="AREA" if scaled else "BILINEAR", threads=1
         )
-        image = np.asarray(converted.to_ndarray(), np.uint8)
-        matrix = picture.side_data.get("DISPLAYMATRIX")
-        if matrix is None:
-            return image
-        return orient(image, np.frombuffer(bytes(cast(SideData, matrix)), np.int32))
+        image = np.ascontiguousarray(converted.to_ndarray(), np.uint8)
+        return image if self._matrix is None else orient(image, self._matrix)
 
     def _declared_duration(self) -> tuple[float | None, float]:
         """Seconds from time zero to the declared end of the video, and how much less is not yet a loss."""
