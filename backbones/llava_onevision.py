@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -24,11 +25,11 @@ class LlavaOnevision(Backbone):
     family's own prompt. Positions count tokens in both.
     """
 
-    model_types = ("llava_onevision",)
+    model_types: ClassVar[tuple[str, ...]] = ("llava_onevision",)
     default_fps = 0.5
     video_marker = "<video>"
     default_template = chatml("<video>\n")
-    pixel_defaults = {
+    pixel_defaults: ClassVar[Mapping[str, Any]] = {
         "video_processor_type": "LlavaOnevisionVideoProcessor",
         "size": {"height": 384, "width": 384},
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
@@ -39,7 +40,8 @@ class LlavaOnevision(Backbone):
     def side(self) -> int:
         """Tokens along one side of a frame, after pooling."""
         vision = self.model.config.vision_config
-        return math.ceil(vision.image_size // vision.patch_size / 2)
+        side: int = math.ceil(vision.image_size // vision.patch_size / 2)
+        return side
 
     def tokens_per_frame(self, height: int, width: int) -> int:
         return self.side**2
@@ -62,10 +64,7 @@ class LlavaOnevision(Backbone):
                 for i, frame in enumerate(frames)
             ]
         )
-        state.frames += len(frames)
-        state.groups += len(frames)
-        state.advanced += count
-        state.next_id += count
+        state.add(frames=len(frames), groups=len(frames), advance=count, tokens=count)
         return Chunk(
             embeds=features.to(self.device, self.dtype),
             positions=torch.arange(count, dtype=torch.float32, device=self.device).unsqueeze(0),

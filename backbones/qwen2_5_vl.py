@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from hermes.provenance import Provenance
 from hermes.video import Frame
 
 
-class Qwen2_5VL(Backbone):
+class Qwen2_5VL(Backbone):  # noqa: N801
     """Qwen2.5-VL (``Qwen/Qwen2.5-VL-*-Instruct``), M-RoPE.
 
     Source: arXiv 2601.14724, Sec. 4 (1 fps) and App. E; the family is arXiv 2502.13923. ``stream``: no
@@ -26,14 +27,14 @@ class Qwen2_5VL(Backbone):
     the clock by max(rows, columns) only: later chunks lie behind the clock.
     """
 
-    model_types = ("qwen2_5_vl",)
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_5_vl",)
     axes = 3
     default_fps = 1.0
     frames_per_group = 2
     video_marker = "<|video_pad|>"
     frame_markers = ("<|vision_start|>", "<|vision_end|>")
     default_template = chatml("<|vision_start|><|video_pad|><|vision_end|>")
-    pixel_defaults = {
+    pixel_defaults: ClassVar[Mapping[str, Any]] = {
         "video_processor_type": "Qwen2VLVideoProcessor",
         "size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28},
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
@@ -49,10 +50,10 @@ class Qwen2_5VL(Backbone):
     def video(self, frames: Sequence[Frame], state: VideoState, *, fps: float) -> Chunk:
         merge, pair = self.recipe.merge_size, self.recipe.temporal_patch_size
         pixels, grid = prepare_patches(frames, self.recipe, next(self.model.model.visual.parameters()))
-        groups, rows, cols = grid[0, 0].item(), grid[0, 1].item() // merge, grid[0, 2].item() // merge
+        groups, rows, cols = grid[0], grid[1] // merge, grid[2] // merge
         count = groups * rows * cols
         with torch.no_grad():
-            features = visual_features(self.model.get_video_features(pixels, grid), count)
+            output = self.model.get_video_features(pixels, torch.tensor([grid], device=pixels.device))
         if self.config.layout == "native":
             times = self._stock_times(state.groups + groups, fps)[state.groups :]
             positions = self._positions(times, rows, cols) - state.advanced
@@ -73,12 +74,9 @@ class Qwen2_5VL(Backbone):
                 for i, frame in enumerate(frames[::pair])
             ]
         )
-        state.frames += len(frames)
-        state.groups += groups
-        state.advanced += advance
-        state.next_id += count
+        state.add(frames=len(frames), groups=groups, advance=advance, tokens=count)
         return Chunk(
-            embeds=features.to(self.device, self.dtype),
+            embeds=visual_features(output, count).to(self.device, self.dtype),
             positions=positions.to(self.device),
             advance=advance,
             tokens=tokens.to(self.device),

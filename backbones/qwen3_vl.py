@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
@@ -34,14 +34,14 @@ class Qwen3VL(Backbone):
     maximum spread over one pair. ``backbone.min_pixels`` and ``max_pixels`` are per frame.
     """
 
-    model_types = ("qwen3_vl",)
+    model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl",)
     axes = 3
     default_fps = 2.0
     frames_per_group = 2
     video_marker = "<|video_pad|>"
     frame_markers = ("<|vision_start|>", "<|vision_end|>")
     default_template = chatml("<|vision_start|><|video_pad|><|vision_end|>")
-    pixel_defaults = {
+    pixel_defaults: ClassVar[Mapping[str, Any]] = {
         "video_processor_type": "Qwen3VLVideoProcessor",
         "size": {"shortest_edge": 4096, "longest_edge": 24576 * 32 * 32},
         "image_mean": [0.5, 0.5, 0.5],
@@ -65,23 +65,24 @@ class Qwen3VL(Backbone):
     def video(self, frames: Sequence[Frame], state: VideoState, *, fps: float) -> Chunk:
         merge, pair = self.recipe.merge_size, self.recipe.temporal_patch_size
         pixels, grid = prepare_patches(frames, self.recipe, next(self.model.model.visual.parameters()))
-        groups, rows, cols = grid[0, 0].item(), grid[0, 1].item() // merge, grid[0, 2].item() // merge
+        groups, rows, cols = grid[0], grid[1] // merge, grid[2] // merge
         size, extent = rows * cols, max(rows, cols)
         with torch.no_grad():
-            output = self.model.get_video_features(pixels, grid)
+            output = self.model.get_video_features(pixels, torch.tensor([grid], device=pixels.device))
         features = visual_features(output, groups * size).to(self.device, self.dtype)
         # [3, size]: t, row, column
         cells = torch.cartesian_prod(torch.zeros(1), torch.arange(float(rows)), torch.arange(float(cols))).T
         end = self.encode(self.frame_markers[1])
         embeds, positions, tokens = [], [], []
         clock, next_id = 0, state.next_id
-        for i, visual in enumerate(features.split(size, dim=1)):
+        for i, visual in enumerate(features.view(groups, 1, size, -1)):
             first, last = frames[i * pair], frames[min(i * pair + pair, len(frames)) - 1]
             stamp = self._stamp((first.time + last.time) / 2)
             length = stamp.shape[1]
             embeds += [self.embed(stamp), visual, self.embed(end)]
             text = torch.arange(float(length)).expand(3, -1)
-            positions += [text + clock, cells + (clock + length), torch.full((3, 1), float(clock + length + extent))]
+            behind = clock + length + extent
+            positions += [text + clock, cells + (clock + length), torch.full((3, 1), float(behind))]
             mark: dict[str, Any] = {"kind": Kind.TIMESTAMP, "frame": first.index, "time": first.time}
             place: dict[str, Any] = {"frame": first.index, "time": first.time, "rows": rows, "cols": cols}
             tokens += [
@@ -89,12 +90,9 @@ class Qwen3VL(Backbone):
                 Provenance.visual(first_id=next_id + length, **place),
                 Provenance.text(1, first_id=next_id + length + size, **mark),
             ]
-            clock += length + extent + 1
+            clock = behind + 1
             next_id += length + size + 1
-        state.frames += len(frames)
-        state.groups += groups
-        state.advanced += clock
-        state.next_id = next_id
+        state.add(frames=len(frames), groups=groups, advance=clock, tokens=next_id - state.next_id)
         provenance = Provenance.cat(tokens).to(self.device)
         seen = provenance.kind == int(Kind.VISUAL)
         deepstack = []

@@ -1,11 +1,10 @@
-"""Tiny random models of each family, built in memory: for tests, demos and trying a policy without a download."""
+"""Tiny random models of each family, built in memory: for tests, demos and trials without a download."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from backbones.llava_onevision import LlavaOnevision
 from backbones.qwen2_5_vl import Qwen2_5VL
@@ -37,14 +36,14 @@ _SPECIAL = (
 _CORPUS = (
     "You are a helpful assistant. system user assistant seconds video frame scene question answer option. "
     "Describe the current scene in detail: the objects, the fine-grained actions and the spatial relations. "
-    "Summarise the narrative so far: the main characters, the key events, how it changes over time, its theme. "
-    "Find what was recent and related to the last round. What is the person doing now? What happened before that? "
-    "Which of these is correct? Where is it? When does it appear? Who is in the room? How many are there? Why?"
+    "Summarise the narrative so far: the main characters, the key events, changes over time, the theme. "
+    "Find what was recent and related to the last round. What is the person doing now? What happened before "
+    "that? Which of these is correct? Where is it? When does it appear? Who is there? How many? Why?"
 )
 
 
 class _Tiny(Backbone):
-    """What the tiny families share: weights from a seed, a byte-level tokenizer, attention far from uniform."""
+    """What the tiny families share: weights from a seed, a byte-level tokenizer, sharp attention."""
 
     model_type: ClassVar[str]
     text: ClassVar[dict[str, Any]]
@@ -53,11 +52,15 @@ class _Tiny(Backbone):
     token_ids: ClassVar[dict[str, str]]
 
     @classmethod
-    def load(cls, config: BackboneConfig) -> Self:
+    def load(cls, config: BackboneConfig) -> Backbone:
         from transformers import AutoConfig, AutoModelForImageTextToText
 
         tokenizer = _tokenizer(cls.default_template)
-        ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        ids = {
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
+        }
         settings = AutoConfig.for_model(
             cls.model_type,
             text_config={**_TEXT, **cls.text, **ids, "vocab_size": len(tokenizer)},
@@ -77,10 +80,10 @@ class _Tiny(Backbone):
 class TinyLlavaOnevision(_Tiny, LlavaOnevision):
     """A random LLaVA-OneVision: 42x42 pixels and 9 tokens a frame, 10 layers (this project)."""
 
-    model_types = ()
+    model_types: ClassVar[tuple[str, ...]] = ()
     model_type = "llava_onevision"
-    text = {"model_type": "qwen2"}
-    vision = {
+    text: ClassVar[dict[str, Any]] = {"model_type": "qwen2"}
+    vision: ClassVar[dict[str, Any]] = {
         "model_type": "siglip_vision_model",
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -90,17 +93,19 @@ class TinyLlavaOnevision(_Tiny, LlavaOnevision):
         "patch_size": 7,
         "vision_use_head": False,
     }
-    pixels = {"size": {"height": 42, "width": 42}}
-    token_ids = {"image_token_index": "<image>", "video_token_index": "<video>"}
+    pixels: ClassVar[dict[str, Any]] = {"size": {"height": 42, "width": 42}}
+    token_ids: ClassVar[dict[str, str]] = {"image_token_index": "<image>", "video_token_index": "<video>"}
 
 
-class TinyQwen2_5VL(_Tiny, Qwen2_5VL):
+class TinyQwen2_5VL(_Tiny, Qwen2_5VL):  # noqa: N801
     """A random Qwen2.5-VL: at most 9 tokens a frame pair, 10 layers (this project)."""
 
-    model_types = ()
+    model_types: ClassVar[tuple[str, ...]] = ()
     model_type = "qwen2_5_vl"
-    text = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}}
-    vision = {
+    text: ClassVar[dict[str, Any]] = {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    }
+    vision: ClassVar[dict[str, Any]] = {
         "depth": 2,
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -110,8 +115,8 @@ class TinyQwen2_5VL(_Tiny, Qwen2_5VL):
         "window_size": 56,
         "fullatt_block_indexes": [1],
     }
-    pixels = {"size": {"shortest_edge": 28 * 28, "longest_edge": 9 * 28 * 28}}
-    token_ids = {
+    pixels: ClassVar[dict[str, Any]] = {"size": {"shortest_edge": 28 * 28, "longest_edge": 9 * 28 * 28}}
+    token_ids: ClassVar[dict[str, str]] = {
         "image_token_id": "<|image_pad|>",
         "video_token_id": "<|video_pad|>",
         "vision_start_token_id": "<|vision_start|>",
@@ -122,9 +127,9 @@ class TinyQwen2_5VL(_Tiny, Qwen2_5VL):
 class TinyQwen3VL(_Tiny, Qwen3VL):
     """A random Qwen3-VL: at most 9 tokens a frame pair and its timestamp, 10 layers (this project)."""
 
-    model_types = ()
+    model_types: ClassVar[tuple[str, ...]] = ()
     model_type = "qwen3_vl"
-    text = {
+    text: ClassVar[dict[str, Any]] = {
         "head_dim": 32,
         "rope_parameters": {
             "rope_type": "default",
@@ -133,7 +138,7 @@ class TinyQwen3VL(_Tiny, Qwen3VL):
             "mrope_interleaved": True,
         },
     }
-    vision = {
+    vision: ClassVar[dict[str, Any]] = {
         "depth": 3,
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -143,14 +148,16 @@ class TinyQwen3VL(_Tiny, Qwen3VL):
         "deepstack_visual_indexes": [0, 1],
     }
     # Of a clip of one pair.
-    pixels = {"size": {"shortest_edge": 2 * 32 * 32, "longest_edge": 2 * 9 * 32 * 32}}
-    token_ids = TinyQwen2_5VL.token_ids
+    pixels: ClassVar[dict[str, Any]] = {
+        "size": {"shortest_edge": 2 * 32 * 32, "longest_edge": 2 * 9 * 32 * 32}
+    }
+    token_ids: ClassVar[dict[str, str]] = TinyQwen2_5VL.token_ids
 
 
-def _sharpen(model: nn.Module) -> None:
+def _sharpen(model: Any) -> None:
     """Make attention depend on content and position: with default weights it is nearly uniform everywhere."""
-    for layer in model.model.language_model.layers:  # type: ignore[union-attr]
-        attention = layer.self_attn  # type: ignore[union-attr]
+    for layer in model.model.language_model.layers:
+        attention = layer.self_attn
         if hasattr(attention, "q_norm"):
             # Queries and keys are normalised after projection, which undoes any scale before.
             attention.q_norm.weight.mul_(2.0)

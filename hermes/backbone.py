@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -35,13 +35,13 @@ class BackboneConfig:
         "auto", help="of the weights; auto: the checkpoint's own, float32 on a CPU"
     )
     device: str = setting("auto", help="such as cpu or cuda:1; auto: the first GPU, or else the CPU")
-    device_map: Any = setting(None, help="spreads the model over devices, as in transformers; replaces device")
+    device_map: Any = setting(None, help="spreads the model over devices, as in transformers")
     layout: Literal["stream", "native"] = setting(
         "stream", help="stream: the paper's prompt and positions; native: the model's stock ones"
     )
     fps: float | None = setting(None, help="frames sampled per second; default: the family's", gt=0)
-    min_pixels: int | None = setting(None, help="fewest pixels of a resized frame; default: the checkpoint's", gt=0)
-    max_pixels: int | None = setting(None, help="most pixels of a resized frame; default: the checkpoint's", gt=0)
+    min_pixels: int | None = setting(None, help="least pixels of a resized frame; default: the model's", gt=0)
+    max_pixels: int | None = setting(None, help="most pixels of a resized frame; default: the model's", gt=0)
     system_prompt: str | None = setting(
         "You are a helpful assistant.", help="system turn; null: whatever the chat template does without one"
     )
@@ -73,7 +73,7 @@ class Chunk:
         return self.embeds.shape[1]
 
     def select(self, index: Int[Tensor, " K"]) -> Chunk:
-        """The chunk with only the tokens at ``index``, their positions unchanged (for the ``reduce`` hook)."""
+        """Only the tokens at ``index``, their positions unchanged (for the ``reduce`` hook)."""
         return replace(
             self,
             embeds=self.embeds.index_select(1, index),
@@ -97,6 +97,13 @@ class VideoState:
     advanced: int = 0
     next_id: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, *, frames: int, groups: int, advance: int, tokens: int) -> None:
+        """Count a chunk."""
+        self.frames += frames
+        self.groups += groups
+        self.advanced += advance
+        self.next_id += tokens
 
 
 class Backbone(ABC):
@@ -143,9 +150,11 @@ class Backbone(ABC):
         self.config = config
         self.chat_template = chat_template
         self.preprocessor = dict(preprocessor or {})
+        # Set once the self-check has passed.
+        self.checked = False
 
     @classmethod
-    def load(cls, config: BackboneConfig) -> Self:
+    def load(cls, config: BackboneConfig) -> Backbone:
         """Load ``config.checkpoint``; families that need no files override this."""
         from hermes.loading import load_checkpoint
 
@@ -160,8 +169,8 @@ class Backbone(ABC):
         layer_types = getattr(self.text_config, "layer_types", None) or []
         if any("sliding" in str(kind) for kind in layer_types):
             raise UnsupportedModelError(
-                f"the decoder of {self.config.checkpoint!r} uses sliding-window attention, which hides memory older "
-                "than the window: use a checkpoint with full attention"
+                f"the decoder of {self.config.checkpoint!r} uses sliding-window attention, which hides "
+                "memory older than the window: use a checkpoint with full attention"
             )
         _ = self.rotary
 
@@ -214,7 +223,7 @@ class Backbone(ABC):
 
         ``hidden`` is the layer's input (before its norm).
         """
-        block = self.decoder.layers[layer]  # type: ignore[index, union-attr]
+        block: Any = self.decoder.layers[layer]  # type: ignore[index]
         attention = block.self_attn
         x = block.input_layernorm(hidden)
         shape = (*x.shape[:-1], -1, attention.head_dim)
@@ -264,11 +273,15 @@ class Backbone(ABC):
         """The chat template cut at the video and the question, as the layout wants it."""
         templates = [self.chat_template] if self.chat_template else []
         prompt = self.config.system_prompt
-        turn = split_template(self.tokenizer, [*templates, None, self.default_template], prompt, self.video_marker)
+        turn = split_template(
+            self.tokenizer, [*templates, None, self.default_template], prompt, self.video_marker
+        )
         if self.config.layout == "native":
             return turn
         opening, ending = self.frame_markers
-        return turn._replace(prefix=turn.prefix.removesuffix(opening), before=turn.before.removeprefix(ending))
+        return turn._replace(
+            prefix=turn.prefix.removesuffix(opening), before=turn.before.removeprefix(ending)
+        )
 
     def prefix_text(self) -> str:
         """Everything before the first frame."""
@@ -316,5 +329,7 @@ def visual_features(output: Any, count: int) -> Float[Tensor, "1 n hidden"]:
         features = torch.cat([part.flatten(0, -2) for part in features])
     features = features.flatten(0, -2)
     if features.shape[0] < count:
-        raise HermesError(f"the vision tower returned {features.shape[0]} embeddings where {count} were expected")
+        raise HermesError(
+            f"the vision tower returned {features.shape[0]} embeddings where {count} were expected"
+        )
     return features[:count].unsqueeze(0)

@@ -23,7 +23,7 @@ class Turn(NamedTuple):
 
 
 def chatml(video: str) -> str:
-    """A plain ChatML template whose video placeholder is ``video``, for checkpoints that bring none (this project).
+    """A plain ChatML template that writes ``video`` for a video, for checkpoints without one (this project).
 
     >>> chatml("<video>").count("<video>")
     1
@@ -40,7 +40,7 @@ def chatml(video: str) -> str:
 def split_template(
     tokenizer: Any, chat_templates: Sequence[str | None], system_prompt: str | None, video_marker: str
 ) -> Turn:
-    """Render one user turn, a video and a question, and cut it at the two.
+    r"""Render one user turn, a video and a question, and cut it at the two.
 
     Source: this project.
 
@@ -59,12 +59,12 @@ def split_template(
     ...         from jinja2 import Template
     ...         return Template(chat_template).render(messages=messages, **options)
     >>> split_template(Renderer(), [chatml("<video>")], None, "<video>")
-    Turn(prefix='<|im_start|>user\\n', before='', after='<|im_end|>\\n<|im_start|>assistant\\n')
+    Turn(prefix='<|im_start|>user\n', before='', after='<|im_end|>\n<|im_start|>assistant\n')
     """
     system = [] if system_prompt is None else [("system", system_prompt)]
     parts = [("user", [{"type": "video"}, {"type": "text", "text": _QUESTION}])]
     text = [("user", f"{video_marker}\n{_QUESTION}")]
-    layouts = [
+    layouts: list[list[tuple[str, Any]]] = [
         [*((role, [{"type": "text", "text": content}]) for role, content in system), *parts],
         [*system, *text],
     ]

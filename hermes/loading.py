@@ -16,7 +16,14 @@ from hermes.config import build, compose
 from hermes.errors import HermesError, InputError, SettingError, UnsupportedModelError
 from hermes.registry import registry
 
-__all__ = ["Checkpoint", "backbone_fallback", "load_backbone", "load_checkpoint", "resolve_device", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "backbone_fallback",
+    "load_backbone",
+    "load_checkpoint",
+    "resolve_device",
+    "save_checkpoint",
+]
 
 _FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
@@ -95,12 +102,13 @@ def _family(config: BackboneConfig) -> type[Backbone]:
     supported = f"Supported: {', '.join(families) or '(none is installed)'}."
     if "vision_config" not in settings:
         raise UnsupportedModelError(
-            f"{config.checkpoint!r} is a text-only checkpoint (model type {model_type!r}): it cannot see. {supported}"
+            f"{config.checkpoint!r} is a text-only checkpoint (model type {model_type!r}): it cannot see. "
+            f"{supported}"
         )
     raise UnsupportedModelError(
-        f"{config.checkpoint!r} is of model type {model_type!r}, which no family serves. {supported} To add one, "
-        "subclass hermes.backbone.Backbone and name it: backbone.family=my_module.MyFamily, or the entry point "
-        "group 'hermes.backbones' of your package."
+        f"{config.checkpoint!r} is of model type {model_type!r}, which no family serves. {supported} "
+        "To add one, subclass hermes.backbone.Backbone and name it: backbone.family=my_module.MyFamily, or "
+        "the entry point group 'hermes.backbones' of your package."
     )
 
 
@@ -180,7 +188,9 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise SettingError("backbone.device", name, "auto, cpu, cuda, cuda:1, ...") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingError("backbone.device", name, f"auto, cpu{', cuda' if gpu else ''}", "No such GPU here.")
+        raise SettingError(
+            "backbone.device", name, f"auto, cpu{', cuda' if gpu else ''}", "No such GPU here."
+        )
     return device
 
 
@@ -229,11 +239,14 @@ def _folder(config: BackboneConfig, files: Sequence[str]) -> Path:
         return Path(snapshot_download(name, revision=config.revision, allow_patterns=list(files)))
     except LocalEntryNotFoundError as error:
         raise InputError(
-            f"{name!r} is not a local folder, and the Hugging Face hub cannot be reached to fetch it. Where there is "
-            f"a network, download it (hf download {name} --local-dir FOLDER), then name the folder: backbone=FOLDER"
+            f"{name!r} is not a local folder, and the Hugging Face hub cannot be reached to fetch it. Where "
+            f"there is a network, download it (hf download {name} --local-dir FOLDER), then name the folder: "
+            "backbone=FOLDER"
         ) from error
     except Exception as error:
-        raise InputError(f"{name!r} cannot be fetched from the Hugging Face hub: {_first_line(error)}") from error
+        raise InputError(
+            f"{name!r} cannot be fetched from the Hugging Face hub: {_first_line(error)}"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

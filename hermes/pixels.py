@@ -10,14 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
 from hermes.errors import InputError, SettingError, UnsupportedModelError
 from hermes.video import Frame
 
-__all__ = ["PixelRecipe", "normalize", "patchify", "prepare", "prepare_patches", "resize", "smart_resize", "stack"]
+__all__ = [
+    "PixelRecipe",
+    "normalize",
+    "patchify",
+    "prepare",
+    "prepare_patches",
+    "resize",
+    "smart_resize",
+    "stack",
+]
 
 # PIL's resampling codes, which preprocessor settings use, and torch's names for them.
 _MODES = {2: "bilinear", 3: "bicubic"}
@@ -65,7 +74,9 @@ class PixelRecipe:
         """
         given = {key: value for key, value in settings.items() if value is not None}
         if given.get("do_center_crop"):
-            raise UnsupportedModelError("this checkpoint's preprocessor crops its frames, which is not supported")
+            raise UnsupportedModelError(
+                "this checkpoint's preprocessor crops its frames, which is not supported"
+            )
         recipe = {name: given[name] for name in PixelRecipe.__dataclass_fields__ if name in given}
         recipe["size"] = dict(given.get("size", {}))
         # The older spelling of the same two limits.
@@ -134,7 +145,9 @@ def stack(frames: Sequence[Frame]) -> UInt8[Tensor, "T 3 H W"]:
         raise InputError(f"frames encoded together must have one size, got {sorted(shapes) or 'none'}")
     shape, dtype = shapes.pop()
     if len(shape) != 3 or shape[-1] != 3 or dtype != "uint8":
-        raise InputError(f"a frame must be a uint8 array [height, width, 3] in RGB, got {dtype} {list(shape)}")
+        raise InputError(
+            f"a frame must be a uint8 array [height, width, 3] in RGB, got {dtype} {list(shape)}"
+        )
     return torch.from_numpy(np.stack([frame.image for frame in frames])).permute(0, 3, 1, 2).contiguous()
 
 
@@ -149,15 +162,15 @@ def prepare(
 
 def prepare_patches(
     frames: Sequence[Frame], recipe: PixelRecipe, weight: Tensor
-) -> tuple[Float[Tensor, "n values"], Int[Tensor, "1 3"]]:
-    """Frames as the patches and the grid a Qwen-VL tower takes, on the device and in the type of ``weight``."""
+) -> tuple[Float[Tensor, "n values"], tuple[int, int, int]]:
+    """Frames as :func:`patchify` gives them, on the device and in the type of the tower's ``weight``."""
     patches, grid = patchify(
         prepare(frames, recipe, weight.device),
         patch=recipe.patch_size,
         merge=recipe.merge_size,
         temporal=recipe.temporal_patch_size,
     )
-    return patches.to(weight.dtype), torch.tensor([grid], device=weight.device)
+    return patches.to(weight.dtype), grid
 
 
 def smart_resize(
@@ -187,7 +200,9 @@ def smart_resize(
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
     if max(height, width) / min(height, width) > 200:
-        raise InputError(f"a frame of {height}x{width} is too narrow: one side may be 200 times the other at most")
+        raise InputError(
+            f"a frame of {height}x{width} is too narrow: one side may be 200 times the other at most"
+        )
     rows, columns = round(height / factor), round(width / factor)
     area = rows * columns * factor * factor
     if area > max_pixels:
@@ -230,7 +245,8 @@ def normalize(images: UInt8[Tensor, "T 3 H W"], recipe: PixelRecipe) -> Float[Te
     if not recipe.do_normalize:
         return pixels * recipe.rescale_factor if recipe.do_rescale else pixels
     mean, std = (
-        (torch.tensor(value, device=pixels.device) * unit).view(-1, 1, 1) for value in (recipe.mean, recipe.std)
+        (torch.tensor(value, device=pixels.device) * unit).view(-1, 1, 1)
+        for value in (recipe.mean, recipe.std)
     )
     return (pixels - mean).div_(std)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,9 @@ from hermes.observe import Observer
 from hermes.policy import MemoryPolicy, Recall, StreamContext
 from hermes.probe import AttentionProbe
 from hermes.prompts import Turn, letters, multiple_choice
+from hermes.provenance import Provenance
 from hermes.resources import peak_memory_bytes
+from hermes.selfcheck import self_check
 
 if TYPE_CHECKING:
     from hermes.video import Frame
@@ -103,6 +106,9 @@ class StreamSession:
         chunk_frames: frames encoded at once; a chunk is cut short by a question.
         seed: of the policy's random numbers and of sampling.
 
+    Attributes:
+        now: seconds of the stream that have passed: the end of the last frame, or the time ``watch`` stopped at.
+
     A session is opened by :func:`hermes.open_session` or built from its parts.
     """
 
@@ -131,6 +137,9 @@ class StreamSession:
         self.probe = probe
         self.seed = seed
         self._outer: Any = None
+        if not backbone.checked:
+            self_check(backbone)
+            backbone.checked = True
         self.reset()
 
     # -- life ------------------------------------------------------------------------------------------------
@@ -155,6 +164,7 @@ class StreamSession:
         self.policy.start(self.context)
         self.waiting: list[Frame] = []
         self.frames_seen = 0
+        self.now = 0.0
         self._stats = Stats()
 
     def __enter__(self) -> StreamSession:
@@ -177,6 +187,7 @@ class StreamSession:
         """Take frames in; each time ``chunk_frames`` have gathered they are encoded and the memory is compressed."""
         for frame in frames:
             self.waiting.append(frame)
+            self.now = frame.time + 1 / self.fps
             if len(self.waiting) >= self.chunk_frames:
                 self.flush()
 
@@ -184,22 +195,31 @@ class StreamSession:
         """Encode the frames that wait for their chunk to fill."""
         if not self.waiting:
             return
-        frames, self.waiting = self.waiting, []
-        self.frames_seen += len(frames)
+        frames, before = self.waiting, copy.copy(self.video)
         frames_in = self.policy.admit(frames)
-        if not frames_in:
-            return
-        self._notify("on_encode_start", frames_in)
-        started = time.perf_counter()
-        chunk = self.policy.reduce(self.backbone.video(frames_in, self.video, fps=self.fps))
-        self._encode(chunk, started)
+        if frames_in:
+            self._notify("on_encode_start", frames_in)
+            started = time.perf_counter()
+            try:
+                chunk = self.policy.reduce(self.backbone.video(frames_in, self.video, fps=self.fps))
+                self._write(chunk, started)
+            except BaseException:
+                # Nothing of the chunk is in the memory: the frames wait for the next call.
+                self.video = before
+                raise
+        self.waiting = []
+        self.frames_seen += len(frames)
+        if frames_in:
+            self._compress()
 
     def feed_chunk(self, chunk: Chunk) -> None:
         """Take in a chunk that is already embedded."""
         self.frames_seen += chunk.frames
-        self._encode(self.policy.reduce(chunk), time.perf_counter())
+        self.now += chunk.frames / self.fps
+        self._write(self.policy.reduce(chunk), time.perf_counter())
+        self._compress()
 
-    def _encode(self, chunk: Chunk, started: float) -> None:
+    def _write(self, chunk: Chunk, started: float) -> None:
         if self._stats.chunks == 0:
             self._check_budget(chunk)
         self._begin(chunk.embeds.shape[0])
@@ -209,6 +229,7 @@ class StreamSession:
         self.context.extent = chunk.advance
         self._notify("on_encode_end", chunk)
 
+    def _compress(self) -> None:
         self._notify("on_compress_start")
         started = time.perf_counter()
         with torch.no_grad():
@@ -284,6 +305,8 @@ class StreamSession:
         if len(choices) == 1:
             raise InputError("a multiple-choice question needs at least two choices")
         self.flush()
+        if self.memory.batch_size > 1:
+            raise InputError(f"this session holds {self.memory.batch_size} streams: a question is asked of one stream")
         if self.frames_seen == 0:
             raise InputError("no frame was seen before the question: feed frames first, or ask later")
         self._notify("on_ask_start", question)
@@ -297,7 +320,9 @@ class StreamSession:
             ids = self.backbone.encode(self.backbone.question_text(text, "Best option: (" if choices else ""))
         closing = self.backbone.closing(self.video)
         if closing is not None:
-            self._prefill(fork, self._closing_chunk(closing))
+            n = closing.shape[1]
+            positions = torch.arange(n, dtype=torch.float32, device=closing.device).expand(self.backbone.axes, n)
+            self._prefill(fork, Chunk(closing, positions, n, Provenance.text(n), 0))
         made = generate(
             self.backbone,
             fork,
@@ -322,13 +347,6 @@ class StreamSession:
             piece = self.backbone.video(piece, VideoState(next_id=1 << 40), fps=self.fps)
         self._prefill(fork, piece)
 
-    def _closing_chunk(self, embeds: Tensor) -> Chunk:
-        from hermes.provenance import Provenance
-
-        n = embeds.shape[1]
-        positions = torch.arange(n, dtype=torch.float32, device=embeds.device).expand(self.backbone.axes, n)
-        return Chunk(embeds, positions, n, Provenance.text(n), 0)
-
     def _answer(self, question: str, choices: Sequence[str], correct: str | None, made: Generated) -> Answer:
         text = self.backbone.decode(made.ids).strip()
         choice, probabilities = None, None
@@ -341,7 +359,7 @@ class StreamSession:
         last = self.memory.lengths
         return Answer(
             question=question,
-            time_s=self.frames_seen / self.fps,
+            time_s=self.now,
             answer=text,
             choice=choice,
             probabilities=probabilities,
@@ -374,11 +392,13 @@ class StreamSession:
         for frame in frames:
             while stop is not None and frame.time >= stop - 1e-6:
                 self.flush()
+                self.now = stop
                 yield stop
                 stop = next(due, None)
             self.feed((frame,))
         self.flush()
         while stop is not None:
+            self.now = stop
             yield stop
             stop = next(due, None)
 

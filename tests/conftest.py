@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from hermes.backbone import Backbone
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,3 +28,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not cases:
         raise pytest.UsageError(f"--oracle {folder}: no cases/*/meta.json found")
     metafunc.parametrize("oracle_case", cases, ids=[case.name for case in cases])
+
+
+class _OracleModels(dict[str, "Backbone"]):
+    """Recorded models by name, loaded at first use; ``X_Y`` is folder X with ``config_Y.json`` as its config."""
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        super().__init__()
+        self.folder, self.scratch = folder / "models", scratch
+
+    def __missing__(self, name: str) -> Backbone:
+        from hermes.backbone import BackboneConfig
+        from hermes.loading import load_backbone
+
+        source = self.folder / name
+        if not source.is_dir():
+            base, _, suffix = name.rpartition("_")
+            source = self.scratch / name
+            shutil.copytree(self.folder / base, source)
+            shutil.copy(self.folder / base / f"config_{suffix}.json", source / "config.json")
+        self[name] = load_backbone(BackboneConfig(checkpoint=str(source), device="cpu"))
+        return self[name]
+
+
+@pytest.fixture(scope="session")
+def oracle_backbones(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Backbone]:
+    return _OracleModels(request.config.getoption("--oracle"), tmp_path_factory.mktemp("oracle_models"))

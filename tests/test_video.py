@@ -246,6 +246,7 @@ def test_whole_files_give_no_warning(tmp_path: Path) -> None:
         for end in (None, 0.7):
             with open_source(tmp_path / f"a{suffix}", fps=2, end=end) as source:
                 assert list(source)
+                assert source.duration == pytest.approx(40 / NTSC, abs=0.01)
                 assert not source.warnings
 
 

@@ -82,5 +82,5 @@ def first_at_or_after(times: Sequence[float], fps: float, seconds: float) -> lis
 
 
 def read(spec: object, **settings: Any) -> list[Frame]:
-    with open_source(spec, **settings) as source:  # type: ignore[arg-type]
+    with open_source(spec, **settings) as source:
         return list(source)

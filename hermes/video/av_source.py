@@ -18,7 +18,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from jaxtyping import Int32
+from jaxtyping import Int32, UInt8
 
 from hermes.errors import InputError
 from hermes.video.source import FrameSource, Pixels, Sampling, TimedImage
@@ -69,6 +69,7 @@ class VideoSource(FrameSource):
         start_time = self._container.start_time
         # None until the first picture, which is then time zero.
         self._origin = None if start_time is None else start_time * _MICROSECOND
+        duration, self._slack = self._declared_duration()
         # AVI stores no presentation times, only the order of decoding, which FFmpeg hands on to the pictures
         # as they are shown, late by the reordering delay.
         self._avi = self._container.format.name == "avi"
@@ -80,7 +81,6 @@ class VideoSource(FrameSource):
         self._matrix: Int32[np.ndarray, " 9"] | None = None
         self._damaged = 0
         self._stopped_by = ""
-        duration, self._slack = self._declared_duration()
         super().__init__(name, sampling, duration=duration, tolerance=min(self._tick / 2, 0.0005))
 
     def close(self) -> None:
@@ -202,7 +202,7 @@ class VideoSource(FrameSource):
             self.warn("; ".join(parts))
 
 
-def orient(image: Pixels, matrix: Int32[np.ndarray, " 9"]) -> Pixels:
+def orient(image: Pixels, matrix: Int32[np.ndarray, " 9"]) -> UInt8[np.ndarray, "H2 W2 3"]:
     """Turn or mirror an image as a container's display matrix says, by quarter turns.
 
     Source: this project, after FFmpeg's ``libavutil/display.h``: x' = a x + c y, y' = b x + d y for the

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,7 +20,7 @@ _SEEKABLE = ("file:", "http:", "https:")
 
 
 def open_source(
-    spec: str | Path | Iterable[Any],
+    spec: object,
     *,
     fps: float = 1.0,
     start: float = 0.0,
@@ -101,7 +100,7 @@ def _check_path(path: Path) -> None:
         raise InputError(f"{path}: the file is empty (0 bytes)")
 
 
-def _load_array(path: Path) -> np.ndarray[Any, Any]:
+def _load_array(path: Path) -> np.ndarray:
     """The array of a file; ``.npy`` stays on disk and is read frame by frame."""
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -111,7 +110,7 @@ def _load_array(path: Path) -> np.ndarray[Any, Any]:
             names = loaded.files
             if len(names) != 1 and "frames" not in names:
                 raise InputError(f"{path}: holds {', '.join(names) or 'no array'}; name one of them 'frames'")
-            array: np.ndarray[Any, Any] = loaded["frames" if "frames" in names else names[0]]
+            array: np.ndarray = loaded["frames" if "frames" in names else names[0]]
             return array
     except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise InputError(f"{path}: not a numpy file that can be read ({error})") from error

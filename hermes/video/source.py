@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -218,7 +218,7 @@ class FrameSource(ABC, Iterator[Frame]):
     def __next__(self) -> Frame:
         return next(self._frames)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> FrameSource:
         return self
 
     def __exit__(

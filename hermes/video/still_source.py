@@ -66,9 +66,7 @@ def image_folder(folder: Path, sampling: Sampling, *, source_fps: float) -> Stil
     return StillSource(str(folder), sampling, len(paths), load, source_fps=source_fps)
 
 
-def array_frames(
-    array: np.ndarray[Any, Any], sampling: Sampling, *, name: str, source_fps: float
-) -> StillSource:
+def array_frames(array: np.ndarray, sampling: Sampling, *, name: str, source_fps: float) -> StillSource:
     """The frames of an array uint8 ``[T, H, W, 3]``.
 
     Raises:
@@ -128,7 +126,7 @@ class IteratorSource(FrameSource):
         return _to_rgb(image, self.sampling)
 
 
-def as_array(value: Any) -> np.ndarray[Any, Any] | None:
+def as_array(value: Any) -> np.ndarray | None:
     """A numpy array or torch tensor (of any device) as a numpy array; ``None`` for anything else.
 
     >>> as_array([1, 2]) is None
@@ -149,7 +147,7 @@ def natural_key(path: Path) -> list[str | int]:
     return [int(part) if i % 2 else part.lower() for i, part in enumerate(re.split(r"(\d+)", path.name))]
 
 
-def _to_rgb(image: np.ndarray[Any, Any] | Image.Image, sampling: Sampling) -> Pixels:
+def _to_rgb(image: np.ndarray | Image.Image, sampling: Sampling) -> Pixels:
     """A copy of its own, scaled down if asked for."""
     width, height = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
     size = sampling.size(width, height)

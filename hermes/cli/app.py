@@ -1,0 +1,104 @@
+"""The application: commands from the entry-point group `hermes.commands`, and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from hermes import __version__
+from hermes.cli.arguments import spread_choices
+from hermes.cli.output import log_on_stderr, note, out
+from hermes.errors import HermesError, InputError, SettingError
+from hermes.registry import registry
+
+_DEBUG = "--debug"
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    debug = _DEBUG in argv
+    arguments = spread_choices([word for word in argv if word != _DEBUG])
+    try:
+        with log_on_stderr():
+            code = _app(arguments)(arguments, prog_name="hermes", standalone_mode=False)
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # Whoever read us has gone, as with `| head`; nothing is left to say, also at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _report(error, debug)
+    if code == 130:
+        note("interrupted", "stopped before the end")
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, InputError):
+        note("error", str(error))
+        return 2
+    # Typer's own errors, whose class has moved between its versions.
+    if hasattr(error, "format_message"):
+        note("error", f"{error.format_message()} See 'hermes --help' and 'hermes COMMAND --help'.")
+        return 2
+    if isinstance(error, HermesError):
+        note("error", str(error))
+    else:
+        again = "" if debug else " This is a fault of Hermes, a plug-in or the model: --debug shows where."
+        note("error", f"{type(error).__name__}: {error}.{again}")
+    return 1
+
+
+def _app(argv: list[str]) -> typer.Typer:
+    app = typer.Typer(
+        name="hermes",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_hermes)
+    commands = registry("command")
+    names = commands.names()
+    # A command that is named needs no other to be imported.
+    for name in argv[:1] if argv and argv[0] in names else names:
+        try:
+            command: Callable[..., Any] = commands.get(name)
+        except SettingError as error:
+            command = _broken(error)
+        app.command(name)(command)
+    return app
+
+
+def _broken(error: SettingError) -> Callable[[], None]:
+    """A command whose package cannot be imported says so, and leaves the others usable."""
+
+    def command() -> None:
+        raise error
+
+    command.__doc__ = f"Cannot be used: {error}".replace("[", "\\[")
+    return command
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out().print(f"hermes {__version__}")
+        raise typer.Exit
+
+
+def _hermes(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option(_DEBUG, help="Show where an error came from.")] = False,
+) -> None:
+    """Streaming-video memory for video language models: watch a video, keep a fixed budget, answer at any time."""

@@ -1,0 +1,51 @@
+"""The two streams: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.text import Text
+
+# Of output that goes to a file or a pipe, which has no width of its own.
+_WIDTH = 120
+
+
+def out() -> Console:
+    """The console of results."""
+    return _console(stderr=False)
+
+
+def err() -> Console:
+    """The console of progress, warnings and errors."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, width=None if terminal else _WIDTH)
+
+
+def note(label: str, message: str, style: str = "bold red") -> None:
+    """One paragraph on stderr; the terminal wraps it."""
+    text = Text.assemble((f"{label}: ", style), " ".join(message.split()))
+    err().print(text, soft_wrap=True)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.levelname.lower(), record.getMessage(), "bold yellow")
+
+
+@contextmanager
+def log_on_stderr() -> Iterator[None]:
+    """Show the package's own warnings on stderr, in the form of its errors."""
+    logger, handler = logging.getLogger("hermes"), _Handler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

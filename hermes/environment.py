@@ -1,0 +1,82 @@
+"""What a run ran on: versions, device and attention backend, one dictionary for every record."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from hermes.attention import NAME
+
+PACKAGES = (
+    "hermes-stream",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "huggingface_hub",
+    "safetensors",
+    "accelerate",
+    "triton",
+    "av",
+    "numpy",
+    "pillow",
+    "omegaconf",
+    "lightning",
+    "torchmetrics",
+    "matplotlib",
+    "rich",
+    "typer",
+)
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages a run depends on; None where one is not installed (this project).
+
+    >>> versions()["torch"] is None
+    False
+    """
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def attention_backend(device: torch.device) -> str:
+    """How attention over the memory is computed on a device: our registered function and PyTorch's kernels for it."""
+    if device.type != "cuda":
+        return f"{NAME} on PyTorch SDPA ({device.type})"
+    backends = torch.backends.cuda
+    kernels = {
+        "flash": backends.flash_sdp_enabled(),
+        "cudnn": backends.cudnn_sdp_enabled(),
+        "efficient": backends.mem_efficient_sdp_enabled(),
+        "math": backends.math_sdp_enabled(),
+    }
+    return f"{NAME} on PyTorch SDPA (cuda: {', '.join(name for name, enabled in kernels.items() if enabled)})"
+
+
+def environment(device: torch.device | str | None = None) -> dict[str, Any]:
+    """Everything about the machine that a result may depend on (this project).
+
+    Args:
+        device: where the model is; by default the first GPU, or else the CPU.
+
+    Returns:
+        plain values, safe for JSON: ``versions``, ``platform``, ``device``, ``device_name``, ``threads`` and
+        ``attention``.
+    """
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    cuda = chosen.type == "cuda"
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "device": str(chosen),
+        "device_name": torch.cuda.get_device_name(chosen) if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "attention": attention_backend(chosen),
+    }

@@ -1,0 +1,90 @@
+"""A few tokens through a freshly loaded decoder: does our arithmetic agree with the model's own?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from hermes.attention import attending, installed
+from hermes.backbone import Backbone
+from hermes.errors import UnsupportedModelError
+from hermes.memory import KVMemory
+from hermes.positions import expand_axes
+from hermes.probe import AttentionMass
+from hermes.provenance import Provenance
+
+_HELD, _ASKED, _SHIFT = 12, 4, 5
+# Largest relative difference that rounding explains, per dtype.
+_ALLOWED = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.25}
+
+
+@torch.no_grad()
+def self_check(backbone: Backbone) -> dict[str, float]:
+    """Compare rotation, memory attention and the attention probe with the decoder's own eager attention.
+
+    Source: this project. Three short forward passes, run once per loaded model.
+
+    Returns:
+        the relative difference of each comparison.
+
+    Raises:
+        UnsupportedModelError: one is larger than rounding explains: this decoder's positions or attention
+            are not what Hermes takes them for.
+    """
+    ids = torch.arange(_HELD + _ASKED, device=backbone.device)[None] % backbone.text_config.vocab_size
+    embeds = backbone.embed(ids)
+    config = backbone.text_config
+    before = config._attn_implementation
+    backbone.model.set_attn_implementation({"text_config": "eager"})
+    try:
+        plain, moved = DynamicCache(config=config), DynamicCache(config=config)
+        _forward(backbone, embeds[:, :_HELD], 0, plain)
+        _forward(backbone, embeds[:, :_HELD], _SHIFT, moved)
+        expected = _forward(backbone, embeds[:, _HELD:], _HELD, plain, output_attentions=True)
+    finally:
+        backbone.model.set_attn_implementation({"text_config": before})
+
+    memory, probe = KVMemory(backbone.num_layers, backbone.rotary), AttentionMass(only=[0])
+    with installed(backbone.model):
+        with attending(memory):
+            _forward(backbone, embeds[:, :_HELD], 0, memory)
+        positions = torch.arange(_HELD, dtype=torch.float32, device=embeds.device)
+        memory.commit(expand_axes(positions, backbone.axes), Provenance.text(_HELD), _HELD)
+        with attending(memory, probe):
+            ours = _forward(backbone, embeds[:, _HELD:], _HELD, memory)
+
+    # The first layer shows rotation and probe without the rounding that depth adds up.
+    shift = torch.full((1, 1, _HELD), float(_SHIFT), device=memory[0].keys.device)
+    turned = backbone.rotary.turn(plain.layers[0].keys[:, :, :_HELD], expand_axes(shift, backbone.axes))
+    weights: Tensor = expected.attentions[0][..., :_HELD].float().mean(dim=(1, 2))
+    found = {
+        "rotation": _apart(turned, moved.layers[0].keys),
+        "attention": _apart(ours.last_hidden_state, expected.last_hidden_state),
+        "probe": _apart(probe.result()[0][:, 0], weights),
+    }
+    allowed = _ALLOWED.get(backbone.dtype, 0.25)
+    wrong = {name: value for name, value in found.items() if not value <= allowed}
+    if wrong:
+        parts = ", ".join(f"{name} differs by {value:.1%}" for name, value in wrong.items())
+        raise UnsupportedModelError(
+            f"{backbone.config.checkpoint or backbone.config.family}: the self-check failed ({parts}; allowed "
+            f"{allowed:.1%}). This decoder's positions or attention are not what Hermes takes them for."
+        )
+    return found
+
+
+def _forward(backbone: Backbone, embeds: Tensor, start: int, cache: Any, **options: Any) -> Any:
+    positions = torch.arange(start, start + embeds.shape[1], device=embeds.device)[None]
+    if backbone.axes > 1:
+        positions = expand_axes(positions, backbone.axes)
+    return backbone.decoder(
+        inputs_embeds=embeds, position_ids=positions, past_key_values=cache, use_cache=True, **options
+    )
+
+
+def _apart(ours: Tensor, theirs: Tensor) -> float:
+    theirs = theirs.to(ours.device).float()
+    return float((ours.float() - theirs).abs().max() / theirs.abs().max().clamp(min=1e-9))
