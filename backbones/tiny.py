@@ -10,6 +10,7 @@ from backbones.llava_onevision import LlavaOnevision
 from backbones.qwen2_5_vl import Qwen2_5VL
 from backbones.qwen3_vl import Qwen3VL
 from hermes.backbone import Backbone, BackboneConfig
+from hermes.errors import SettingError
 from hermes.loading import resolve_device
 
 _TEXT = {
@@ -55,6 +56,8 @@ class _Tiny(Backbone):
     def load(cls, config: BackboneConfig) -> Backbone:
         from transformers import AutoConfig, AutoModelForImageTextToText
 
+        if config.checkpoint:
+            raise SettingError("backbone.checkpoint", config.checkpoint, "empty: this family is random")
         tokenizer = _tokenizer(cls.default_template)
         ids = {
             "eos_token_id": tokenizer.eos_token_id,

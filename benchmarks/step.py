@@ -18,7 +18,7 @@ import platform
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -47,13 +47,18 @@ RELEASE = {"embedding": 1.25, "exact": 1.60, "question": 1.05}
 class MidLlavaOnevision(TinyLlavaOnevision):
     """A random LLaVA-OneVision of 12 layers and 64 tokens a frame."""
 
-    text = {
+    text: ClassVar[dict[str, Any]] = {
         **TinyLlavaOnevision.text,
         "hidden_size": 256,
         "intermediate_size": 1024,
         "num_hidden_layers": 12,
     }
-    vision = {**TinyLlavaOnevision.vision, "hidden_size": 64, "image_size": 224, "patch_size": 14}
+    vision: ClassVar[dict[str, Any]] = {
+        **TinyLlavaOnevision.vision,
+        "hidden_size": 64,
+        "image_size": 224,
+        "patch_size": 14,
+    }
 
 
 class FixedPrompts(MidLlavaOnevision):
@@ -123,7 +128,9 @@ def measure(rounds: int) -> dict[str, list[float]]:
         "release": HermesRelease(budget=BUDGET),
     }
     generation = GenerationConfig(max_new_tokens=1)
-    sessions = {name: StreamSession(backbone, policy, generation=generation) for name, policy in policies.items()}
+    sessions = {
+        name: StreamSession(backbone, policy, generation=generation) for name, policy in policies.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in ("plain", *sessions, "plain_question", "question")}
     question = torch.randn(1, QUESTION, hidden, generator=generator)
     for number in range(rounds + 4):
@@ -152,25 +159,42 @@ def rows(times: dict[str, list[float]]) -> list[dict[str, Any]]:
         low, middle, high = statistics.quantiles(seconds, n=4)
         ratio = statistics.median(a / b for a, b in zip(seconds, base, strict=True))
         record = {"operation": name, "median_ms": 1e3 * middle, "q1_ms": 1e3 * low, "q3_ms": 1e3 * high}
-        out.append({**record, "ratio_to_plain": ratio, "release_ratio": RELEASE.get(name, ""), "rounds": len(seconds)})
+        out.append(
+            {
+                **record,
+                "ratio_to_plain": ratio,
+                "release_ratio": RELEASE.get(name, ""),
+                "rounds": len(seconds),
+            }
+        )
     return out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--csv", type=Path, help="write the table here too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     records = rows(measure(arguments.rounds))
-    machine = f"{platform.machine()}, 1 thread, torch {torch.__version__}, transformers {transformers.__version__}"
+    machine = (
+        f"{platform.machine()}, 1 thread, torch {torch.__version__}, transformers {transformers.__version__}"
+    )
     table = Table(title=f"Streaming step against the plain decoder forward ({machine})")
     for column in ("operation", "median ms", "quartiles ms", "ratio to plain", "release's ratio"):
         table.add_column(column, justify="left" if column == "operation" else "right")
     for record in records:
         quartiles = f"{record['q1_ms']:.1f} - {record['q3_ms']:.1f}"
         release = f"{record['release_ratio']:.2f}" if record["release_ratio"] else ""
-        table.add_row(record["operation"], f"{record['median_ms']:.1f}", quartiles, f"{record['ratio_to_plain']:.3f}", release)
+        table.add_row(
+            record["operation"],
+            f"{record['median_ms']:.1f}",
+            quartiles,
+            f"{record['ratio_to_plain']:.3f}",
+            release,
+        )
     Console().print(table)
     if arguments.csv:
         arguments.csv.parent.mkdir(parents=True, exist_ok=True)

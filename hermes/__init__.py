@@ -12,7 +12,7 @@ _PUBLIC = {
     "AttentionMass": "hermes.probe",
     "AttentionProbe": "hermes.probe",
     "AttentionView": "hermes.attention",
-    "Answer": "hermes.session",
+    "Answer": "hermes.answer",
     "Backbone": "hermes.backbone",
     "Callback": "hermes.session",
     "KVMemory": "hermes.memory",
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from hermes.probe import AttentionMass as AttentionMass
     from hermes.probe import AttentionProbe as AttentionProbe
     from hermes.run import open_session as open_session
-    from hermes.session import Answer as Answer
+    from hermes.answer import Answer as Answer
     from hermes.session import Callback as Callback
     from hermes.session import StreamSession as StreamSession
     from hermes.tiers import Tier as Tier

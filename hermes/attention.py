@@ -99,7 +99,9 @@ def memory_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any)
 def causal_bias(queries: int, columns: int, like: Tensor) -> Tensor:
     """Additive bottom-right causal mask ``[Q, T]``: query i sees columns up to ``T - Q + i``."""
     hidden = torch.ones(queries, columns, dtype=torch.bool, device=like.device).triu(columns - queries + 1)
-    return torch.zeros(queries, columns, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
+    return torch.zeros(queries, columns, dtype=like.dtype, device=like.device).masked_fill_(
+        hidden, float("-inf")
+    )
 
 
 def memory_attention(
@@ -136,7 +138,9 @@ def memory_attention(
     if queries == 1 and attention_mask is None:
         return _sdpa(query, key, value, None, scaling), None
     if attention_mask is None and queries == columns:
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+        out = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=True
+        )
         return out.transpose(1, 2).contiguous(), None
     if attention_mask is None and query.is_cuda:
         # Flash attention is bottom-right causal by itself: no mask is made.
@@ -153,7 +157,9 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scalin
     if mask is not None and query.is_cuda and groups > 1:
         # Masked grouped-query attention falls to the math kernel on CUDA, which makes [H, Q, T].
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    out = F.scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=key.shape[1] != query.shape[1])
+    out = F.scaled_dot_product_attention(
+        query, key, value, mask, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
+    )
     return out.transpose(1, 2).contiguous()
 
 
@@ -169,7 +175,7 @@ def _shared_bias(scope: Scope | None, queries: int, columns: int, like: Tensor) 
 def rotate_query(
     query: Float[Tensor, "B Hq Q D"], cos: Tensor, sin: Tensor, kv_heads: int
 ) -> Float[Tensor, "B Hq Q D"]:
-    """Rotate queries by angles ``[B, R, #Q, D/2]``; with R = KV heads, each group of query heads by its own."""
+    """Rotate queries by angles ``[B, R, #Q, D/2]``; where R is the KV heads, each query group by its own."""
     if cos.shape[1] == 1:
         return rotate(query, cos, sin)
     return rotate(query.unflatten(1, (kv_heads, -1)), cos.unsqueeze(2), sin.unsqueeze(2)).flatten(1, 2)

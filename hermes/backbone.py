@@ -174,8 +174,6 @@ class Backbone(ABC):
             )
         _ = self.rotary
 
-    # -- the decoder -----------------------------------------------------------------------------------
-
     @property
     def decoder(self) -> nn.Module:
         """The text decoder: a module with ``layers``, ``norm`` and ``rotary_emb``."""
@@ -242,8 +240,6 @@ class Backbone(ABC):
         """Frames sampled per second."""
         return self.config.fps or self.default_fps
 
-    # -- frames ------------------------------------------------------------------------------------------
-
     @cached_property
     def recipe(self) -> PixelRecipe:
         """How frames are resized and normalised: the checkpoint's settings, then the user's pixel limits."""
@@ -265,8 +261,6 @@ class Backbone(ABC):
     def closing(self, state: VideoState) -> Float[Tensor, "1 n hidden"] | None:
         """Embeddings a native layout puts between the video and the question (an image newline), or None."""
         return None
-
-    # -- text --------------------------------------------------------------------------------------------
 
     @cached_property
     def turn(self) -> Turn:

@@ -42,7 +42,7 @@ class Generated:
     tpot: float | None
 
 
-class GeneratedRepetitionPenalty(LogitsProcessor):
+class GeneratedRepetitionPenalty(LogitsProcessor):  # type: ignore[misc]
     """Repetition penalty over generated tokens, the prompt left out.
 
     Source: arXiv 2601.14724 (greedy decoding, penalty 1.1 over generated tokens only); transformers' own
@@ -66,7 +66,7 @@ class GeneratedRepetitionPenalty(LogitsProcessor):
         return scores.scatter(1, seen, picked)
 
 
-class _FirstLogits(LogitsProcessor):
+class _FirstLogits(LogitsProcessor):  # type: ignore[misc]
     """Keeps the first token's raw logits, over which an option letter is chosen."""
 
     logits: Tensor
@@ -77,7 +77,7 @@ class _FirstLogits(LogitsProcessor):
         return scores
 
 
-class _Clock(BaseStreamer):
+class _Clock(BaseStreamer):  # type: ignore[misc]
     """Notes when each token arrives and passes it on as text."""
 
     def __init__(self, backbone: Backbone, on_text: Callable[[str], None] | None) -> None:
@@ -144,10 +144,16 @@ def generate(
     chain = LogitsProcessorList([first, *processors])
     if config.repetition_penalty != 1:
         chain.append(GeneratedRepetitionPenalty(config.repetition_penalty, length))
-    sampling = {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if config.do_sample else {
-        # The checkpoint's own sampling defaults do not apply to greedy decoding.
-        "temperature": None, "top_p": None, "top_k": None,
-    }
+    sampling = (
+        {"temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
+        if config.do_sample
+        else {
+            # The checkpoint's own sampling defaults do not apply to greedy decoding.
+            "temperature": None,
+            "top_p": None,
+            "top_k": None,
+        }
+    )
     seeded = config.do_sample and seed is not None
     with installed(backbone.model), attending(memory, probe), torch.random.fork_rng(enabled=seeded):
         if seeded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -45,7 +46,7 @@ class LayerUpdate:
     mix: Mix | None = None
 
 
-class KVLayer(DynamicLayer):
+class KVLayer(DynamicLayer):  # type: ignore[misc]
     """One layer: keys rotated at the layer's own positions, values, positions and provenance.
 
     ``positions`` is float32 ``[A, B, R, T]`` and the provenance table ``[8, B, R, T]``; R is 1 until a
@@ -55,6 +56,9 @@ class KVLayer(DynamicLayer):
 
     def __init__(self, index: int, rotary: Rotary) -> None:
         super().__init__()
+        self.keys: Any = None
+        self.values: Any = None
+        self.is_initialized: bool = False
         self.index = index
         self.rotary = rotary
         self.prefix = 0
@@ -110,18 +114,23 @@ class KVLayer(DynamicLayer):
         return values
 
     def keeping(self, video_index: Int[Tensor, "*rows K"], mix: Mix | None = None) -> LayerUpdate:
-        """An update that keeps the prefix and the video tokens at ``video_index`` (0 = first after the prefix)."""
+        """Keeps the prefix and the video tokens at ``video_index`` (0: first after the prefix)."""
         index = video_index.reshape((1,) * (3 - video_index.ndim) + video_index.shape).to(self.keys.device)
         index = index.sort(dim=-1).values + self.prefix
         head = torch.arange(self.prefix, device=index.device).expand(*index.shape[:2], -1)
         return LayerUpdate(torch.cat((head, index), dim=-1), mix)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Append keys (turned from the shared clock to this layer's own) and values; called by the model."""
         if self.turn is not None:
             if not in_scope(self.index, self):
                 # Without it the queries would not be turned, and the output would be silently wrong.
-                raise HermesError("this memory's layers are at different positions: run the model inside hermes.attention.attending(memory)")
+                raise HermesError(
+                    "the layers of this memory are at different positions: run the model inside "
+                    "hermes.attention.attending(memory)"
+                )
             cos, sin = self.turn
             key_states = rotate(key_states, cos, -sin)
         if not self.is_initialized:

@@ -83,20 +83,25 @@ def backbone_fallback(name: str) -> dict[str, object] | None:
 
 
 def _family(config: BackboneConfig) -> type[Backbone]:
-    if config.family:
-        found = registry("backbone").get(config.family, "backbone.family")
-        if not (isinstance(found, type) and issubclass(found, Backbone)):
-            raise SettingError("backbone.family", config.family, "a subclass of hermes.backbone.Backbone")
-        return found
-    if not config.checkpoint:
-        raise SettingError("backbone.checkpoint", "", "a hub id, or a folder with a config.json")
-    with _quiet():
-        folder = _folder(config, ["config.json"])
-    settings = _read_json(folder / "config.json")
-    if settings is None:
-        raise InputError(f"{config.checkpoint!r} has no config.json, so it is no checkpoint")
+    """The family that is named, or else the one that serves the checkpoint's model type."""
+    if not config.family:
+        return _serving(config)
+    named: Any = registry("backbone").get(config.family, "backbone.family")
+    if not (isinstance(named, type) and issubclass(named, Backbone)):
+        raise SettingError("backbone.family", config.family, "a subclass of hermes.backbone.Backbone")
+    # One that serves no model type by itself, such as a user's own, takes any checkpoint.
+    if (
+        named.model_types
+        and (model_type := _model_settings(config).get("model_type")) not in named.model_types
+    ):
+        hint = f"It serves {', '.join(named.model_types)}; {config.checkpoint!r} is {model_type!r}."
+        raise SettingError("backbone.family", config.family, hint=hint)
+    return named
+
+
+def _serving(config: BackboneConfig) -> type[Backbone]:
+    settings, families = _model_settings(config), _families()
     model_type = str(settings.get("model_type", ""))
-    families = _families()
     if model_type in families:
         return families[model_type]
     supported = f"Supported: {', '.join(families) or '(none is installed)'}."
@@ -110,6 +115,15 @@ def _family(config: BackboneConfig) -> type[Backbone]:
         "To add one, subclass hermes.backbone.Backbone and name it: backbone.family=my_module.MyFamily, or "
         "the entry point group 'hermes.backbones' of your package."
     )
+
+
+def _model_settings(config: BackboneConfig) -> dict[str, Any]:
+    with _quiet():
+        folder = _folder(config, ["config.json"])
+    settings = _read_json(folder / "config.json")
+    if settings is None:
+        raise InputError(f"{config.checkpoint!r} has no config.json, so it is no checkpoint")
+    return settings
 
 
 def _families() -> dict[str, type[Backbone]]:
@@ -150,9 +164,9 @@ def load_checkpoint(config: BackboneConfig) -> Checkpoint:
             model, report = AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=dtype, output_loading_info=True, **placed
             )
-    except ImportError as error:
-        raise SettingError("backbone.device_map", config.device_map, hint=_first_line(error)) from error
     except Exception as error:
+        if config.device_map is not None and "device_map" in str(error):
+            raise SettingError("backbone.device_map", config.device_map, hint=_first_line(error)) from error
         raise InputError(f"{config.checkpoint!r} cannot be loaded: {_first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise InputError(f"{config.checkpoint!r} lacks {len(missing)} weights, such as {missing[0]}")
@@ -230,6 +244,8 @@ def _folder(config: BackboneConfig, files: Sequence[str]) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     name = config.checkpoint
+    if not name:
+        raise SettingError("backbone.checkpoint", "", "a hub id, or a folder with a config.json")
     path = Path(name).expanduser()
     if path.is_dir():
         return path

@@ -20,7 +20,7 @@ from hermes.storage import save_memory
 __all__ = ["KVLayer", "KVMemory", "LayerUpdate", "Mix"]
 
 
-class KVMemory(Cache):
+class KVMemory(Cache):  # type: ignore[misc]
     """A KV cache of fixed budget with ragged layers, positions per layer and provenance per token.
 
     Source: this project; positions as in arXiv 2601.14724, Sec. 3.3. RoPE sees only differences, so every
@@ -55,8 +55,6 @@ class KVMemory(Cache):
         self.next_position = 0
         self.next_summary_id = -2
 
-    # -- reading -----------------------------------------------------------------------------------------
-
     def __iter__(self) -> Iterator[KVLayer]:
         return iter(self.layers)
 
@@ -79,10 +77,10 @@ class KVMemory(Cache):
 
     def largest_position(self) -> float:
         """The largest position held in any layer, on any axis; -1 where empty."""
-        tops = [layer.positions.amax() for layer in self.layers if layer.length and layer.positions is not None]
+        tops = [
+            layer.positions.amax() for layer in self.layers if layer.length and layer.positions is not None
+        ]
         return float(torch.stack(tops).amax()) if tops else -1.0
-
-    # -- writing -----------------------------------------------------------------------------------------
 
     def commit(
         self, positions: Float[Tensor, "A n"], tokens: Provenance, advance: int, *, prefix: bool = False
@@ -166,7 +164,11 @@ class KVMemory(Cache):
         new = compacted(kept, layer.prefix) if compact else kept
         origin = layer.written[1] if layer.written is not None else positions
         origin_kept = origin if keep is None else _take(origin, keep)
-        turn = self.rotary.angles(new - (origin_kept if layer.written is not None else kept)) if compact else None
+        turn = (
+            self.rotary.angles(new - (origin_kept if layer.written is not None else kept))
+            if compact
+            else None
+        )
 
         plan = None
         mix = None if update is None else update.mix
@@ -188,13 +190,19 @@ class KVMemory(Cache):
                     keys = torch.cat((keys, layer.keys[:, :, -plan.size :]), dim=2)
                     at = torch.cat((at, new[..., -plan.size :]), dim=-1)
                 else:
-                    slots = plan.targets.expand(*keys.shape[:2], -1).unsqueeze(-1).expand(-1, -1, -1, keys.shape[-1])
+                    slots = (
+                        plan.targets.expand(*keys.shape[:2], -1)
+                        .unsqueeze(-1)
+                        .expand(-1, -1, -1, keys.shape[-1])
+                    )
                     keys = keys.scatter(2, slots, layer.keys.gather(2, slots))
                     chosen = plan.targets.expand(*at.shape[1:3], -1).expand(at.shape[0], -1, -1, -1)
                     at = at.scatter(3, chosen, new.gather(3, chosen))
             layer.written = (keys, at)
         layer.positions, layer.tokens = new, Provenance(table)
-        layer.clock = torch.floor(new.amax(dim=(0, -1))) + 1 if new.shape[-1] else torch.zeros_like(layer.clock)
+        layer.clock = (
+            torch.floor(new.amax(dim=(0, -1))) + 1 if new.shape[-1] else torch.zeros_like(layer.clock)
+        )
 
     def _plan(
         self, layer: KVLayer, mix: Mix, keep: Tensor, new: Tensor, table: Tensor
@@ -235,7 +243,9 @@ class KVMemory(Cache):
     def align(self) -> None:
         """Set the shared next position to the largest clock and each layer's turn to the difference."""
         # The one copy to the host in a streaming step.
-        clocks = torch.cat([layer.clock.flatten().to(self.layers[0].clock.device) for layer in self.layers]).tolist()
+        clocks = torch.cat(
+            [layer.clock.flatten().to(self.layers[0].clock.device) for layer in self.layers]
+        ).tolist()
         first = int(max(clocks[: self.layers[0].clock.numel()]))
         self.next_position = int(max(clocks)) if self.clock_mode == "per_layer" else first
         at = 0
@@ -248,8 +258,6 @@ class KVMemory(Cache):
             if behind and self.clock_mode == "per_layer":
                 shift = (self.next_position - layer.clock)[None, :, :, None]
                 layer.turn = self.rotary.angles(shift.expand(self.rotary.axes, -1, -1, -1))
-
-    # -- copies ------------------------------------------------------------------------------------------
 
     def fork(self) -> KVMemory:
         """A copy that shares every tensor; writing to it leaves this memory as it is, bit for bit."""

@@ -174,7 +174,7 @@ def _draw(
     colorbar.set_label("tokens kept per frame")
     axes.set(xlim=(edges[0], edges[-1]), ylim=(layers - 0.5, -0.5), xlabel="video time (s)", ylabel="layer")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
-    legend = [Patch(facecolor=_EVICTED, edgecolor="grey", label="evicted")]
+    legend = [Patch(facecolor=_EVICTED, edgecolor="grey", label="none kept (evicted)")]
     summaries = [cell for cell in cells if cell.summaries]
     if summaries:
         legend.append(

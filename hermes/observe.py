@@ -116,8 +116,6 @@ class Observer:
             layers[index] = self.backbone.project(index, self.backbone.embed(self.backbone.encode(text)))
         return layers[index]
 
-    # -- the true forward ------------------------------------------------------------------------------------
-
     def _exact(self, wanted: dict[int, list[Guidance]], out: dict[tuple[int, Guidance], Tensor]) -> None:
         """All pseudo-queries through the decoder at once, each over the memory and itself only.
 
@@ -131,7 +129,9 @@ class Observer:
         hidden = hidden.expand(self.memory.batch_size, -1, -1)
         steps = torch.cat([torch.arange(size, device=hidden.device) for size in sizes])
         positions = (self.memory.next_position + steps).float().unsqueeze(0)
-        cos, sin = decoder.rotary_emb(hidden, expand_axes(positions, self.backbone.axes) if self.backbone.axes > 1 else positions)  # type: ignore[operator]
+        cos, sin = decoder.rotary_emb(
+            hidden, expand_axes(positions, self.backbone.axes) if self.backbone.axes > 1 else positions
+        )  # type: ignore[operator]
         watch = _Watch(segments, out)
         masks: dict[tuple[int, int], Tensor] = {}
         with attending(fork, watch):
@@ -155,7 +155,7 @@ class Observer:
                         use_cache=True,
                         position_embeddings=(cos, sin),
                     )
-                except _Enough:
+                except _EnoughSeenError:
                     return
                 hidden = output[0] if isinstance(output, tuple) else output
 
@@ -179,7 +179,7 @@ class Observer:
         return list({id(segment): segment for segment in host.values()}.values())
 
 
-class _Enough(Exception):
+class _EnoughSeenError(Exception):
     """Raised inside the last layer once its attention was seen."""
 
 
@@ -199,7 +199,7 @@ class _Watch(AttentionProbe):
                 self.out[view.layer, guidance] = mass
             start += segment.ids.shape[1]
         if self.stop_after:
-            raise _Enough
+            raise _EnoughSeenError
 
 
 def _mass(
@@ -232,7 +232,9 @@ def _block_bias(sizes: Sequence[int], held: int, like: Tensor) -> Tensor:
     start = 0
     for size in sizes:
         stop = start + size
-        seen[start:stop, held + start : held + stop] = torch.ones(size, size, dtype=torch.bool, device=like.device).tril()
+        seen[start:stop, held + start : held + stop] = torch.ones(
+            size, size, dtype=torch.bool, device=like.device
+        ).tril()
         start = stop
     bias = torch.zeros(total, held + total, dtype=like.dtype, device=like.device)
     return bias.masked_fill_(~seen, float("-inf"))[None, None]

@@ -17,7 +17,6 @@ from hermes.parts.reindexers import Lazy, Reindexer
 from hermes.prompts import GuidancePrompts, Turn
 from hermes.video import Frame
 
-
 Bound = Literal["bounded", "growing", "unbounded"]
 
 

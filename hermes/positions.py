@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -40,7 +41,7 @@ class Rotary:
         Raises:
             UnsupportedModelError: the decoder uses ``dynamic`` or ``longrope`` scaling.
         """
-        module = decoder.rotary_emb
+        module: Any = decoder.rotary_emb
         rope_type = str(getattr(module, "rope_type", "default"))
         if rope_type in _UNSUPPORTED_ROPE:
             raise UnsupportedModelError(

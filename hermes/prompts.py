@@ -64,11 +64,11 @@ class GuidancePrompts:
     joint: str = setting("; ", help="what joins the two in the mixed prompt")
     local_history: str = setting(
         "Find recent details related to the last round: Question: {question} Answer: {answer} ",
-        help="put before the local prompt once a question was answered; {question} and {answer} are filled in",
+        help="put before the local prompt after an answer; {question} and {answer} are filled in",
     )
     global_history: str = setting(
         "Context of the last round: Question: {question} Answer: {answer} ",
-        help="put before the global prompt once a question was answered",
+        help="put before the global prompt after an answer",
     )
 
     def __post_init__(self) -> None:
@@ -105,4 +105,9 @@ def multiple_choice(question: str, choices: Sequence[str]) -> str:
     (A) red
     (B) blue
     """
-    return "\n".join([question, *(f"({letter}) {text}" for letter, text in zip(letters(len(choices)), choices, strict=True))])
+    return "\n".join(
+        [
+            question,
+            *(f"({letter}) {text}" for letter, text in zip(letters(len(choices)), choices, strict=True)),
+        ]
+    )

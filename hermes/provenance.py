@@ -101,7 +101,9 @@ class Provenance:
         return Provenance(table)
 
     @staticmethod
-    def text(length: int, *, first_id: int = 0, kind: Kind = Kind.TEXT, frame: int = -1, time: float = 0.0) -> Provenance:
+    def text(
+        length: int, *, first_id: int = 0, kind: Kind = Kind.TEXT, frame: int = -1, time: float = 0.0
+    ) -> Provenance:
         """Text tokens: the prefix, timestamps or a question."""
         ids = torch.arange(first_id, first_id + length)
         return Provenance.of(length, id=ids, kind=int(kind), frame=frame, time_us=round(time * 1e6))

@@ -40,7 +40,11 @@ def open_session(
     >>> max(session.memory.lengths) <= 64 + session.memory.prefix
     True
     """
-    named = [f"{group}={value}" for group, value in (("backbone", backbone), ("policy", policy)) if isinstance(value, str)]
+    named = [
+        f"{group}={value}"
+        for group, value in (("backbone", backbone), ("policy", policy))
+        if isinstance(value, str)
+    ]
     if budget is not None and isinstance(policy, str):
         named.append(f"policy.budget={budget}")
     config = run_config([*named, *overrides])

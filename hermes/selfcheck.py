@@ -70,8 +70,8 @@ def self_check(backbone: Backbone) -> dict[str, float]:
     if wrong:
         parts = ", ".join(f"{name} differs by {value:.1%}" for name, value in wrong.items())
         raise UnsupportedModelError(
-            f"{backbone.config.checkpoint or backbone.config.family}: the self-check failed ({parts}; allowed "
-            f"{allowed:.1%}). This decoder's positions or attention are not what Hermes takes them for."
+            f"{backbone.config.checkpoint or backbone.config.family}: the self-check failed ({parts}; "
+            f"allowed {allowed:.1%}). This decoder's positions or attention are not what Hermes takes them for."
         )
     return found
 

@@ -6,13 +6,14 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hermes.answer import Answer, Stats, is_correct
 from hermes.attention import attending, installed
 from hermes.backbone import Backbone, Chunk, VideoState
 from hermes.config import Part, setting
@@ -36,10 +37,12 @@ class MemoryConfig:
     """How the memory stores keys (settings ``memory.*``)."""
 
     keep_written: bool = setting(
-        False, help="hold a second copy of the keys as first written: no rounding drift under eager re-indexing"
+        False,
+        help="hold a second copy of the keys as first written: no rounding drift under eager re-indexing",
     )
     clock: Literal["per_layer", "first_layer"] = setting(
-        "per_layer", help="first_layer rotates every layer at the first layer's clock (the release, for Qwen2.5-VL)"
+        "per_layer",
+        help="first_layer rotates every layer at the first layer's clock (the release, for Qwen2.5-VL)",
     )
 
 
@@ -54,41 +57,6 @@ class Callback(Part):
     def on_compress_end(self, session: StreamSession, changed: bool) -> None: ...
     def on_ask_start(self, session: StreamSession, question: str) -> None: ...
     def on_ask_end(self, session: StreamSession, answer: Answer) -> None: ...
-
-
-@dataclass
-class Answer:
-    """One answered question and what it cost.
-
-    Times are of the stream in seconds (``time_s``) or wall-clock in milliseconds (``*_ms``).
-    """
-
-    question: str
-    time_s: float
-    answer: str
-    choice: str | None
-    probabilities: dict[str, float] | None
-    correct: bool | None
-    ttft_ms: float
-    tpot_ms: float | None
-    frames_seen: int
-    tokens_per_layer: list[int]
-    memory_bytes: int
-    peak_memory_bytes: int
-    ids: Int[Tensor, " n"] = field(repr=False)
-
-
-@dataclass
-class Stats:
-    """What a session has done so far; milliseconds are wall-clock sums."""
-
-    frames: int = 0
-    chunks: int = 0
-    questions: int = 0
-    encode_ms: float = 0.0
-    compress_ms: float = 0.0
-    tokens_per_layer: list[int] = field(default_factory=list)
-    memory_bytes: int = 0
 
 
 class StreamSession:
@@ -107,7 +75,7 @@ class StreamSession:
         seed: of the policy's random numbers and of sampling.
 
     Attributes:
-        now: seconds of the stream that have passed: the end of the last frame, or the time ``watch`` stopped at.
+        now: seconds of the stream that have passed: the last frame's end, or where ``watch`` stopped.
 
     A session is opened by :func:`hermes.open_session` or built from its parts.
     """
@@ -141,8 +109,6 @@ class StreamSession:
             self_check(backbone)
             backbone.checked = True
         self.reset()
-
-    # -- life ------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
         """Forget the stream and start afresh."""
@@ -181,10 +147,8 @@ class StreamSession:
         if outer is not None:
             outer.__exit__(None, None, None)
 
-    # -- frames ------------------------------------------------------------------------------------------------
-
     def feed(self, frames: Iterable[Frame]) -> None:
-        """Take frames in; each time ``chunk_frames`` have gathered they are encoded and the memory is compressed."""
+        """Take frames in; whenever ``chunk_frames`` have gathered, encode them and compress the memory."""
         for frame in frames:
             self.waiting.append(frame)
             self.now = frame.time + 1 / self.fps
@@ -195,6 +159,8 @@ class StreamSession:
         """Encode the frames that wait for their chunk to fill."""
         if not self.waiting:
             return
+        # The prefix first: token ids count up from it.
+        self._begin()
         frames, before = self.waiting, copy.copy(self.video)
         frames_in = self.policy.admit(frames)
         if frames_in:
@@ -241,14 +207,18 @@ class StreamSession:
         frame = chunk.tokens.frame
         cost = int((frame == frame[0]).sum()) if len(frame) else 0
         if self.policy.bound != "unbounded" and self.policy.budget < cost:
-            raise SettingError("policy.budget", self.policy.budget, f"at least {cost}, the tokens of one frame")
+            raise SettingError(
+                "policy.budget", self.policy.budget, f"at least {cost}, the tokens of one frame"
+            )
 
     def _begin(self, batch: int = 1) -> None:
         """Encode the prefix before anything else."""
         if self.memory.prefix == 0:
             prefix = self.backbone.prefix(self.video)
             if batch > 1:
-                prefix = Chunk(prefix.embeds.expand(batch, -1, -1), prefix.positions, prefix.advance, prefix.tokens, 0)
+                prefix = Chunk(
+                    prefix.embeds.expand(batch, -1, -1), prefix.positions, prefix.advance, prefix.tokens, 0
+                )
             self._prefill(self.memory, prefix, prefix=True)
 
     @torch.no_grad()
@@ -258,7 +228,11 @@ class StreamSession:
         # [A, n] -> [B, n] for 1-D positions, [3, B, n] for M-RoPE
         positions = (memory.next_position + chunk.positions).to(chunk.embeds.device)
         batch = chunk.embeds.shape[0]
-        positions = positions.expand(batch, -1) if self.backbone.axes == 1 else positions[:, None].expand(-1, batch, -1)
+        positions = (
+            positions.expand(batch, -1)
+            if self.backbone.axes == 1
+            else positions[:, None].expand(-1, batch, -1)
+        )
         try:
             with installed(self.backbone.model), attending(memory, self.probe):
                 self.backbone.decoder(
@@ -272,8 +246,6 @@ class StreamSession:
             memory.rollback()
             raise
         memory.commit(chunk.positions, chunk.tokens, chunk.advance, prefix=prefix)
-
-    # -- questions -----------------------------------------------------------------------------------------------
 
     def ask(
         self,
@@ -306,7 +278,9 @@ class StreamSession:
             raise InputError("a multiple-choice question needs at least two choices")
         self.flush()
         if self.memory.batch_size > 1:
-            raise InputError(f"this session holds {self.memory.batch_size} streams: a question is asked of one stream")
+            raise InputError(
+                f"this session holds {self.memory.batch_size} streams: a question is asked of one stream"
+            )
         if self.frames_seen == 0:
             raise InputError("no frame was seen before the question: feed frames first, or ask later")
         self._notify("on_ask_start", question)
@@ -321,7 +295,9 @@ class StreamSession:
         closing = self.backbone.closing(self.video)
         if closing is not None:
             n = closing.shape[1]
-            positions = torch.arange(n, dtype=torch.float32, device=closing.device).expand(self.backbone.axes, n)
+            positions = torch.arange(n, dtype=torch.float32, device=closing.device).expand(
+                self.backbone.axes, n
+            )
             self._prefill(fork, Chunk(closing, positions, n, Provenance.text(n), 0))
         made = generate(
             self.backbone,
@@ -363,7 +339,7 @@ class StreamSession:
             answer=text,
             choice=choice,
             probabilities=probabilities,
-            correct=None if correct is None else _is_correct(correct, choice or text, choices),
+            correct=None if correct is None else is_correct(correct, choice or text, choices),
             ttft_ms=1e3 * made.ttft,
             tpot_ms=None if made.tpot is None else 1e3 * made.tpot,
             frames_seen=self.frames_seen,
@@ -373,8 +349,6 @@ class StreamSession:
             ids=made.ids,
         )
 
-    # -- reading ---------------------------------------------------------------------------------------------------
-
     def stats(self) -> Stats:
         """What was done so far, and what the memory holds."""
         self._stats.frames = self.frames_seen
@@ -383,7 +357,7 @@ class StreamSession:
         return self._stats
 
     def watch(self, frames: Iterable[Frame], times: Sequence[float]) -> Iterator[float]:
-        """Feed frames and stop at each of the given times (ascending, s), with just the frames before it seen.
+        """Feed frames and stop at each of the given times (s), with just the frames before it seen.
 
         After each yield the caller asks; at the end all remaining frames are fed.
         """
@@ -405,16 +379,6 @@ class StreamSession:
     def _notify(self, event: str, *args: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self, *args)
-
-
-def _is_correct(correct: str, given: str, choices: Sequence[str]) -> bool:
-    names = letters(len(choices))
-    if choices:
-        wanted = correct.strip().strip("().")
-        if wanted not in names and correct in choices:
-            wanted = names[list(choices).index(correct)]
-        return given == wanted
-    return correct.strip().casefold().rstrip(".") == given.strip().casefold().rstrip(".")
 
 
 @contextmanager

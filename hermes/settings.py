@@ -28,7 +28,9 @@ class VideoConfig:
 class StreamConfig:
     """How the stream is cut (settings ``stream.*``)."""
 
-    chunk_frames: int = setting(16, help="frames encoded at once; a question cuts a chunk short", unit="frames", ge=1)
+    chunk_frames: int = setting(
+        16, help="frames encoded at once; a question cuts a chunk short", unit="frames", ge=1
+    )
 
 
 @dataclass

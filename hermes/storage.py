@@ -64,13 +64,17 @@ def load_memory(folder: str | Path, rotary: Rotary, device: torch.device | str =
     record = json.loads((path / "memory.json").read_text())
     if record["axes"] != rotary.axes:
         raise InputError(f"{path}: saved with {record['axes']} position axes, this decoder has {rotary.axes}")
-    memory = KVMemory(len(record["layers"]), rotary, keep_written=record["keep_written"], clock=record["clock"])
+    memory = KVMemory(
+        len(record["layers"]), rotary, keep_written=record["keep_written"], clock=record["clock"]
+    )
     memory.next_summary_id = record["next_summary_id"]
     tensors = load_file(path / "memory.safetensors", device=str(device))
     for layer, entry in zip(memory.layers, record["layers"], strict=True):
         layer.prefix = entry["prefix"]
         layer.has_timestamps, layer.has_protected = entry["has_timestamps"], entry["has_protected"]
-        own = {key.split(".", 1)[1]: t for key, t in tensors.items() if key.split(".", 1)[0] == str(layer.index)}
+        own = {
+            key.split(".", 1)[1]: t for key, t in tensors.items() if key.split(".", 1)[0] == str(layer.index)
+        }
         if not own:
             continue
         layer.keys, layer.values = own["keys"], own["values"]

@@ -13,7 +13,19 @@ from hermes.config import setting
 from hermes.errors import SettingError
 from hermes.memory import KVMemory, LayerUpdate
 from hermes.observe import Observer
-from hermes.parts import Chain, Drop, LayerContext, Lazy, Merger, Reindexer, Scorer, Selection, Selector, Smoother, TopK
+from hermes.parts import (
+    Chain,
+    Drop,
+    LayerContext,
+    Lazy,
+    Merger,
+    Reindexer,
+    Scorer,
+    Selection,
+    Selector,
+    Smoother,
+    TopK,
+)
 from hermes.policy import MemoryPolicy, StreamContext
 from hermes.prompts import GuidancePrompts
 
@@ -58,9 +70,12 @@ class TieredPolicy(MemoryPolicy):
         total = sum(tier.share for tier in self.tiers.values())
         if not self.tiers or abs(total - 1) > 1e-6:
             shares = ", ".join(f"{name} {tier.share:g}" for name, tier in self.tiers.items()) or "no tier"
-            raise SettingError("tiers", shares, "shares that sum to 1, so that every layer has a tier", f"They sum to {total:g}.")
-
-    # -- layers and budgets ----------------------------------------------------------------------------------
+            raise SettingError(
+                "tiers",
+                shares,
+                "shares that sum to 1, so that every layer has a tier",
+                f"They sum to {total:g}.",
+            )
 
     def boundaries(self, num_layers: int) -> dict[str, range]:
         """Layers of each tier: a tier ends at ``floor(cumulative share * L)``.
@@ -95,9 +110,11 @@ class TieredPolicy(MemoryPolicy):
         super().start(context)
         slots = max(tier.merger.slots for tier in self.tiers.values())
         if min(self.budgets(context.num_layers)) <= slots:
-            raise SettingError("policy.budget", self.budget, "enough tokens for every layer to keep one besides its summaries")
-
-    # -- one step ----------------------------------------------------------------------------------------------
+            raise SettingError(
+                "policy.budget",
+                self.budget,
+                "enough tokens for every layer to keep one besides its summaries",
+            )
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
         count = len(memory.layers)
@@ -131,7 +148,9 @@ class TieredPolicy(MemoryPolicy):
     def score(self, memory: KVMemory, observe: Observer, wanted: Sequence[bool]) -> list[torch.Tensor | None]:
         """Smoothed scores ``[B, R, V]`` of the wanted layers; attention is observed once for all of them."""
         count = len(memory.layers)
-        tier_of = {index: (name, layers) for name, layers in self.boundaries(count).items() for index in layers}
+        tier_of = {
+            index: (name, layers) for name, layers in self.boundaries(count).items() for index in layers
+        }
         weights = [self.tiers[tier_of[index][0]].smoothing for index in range(count)]
         needed = self.smoother.needs(wanted, weights)
         last = self.context.history[-1] if self.context.history else None
@@ -159,5 +178,5 @@ class TieredPolicy(MemoryPolicy):
 def _complement(keep: torch.Tensor, length: int) -> torch.Tensor:
     """The slots of ``0 .. length - 1`` that are not in ``keep [B, R, K]``, ascending."""
     gone = torch.ones(*keep.shape[:2], length, dtype=torch.bool, device=keep.device).scatter_(-1, keep, False)
-    # Every row drops the same number, so a stable sort puts the dropped slots last, in order, without a host copy.
+    # Every row drops as many, so a stable sort puts the dropped slots last, in order, with no host copy.
     return gone.to(torch.uint8).argsort(dim=-1, stable=True)[..., keep.shape[-1] :]

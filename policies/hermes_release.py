@@ -15,7 +15,9 @@ Schedule = Literal["llava", "qwen"]
 _WORKING = {"llava": (1.0, 0.9, 19.5), "qwen": (0.75, 0.6, 12.0)}
 
 
-def release_tiers(schedule: Schedule, probe: Literal["exact", "embedding"] = "embedding", half: bool = False) -> dict[str, Tier]:
+def release_tiers(
+    schedule: Schedule, probe: Literal["exact", "embedding"] = "embedding", half: bool = False
+) -> dict[str, Tier]:
     """The release's tiers for one of its two schedules."""
     weight, drop, k_drop = _WORKING[schedule]
     mixed = GuidedAttention(prompt="mixed", probe=probe, half=half)

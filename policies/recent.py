@@ -25,7 +25,9 @@ class Recent(MemoryPolicy):
 
     unit: ClassVar[Literal["tokens", "frames"]] = "frames"
 
-    budget: int = setting(4000, help="tokens the frames may take together; those that fit are held", unit="tokens", ge=1)
+    budget: int = setting(
+        4000, help="tokens the frames may take together; those that fit are held", unit="tokens", ge=1
+    )
     frames: int | None = setting(None, help="frames held, however many tokens they take", unit="frames", ge=1)
     held: deque[Frame] = field(default_factory=deque, init=False, repr=False, compare=False)
 

@@ -50,7 +50,9 @@ def _spread(values: torch.Tensor, count: int) -> torch.Tensor:
     [0, 3, 4]
     """
     length = len(values)
-    targets = torch.linspace(float(values[0]), float(values[-1]), count, device=values.device, dtype=torch.float64)
+    targets = torch.linspace(
+        float(values[0]), float(values[-1]), count, device=values.device, dtype=torch.float64
+    )
     right = torch.searchsorted(values.double(), targets).clamp(max=length - 1)
     left = (right - 1).clamp(min=0)
     nearest = torch.where(targets - values[left] < values[right] - targets, left, right)

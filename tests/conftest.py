@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--oracle", type=Path, default=None, help="folder with recorded cases of the official release")
+    parser.addoption(
+        "--oracle", type=Path, default=None, help="folder with recorded cases of the official release"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -22,7 +24,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     folder: Path | None = metafunc.config.getoption("--oracle")
     if folder is None:
-        metafunc.parametrize("oracle_case", [pytest.param(None, marks=pytest.mark.skip(reason="no --oracle folder"))], ids=["none"])
+        metafunc.parametrize(
+            "oracle_case",
+            [pytest.param(None, marks=pytest.mark.skip(reason="no --oracle folder"))],
+            ids=["none"],
+        )
         return
     cases = sorted(path.parent for path in (folder / "cases").glob("*/meta.json"))
     if not cases:
@@ -31,7 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class _OracleModels(dict[str, "Backbone"]):
-    """Recorded models by name, loaded at first use; ``X_Y`` is folder X with ``config_Y.json`` as its config."""
+    """Recorded models by name, loaded at first use; ``X_Y`` is folder X with ``config_Y.json``."""
 
     def __init__(self, folder: Path, scratch: Path) -> None:
         super().__init__()
@@ -52,5 +58,7 @@ class _OracleModels(dict[str, "Backbone"]):
 
 
 @pytest.fixture(scope="session")
-def oracle_backbones(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Backbone]:
+def oracle_backbones(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Backbone]:
     return _OracleModels(request.config.getoption("--oracle"), tmp_path_factory.mktemp("oracle_models"))

@@ -178,6 +178,12 @@ def test_families_given_by_hand(checkpoint):
         load_backbone({"checkpoint": str(checkpoint), "family": "qwen25_vl"})
     with pytest.raises(SettingError, match=r"backbone\.family.*a subclass of"):
         load_backbone({"checkpoint": str(checkpoint), "family": "pathlib.Path"})
+    with pytest.raises(SettingError, match=r"backbone\.family.*serves qwen3_vl.*is 'llava_onevision'"):
+        load_backbone({"checkpoint": str(checkpoint), "family": "qwen3_vl"})
+    with pytest.raises(SettingError, match=r"backbone\.checkpoint.*random"):
+        load_backbone({"checkpoint": str(checkpoint), "family": "tiny_llava_onevision"})
+    with pytest.raises(SettingError, match=r"backbone\.checkpoint: got ''.*a hub id"):
+        load_backbone("llava_onevision")
 
 
 def test_decoders_that_cannot_stream(checkpoint):
@@ -225,3 +231,5 @@ def test_bad_settings(checkpoint):
         load_backbone({"checkpoint": str(checkpoint), "layout": "natve"})
     with pytest.raises(SettingError, match=r"backbone\.max_pixels.*always 42x42"):
         _ = load_backbone({"checkpoint": str(checkpoint), "max_pixels": 4000}).recipe
+    with pytest.raises(SettingError, match=r"backbone\.device_map: got 'everywhere'"):
+        load_backbone({"checkpoint": str(checkpoint), "device_map": "everywhere"})

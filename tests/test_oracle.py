@@ -100,7 +100,9 @@ def prompts(number: int) -> GuidancePrompts:
     return GuidancePrompts(local_text=f"local {number}", global_text=f"global {number}")
 
 
-def test_oracle_case(oracle_case: Path, oracle_backbones: Mapping[str, Backbone], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oracle_case(
+    oracle_case: Path, oracle_backbones: Mapping[str, Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = Case(oracle_case, oracle_backbones)
     meta, layers = case.meta, case.meta["num_layers"]
     ids: dict[str, Tensor] = {}
@@ -161,7 +163,9 @@ class _Recorder:
             guidance = Guidance(policy.prompts.render(kind), mode, half=case.half)  # type: ignore[arg-type]
             mass = observe.attention({index: (guidance,)})[index, guidance]
             close(scores, mass[0, 0], case.tensor(f"{key}.attn")[index])
-        plain = replace(policy, tiers={name: replace(tier, smoothing=0.0) for name, tier in policy.tiers.items()})
+        plain = replace(
+            policy, tiers={name: replace(tier, smoothing=0.0) for name, tier in policy.tiers.items()}
+        )
         plain.start(policy.context)
         for name, chosen in (("raw", plain), ("refined", policy)):
             for index, score in enumerate(chosen.score(memory, observe, wanted)):

@@ -1,4 +1,4 @@
-"""Compaction of one layer: gather the kept tokens, re-rotate their keys, mix evicted tokens into summaries."""
+"""Compaction of one layer: gather kept tokens, re-rotate their keys, mix evicted tokens into summaries."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def attention_mass(
     True
     """
     b, hq, n, d = query.shape
-    hkv, t = memory.shape[1], memory.shape[2]
+    hkv = memory.shape[1]
     q = (query.float() * scaling).reshape(b, hkv, -1, d)  # [B, Hkv, G * Q, D], row = g * Q + i
     tail = None
     if own is not None:
@@ -53,10 +53,8 @@ def attention_mass(
         if causal:
             future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
             tail = tail.masked_fill(future.repeat(hq // hkv, 1), float("-inf"))
-    if dtype is not torch.float32:
-        columns = _rounded(q, memory, tail, dtype)
-    else:
-        columns = _columns(q, memory, tail)
+    exact = dtype is torch.float32
+    columns = _columns(q, memory, tail) if exact else _rounded(q, memory, tail, dtype)
     columns = columns / (hq // hkv * n)
     return columns if per_head else columns.mean(1, keepdim=True)
 
@@ -75,7 +73,11 @@ def _columns(q: Tensor, memory: Tensor, tail: Tensor | None) -> Tensor:
     total = torch.cat(sums, dim=-1).logsumexp(-1, keepdim=True)
     out = q.new_empty(b, hkv, t)
     for i, block in enumerate(blocks):
-        torch.sum((q @ block.float().mT - total).exp_(), dim=2, out=out[:, :, i * BLOCK : i * BLOCK + block.shape[2]])
+        torch.sum(
+            (q @ block.float().mT - total).exp_(),
+            dim=2,
+            out=out[:, :, i * BLOCK : i * BLOCK + block.shape[2]],
+        )
     return out
 
 

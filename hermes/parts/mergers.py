@@ -45,7 +45,9 @@ class Summary(Merger):
     summary as the many tokens it stands for, where the paper counts it as one.
     """
 
-    weights: Literal["mean", "mass"] = setting("mean", help="weight of an evicted token: one, or what it stands for")
+    weights: Literal["mean", "mass"] = setting(
+        "mean", help="weight of an evicted token: one, or what it stands for"
+    )
 
     @property
     def slots(self) -> int:

@@ -63,7 +63,10 @@ class TopK(Selector):
         return self.rank == "kv_head"
 
     def select(self, layers: Sequence[Selection]) -> list[Int[Tensor, "B R K"]]:
-        scores = [one.scores if self.per_head or one.layer.rows > 1 else one.scores.mean(1, keepdim=True) for one in layers]
+        scores = [
+            one.scores if self.per_head or one.layer.rows > 1 else one.scores.mean(1, keepdim=True)
+            for one in layers
+        ]
         if self.rank in ("tier", "all"):
             scores = self._shared(layers, scores)
         return [self._best(one, score) for one, score in zip(layers, scores, strict=True)]
@@ -79,7 +82,9 @@ class TopK(Selector):
         if not (self.recent or self.per_frame or one.layer.has_protected):
             return scores.topk(budget, dim=-1).indices
         order = scores.argsort(dim=-1)
-        rank = torch.empty_like(order).scatter_(-1, order, torch.arange(length, device=order.device).expand_as(order))
+        rank = torch.empty_like(order).scatter_(
+            -1, order, torch.arange(length, device=order.device).expand_as(order)
+        )
         bonus = video.protected.long().expand_as(rank) * 4
         if self.recent:
             newest = torch.arange(length, device=rank.device) >= length - self.recent

@@ -28,7 +28,9 @@ class Smoother(Part, ABC):
         """Which layers must be scored for the ``wanted`` ones to be smoothed."""
 
     @abstractmethod
-    def smooth(self, scores: Scores, weights: Sequence[float], layers: Sequence[KVLayer]) -> list[Tensor | None]:
+    def smooth(
+        self, scores: Scores, weights: Sequence[float], layers: Sequence[KVLayer]
+    ) -> list[Tensor | None]:
         """Smoothed scores, one per layer; None stays None."""
 
 
@@ -43,7 +45,9 @@ class Chain(Smoother):
     token alone that the layer above does not hold.
     """
 
-    align: Literal["index", "identity"] = setting("index", help="match tokens of two layers by slot or by identity")
+    align: Literal["index", "identity"] = setting(
+        "index", help="match tokens of two layers by slot or by identity"
+    )
     recursive: bool = setting(False, help="read the smoothed scores of the layer above, as the release does")
 
     def needs(self, wanted: Sequence[bool], weights: Sequence[float]) -> list[bool]:
@@ -58,7 +62,9 @@ class Chain(Smoother):
                     break
         return needed
 
-    def smooth(self, scores: Scores, weights: Sequence[float], layers: Sequence[KVLayer]) -> list[Tensor | None]:
+    def smooth(
+        self, scores: Scores, weights: Sequence[float], layers: Sequence[KVLayer]
+    ) -> list[Tensor | None]:
         out = list(scores)
         source = out if self.recursive else scores
         for index in range(len(scores) - 2, -1, -1):
