@@ -59,8 +59,7 @@ class Qwen2_5VL(Backbone):  # noqa: N801
             positions = self._positions(times, rows, cols) - state.advanced
             advance = max(rows, cols) if state.groups == 0 else 0
         else:
-            step = pair / fps * self.model.config.vision_config.tokens_per_second
-            positions = self._positions(torch.arange(groups, dtype=torch.float64) * step, rows, cols)
+            positions = self.stream_positions(groups, rows, cols, fps=fps)
             advance = math.floor(positions.max().item()) + 1
         tokens = Provenance.cat(
             [
@@ -82,6 +81,12 @@ class Qwen2_5VL(Backbone):  # noqa: N801
             tokens=tokens.to(self.device),
             frames=len(frames),
         )
+
+    def stream_positions(self, groups: int, rows: int, cols: int, *, fps: float) -> Float[Tensor, "3 n"]:
+        """Time, height and width of a chunk's tokens, relative to the clock at which it starts."""
+        rate = self.model.config.vision_config.tokens_per_second
+        step = self.recipe.temporal_patch_size / fps * rate
+        return self._positions(torch.arange(groups, dtype=torch.float64) * step, rows, cols)
 
     @staticmethod
     def _positions(times: Float[Tensor, " groups"], rows: int, cols: int) -> Float[Tensor, "3 n"]:

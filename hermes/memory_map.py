@@ -24,10 +24,11 @@ from matplotlib.ticker import MaxNLocator
 from hermes.errors import InputError, did_you_mean
 from hermes.memory import KVMemory
 from hermes.provenance import Kind
+from hermes.session import StreamSession
 
-__all__ = ["SUFFIXES", "Cell", "held_frames", "memory_map"]
+__all__ = ["Cell", "check_map_path", "held_frames", "memory_map", "session_map"]
 
-SUFFIXES = (".png", ".pdf", ".svg")
+_SUFFIXES = (".png", ".pdf", ".svg")
 
 _COLUMNS = 400
 _EVICTED = "#f4f4f4"
@@ -113,6 +114,23 @@ def memory_map(
     return table
 
 
+def session_map(session: StreamSession, path: str | Path, *, start: float = 0.0, title: str = "") -> Path:
+    """The memory map of a session, with the tiers of its policy and everything it has seen.
+
+    Source: this project. See :func:`memory_map`.
+    """
+    boundaries = getattr(session.policy, "boundaries", None)
+    return memory_map(
+        session.memory,
+        path,
+        duration=session.now - start,
+        tiers=boundaries(len(session.memory.layers)) if boundaries else None,
+        title=title,
+        start=start,
+        step=session.backbone.frames_per_group / session.fps,
+    )
+
+
 def check_map_path(path: str | Path) -> Path:
     """The path of a picture that can be written, checked before anything long is begun.
 
@@ -120,9 +138,9 @@ def check_map_path(path: str | Path) -> Path:
         InputError: it cannot.
     """
     path = Path(path).expanduser()
-    if path.suffix.lower() not in SUFFIXES:
-        hint = did_you_mean(path.suffix.lower(), SUFFIXES)
-        raise InputError(f"{path}: the memory map is one of {', '.join(SUFFIXES)}. {hint}".rstrip())
+    if path.suffix.lower() not in _SUFFIXES:
+        hint = did_you_mean(path.suffix.lower(), _SUFFIXES)
+        raise InputError(f"{path}: the memory map is one of {', '.join(_SUFFIXES)}. {hint}".rstrip())
     for target in (path, path.with_suffix(".csv")):
         if target.is_dir():
             raise InputError(f"{target}: is a folder; the memory map needs a file name")

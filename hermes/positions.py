@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from hermes.errors import UnsupportedModelError
@@ -76,7 +76,7 @@ class Rotary:
         return rotate(x, cos, sin)
 
 
-def expand_axes(positions: Float[Tensor, "*batch T"], axes: int) -> Float[Tensor, "A *batch T"]:
+def expand_axes(positions: Num[Tensor, "*batch T"], axes: int) -> Num[Tensor, "A *batch T"]:
     """The same position on every axis, as text has it."""
     return positions.unsqueeze(0).expand(axes, *positions.shape)
 

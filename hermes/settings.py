@@ -9,6 +9,7 @@ from pathlib import Path
 from hermes.backbone import BackboneConfig
 from hermes.config import Fallback, compose, setting
 from hermes.generation import GenerationConfig
+from hermes.loading import backbone_fallback
 from hermes.policy import MemoryPolicy
 from hermes.probe import AttentionProbe
 from hermes.session import Callback, MemoryConfig
@@ -52,12 +53,7 @@ class RunConfig:
 DEFAULTS: Mapping[str, str] = {"backbone": "tiny_llava_onevision", "policy": "hermes"}
 
 
-def _checkpoint(name: str) -> Mapping[str, object]:
-    """A backbone that is no shipped config is a hub id or a local folder."""
-    return {"checkpoint": name}
-
-
-FALLBACKS: Mapping[str, Fallback] = {"backbone": _checkpoint}
+FALLBACKS: Mapping[str, Fallback] = {"backbone": backbone_fallback}
 
 
 def run_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> RunConfig:

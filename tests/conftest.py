@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from jaxtyping import install_import_hook
+
+import tests.typechecked  # noqa: F401  the hook finds it by name
+
+# Before anything of ours is imported: every annotated shape is checked as the tests run.
+install_import_hook(["hermes", "policies", "backbones"], "tests.typechecked.check")
 
 if TYPE_CHECKING:
     from hermes.backbone import Backbone

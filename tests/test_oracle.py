@@ -86,7 +86,7 @@ class Case:
         length = embeds.shape[1]
         if self.qwen:
             groups, height, width = self.meta["steps"][number]["grid_thw"]
-            positions = self.backbone.grid_positions(  # type: ignore[attr-defined]
+            positions = self.backbone.stream_positions(  # type: ignore[attr-defined]
                 groups, height // 2, width // 2, fps=self.meta["sample_fps"] or 1.0
             )
         else:

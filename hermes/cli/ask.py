@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -23,44 +24,22 @@ if TYPE_CHECKING:
 
 SAMPLE = "sample"
 
-MAIN_SETTINGS = (
-    ("backbone=NAME", "a configuration (hermes list backbones), a Hugging Face hub id, or a folder"),
-    ("policy=NAME", "a memory policy (hermes list policies), or yours: my_module.MyPolicy"),
-    ("policy.budget=4000", "video tokens each layer holds"),
-    ("policy.tiers.sensory.share=0.2", "share of the layers in a tier; .scorer, .merger, .weight likewise"),
-    ("video.fps=1", "frames sampled per second; default: the backbone's"),
-    ("video.max_side=640", "longest side of a frame in pixels"),
-    ("stream.chunk_frames=16", "frames encoded at once"),
-    ("generation.max_new_tokens=128", "longest answer"),
-    ("backbone.device=cuda:1", "where the model runs; default: the first GPU, or else the CPU"),
-    ("seed=0", "of random policies and sampling"),
-)
-
-_EPILOG = "\n\n".join(
-    [
-        "[bold]Main settings[/bold] (all: hermes validate; one thing: hermes show NAME)",
-        "\n".join(f"[cyan]{key:<33}[/cyan]{text}" for key, text in MAIN_SETTINGS),
-        "[bold]Examples[/bold]",
-        'hermes ask video.mp4 "What is the cook doing?" --at 90 backbone=llava_onevision_7b\n'
-        'hermes ask video.mp4 "Which fruit is cut?" --choices apple pear plum policy=fifo policy.budget=6000\n'
-        "hermes ask video.mp4 --questions questions.jsonl --json > answers.jsonl\n"
-        "hermes ask sample --memory-map map.png policy.budget=64",
-    ]
-)
-
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def ask(
     video: Annotated[
         str,
         typer.Argument(
             help="A video file, a folder of images, a .npy array, a URL or a camera. The word 'sample' is the "
-            "bundled clip (./sample: a file of that name)."
+            "bundled clip (./sample: a file of that name).",
+            metavar="VIDEO",
         ),
     ],
     question: Annotated[
-        str | None, typer.Argument(help="Left out with --questions, and with 'sample', which has its own.")
+        str | None,
+        typer.Argument(help="Left out with --questions, and with 'sample', which has its own.", metavar="QUESTION"),
     ] = None,
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, anywhere.")] = None,
+    settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, anywhere.")] = None,
     at: Annotated[
         float | None, typer.Option(help="Ask at this time, from the frames before it; default: the end.", metavar="SECONDS")
     ] = None,
@@ -82,7 +61,30 @@ def ask(
     start: Annotated[float | None, typer.Option(help="Begin here; the same as video.start=.", metavar="SECONDS")] = None,
     end: Annotated[float | None, typer.Option(help="Stop here; the same as video.end=.", metavar="SECONDS")] = None,
 ) -> None:
-    """Watch a video within a fixed memory budget and answer questions about it."""
+    """Watch a video within a fixed memory budget and answer questions about it.
+
+    Settings are key=value, anywhere after the command. The main ones:
+    \b
+    backbone=NAME                   a configuration, a hub id or a folder
+    policy=NAME                     a memory policy, or yours: my_module.MyPolicy
+    policy.budget=4000              video tokens that each layer holds
+    policy.tiers.sensory.share=0.2  share of the layers; likewise .scorer, .merger
+    video.fps=1                     frames sampled a second
+    video.max_side=640              longer side of a frame, in pixels
+    stream.chunk_frames=16          frames encoded at once
+    generation.max_new_tokens=128   longest answer, in tokens
+    backbone.device=cuda:1          where the model runs; default: a GPU, or the CPU
+    seed=0                          of random policies and of sampling
+
+    All of them with their values: hermes validate. Names: hermes list. One thing: hermes show NAME.
+
+    Examples:
+    \b
+    hermes ask video.mp4 "What is he doing?" --at 90 backbone=llava_onevision_7b
+    hermes ask video.mp4 "Which fruit?" --choices apple pear policy.budget=6000
+    hermes ask video.mp4 --questions questions.jsonl --json policy=fifo
+    hermes ask sample --memory-map map.png policy.budget=64
+    """
     words, overrides = split_settings([video, question, *(settings or [])])
     overrides += [f"video.{key}={value}" for key, value in (("start", start), ("end", end)) if value is not None]
     spec, asked = _what_to_ask(words, at, tuple(choices or ()), questions)
@@ -127,22 +129,23 @@ def _what_to_ask(
 def _run(
     spec: str, asked: Sequence[Question], config: RunConfig, memory_map: Path | None, lines: TextIO | None
 ) -> None:
+    from hermes.cli import report
+    from hermes.memory_map import session_map
+    from hermes.run import session_from
+
     # The rate is the family's own where no setting names it: then the video is opened again once that is known.
     source = _open(spec, config, config.video.fps or config.backbone.fps or 1.0, asked)
     try:
-        from hermes.run import session_from
-
         with err().status("loading the model") if _shows_progress(lines) else _nothing():
             session = session_from(config)
         if source.fps != session.fps:
             source.close()
             source = _open(spec, config, session.fps, asked)
         with session:
-            _answer_all(session, source, asked, config, lines)
+            run = report.run_record(session, config)
+            _answer_all(session, source, asked, config, run, lines)
             if memory_map is not None:
-                from hermes.memory_map import session_map
-
-                title = f"{Path(source.name).name}: {type(session.policy).__name__}, budget {session.policy.budget}"
+                title = f"{run['policy']}, budget {run['budget']}: {Path(source.name).name}"
                 table = session_map(session, memory_map, start=config.video.start, title=title)
                 if lines is None:
                     out().print(f"memory map: {memory_map} (as a table: {table})", soft_wrap=True)
@@ -165,11 +168,15 @@ def _open(spec: str, config: RunConfig, fps: float, asked: Sequence[Question]) -
 
 
 def _answer_all(
-    session: StreamSession, source: FrameSource, asked: Sequence[Question], config: RunConfig, lines: TextIO | None
+    session: StreamSession,
+    source: FrameSource,
+    asked: Sequence[Question],
+    config: RunConfig,
+    run: Mapping[str, Any],
+    lines: TextIO | None,
 ) -> None:
     from hermes.cli import report
 
-    run = report.run_record(session, config)
     console, answers = out(), []
     with _watched(source, config.video.end, lines) as stream:
         for question in _when_due(session, source, stream, asked):
@@ -200,10 +207,9 @@ def _when_due(
     times = [question.time for question in timed if question.time is not None]
     watch = session.watch(stream, times)
     # The stream is not read further than the last question needs: zip asks for the next question first.
-    for question, time in zip(timed, watch, strict=False):
+    for question, _ in zip(timed, watch, strict=False):
         if stream.end is not None and source.duration is None:
             check_times([question], source.name, 0.0, stream.end, 1 / session.fps)
-        session.now = time
         yield question
     untimed = [question for question in asked if question.time is None]
     if untimed:
@@ -215,7 +221,8 @@ def _when_due(
 
 def _answer(session: StreamSession, question: Question, lines: TextIO | None) -> Answer:
     def show(piece: str) -> None:
-        sys.stdout.write(piece)
+        # A model may write what a terminal would obey.
+        sys.stdout.write(_CONTROL.sub("", piece))
         sys.stdout.flush()
 
     answer = session.ask(
@@ -248,7 +255,8 @@ class _Watched:
 def _watched(source: FrameSource, end: float | None, lines: TextIO | None) -> Iterator[_Watched]:
     stops = [time for time in (source.duration, end) if time is not None]
     total = min(stops) - source.sampling.start if stops else None
-    columns = (TextColumn("watching"), BarColumn(), TaskProgressColumn(), TextColumn("{task.completed:.0f} s"), TimeRemainingColumn())
+    seen = TextColumn("{task.completed:.0f} s")
+    columns = (TextColumn("watching"), BarColumn(), TaskProgressColumn(), seen, TimeRemainingColumn())
     with Progress(*columns, console=err(), transient=True, disable=not _shows_progress(lines)) as bar:
         yield _Watched(source, bar, total)
 
@@ -261,5 +269,3 @@ def _shows_progress(lines: TextIO | None) -> bool:
 def _nothing() -> Iterator[None]:
     yield
 
-
-ask.epilog = _EPILOG  # type: ignore[attr-defined]

@@ -75,10 +75,11 @@ def show_choice(console: Console, question: Question, answer: Answer) -> None:
 
 def show_tables(console: Console, session: StreamSession, answers: Sequence[Answer], run: Mapping[str, Any]) -> None:
     """What the answers took, what each layer holds, and what the stream cost."""
-    console.print(_answers_table(answers))
-    console.print(_memory_table(session, run))
+    console.print(_answers_table(answers), "")
+    console.print(_memory_table(session, run), "")
     stats, last = session.stats(), answers[-1]
-    costs = Table(title="cost", title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
+    costs = _table("cost")
+    costs.show_header = False
     frames = f"{stats.frames} frames in {stats.chunks} chunks"
     each = f"{stats.encode_ms / max(stats.frames, 1):.1f} ms a frame"
     costs.add_row("encoding", f"{_time(stats.encode_ms)} for {frames}, {each}")
@@ -89,11 +90,11 @@ def show_tables(console: Console, session: StreamSession, answers: Sequence[Answ
     console.print(costs)
     judged = [answer.correct for answer in answers if answer.correct is not None]
     if judged:
-        console.print(f"\n{sum(judged)} of {len(judged)} right", highlight=False)
+        console.print(f"\n{sum(judged)} of {len(judged)} right")
 
 
 def _answers_table(answers: Sequence[Answer]) -> Table:
-    table = Table(title="answers", title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table = _table("answers")
     for name in ("at", "frames seen", "TTFT", "TPOT", "tokens a layer", "memory"):
         table.add_column(name, justify="right")
     for answer in answers:
@@ -111,14 +112,13 @@ def _answers_table(answers: Sequence[Answer]) -> Table:
 
 def _memory_table(session: StreamSession, run: Mapping[str, Any]) -> Table:
     policy, memory = session.policy, session.memory
-    title = f"memory: {run['policy']} ({policy.bound}), budget {policy.budget}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table = _table(f"memory: {run['policy']} ({policy.bound}), budget {policy.budget}")
     boundaries = getattr(policy, "boundaries", None)
     tiers: Mapping[str, range] = boundaries(len(memory.layers)) if boundaries else {}
     if tiers:
         table.add_column("tier")
     table.add_column("layers")
-    table.add_column("tokens a layer", justify="right")
+    table.add_column("tokens a layer")
     for name, layers in (tiers or {"": range(len(memory.layers))}).items():
         for count, group in itertools.groupby(layers, key=lambda layer: memory.lengths[layer]):
             held = list(group)
@@ -126,6 +126,12 @@ def _memory_table(session: StreamSession, run: Mapping[str, Any]) -> Table:
             tokens = f"{count} = {memory.prefix} prefix + {count - memory.prefix} video"
             table.add_row(*([name] if tiers else []), span, tokens)
     return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0)
+    )
 
 
 def _time(milliseconds: float) -> str:

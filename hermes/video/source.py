@@ -85,20 +85,29 @@ class Sampling:
 
 
 class TimedImage(NamedTuple):
-    """A decoded picture before sampling: when it appears, for how long (0 if unknown), how to get its RGB."""
+    """A decoded picture before sampling (this project).
+
+    Attributes:
+        time: seconds; when it appears.
+        duration: seconds that it stays if it is the last; 0 if unknown.
+        load: gives its RGB.
+        gap: seconds in which certainly no other picture appears; 0 if unknown.
+    """
 
     time: float
     duration: float
     load: Callable[[], Pixels]
+    gap: float = 0.0
 
 
 def sample(images: Iterable[TimedImage], sampling: Sampling, tolerance: float = 0.0) -> Iterator[TimedImage]:
     """Pick one image per sample time ``s_k = start + k / fps``, for every k until the images or ``end`` end.
 
-    Source: this project. Sample k is the first image whose time is at least ``s_k - tolerance``. If that
-    image belongs to a later sample (its time reaches ``s_{k+1}``), nothing new appeared in between, and the
-    image already on screen is repeated (before the very first image, that first one). After the last image
-    it is repeated for as long as it stays on screen. ``end`` is exclusive. At most two images are held.
+    Source: this project. Sample k is the image on screen at ``s_k``: the last one whose time is at most
+    ``s_k + tolerance``, so that none shows what comes later; before the very first image, that first one.
+    After the last image it is repeated for as long as it stays on screen. ``end`` is exclusive. A sample is
+    known once the next image has come, or at once if the image at ``s_k`` says by its ``gap`` that it is the
+    last in time. At most two images are held.
 
     Args:
         images: in increasing order of time; those before ``start`` only count as "already on screen".
@@ -107,26 +116,29 @@ def sample(images: Iterable[TimedImage], sampling: Sampling, tolerance: float = 
     Returns:
         The image of sample 0, 1, 2, ...
 
-    >>> slow = [TimedImage(t, 1.0, lambda: np.zeros((1, 1, 3), np.uint8)) for t in (0.0, 1.0)]
-    >>> [image.time for image in sample(slow, Sampling(fps=2))]
-    [0.0, 0.0, 1.0, 1.0]
+    >>> film = [TimedImage(t, 0.5, lambda: np.zeros((1, 1, 3), np.uint8)) for t in (0.0, 0.4, 1.1, 3.0)]
+    >>> [image.time for image in sample(film, Sampling(fps=1))]
+    [0.0, 0.4, 1.1, 3.0]
     """
     due = sampling.time
     stop = math.inf if sampling.end is None else sampling.end - 1e-9
     shown: TimedImage | None = None
     k = 0
     for image in images:
-        while due(k + 1) <= image.time + tolerance and due(k) < stop:
+        while due(k) + tolerance < image.time and due(k) < stop:
             yield shown or image
             k += 1
-        if due(k) < stop and image.time >= due(k) - tolerance:
+        at_once = due(k) - tolerance <= image.time and due(k) + tolerance < image.time + image.gap
+        if at_once and due(k) < stop:
             yield image
             k += 1
         # Asked before the next image is decoded, which a camera might never deliver.
         if due(k) >= stop:
             return
         shown = image
-    while shown and due(k) < min(stop, shown.time + shown.duration - tolerance):
+    while shown and due(k) < stop:
+        if due(k) - tolerance > shown.time and due(k) + tolerance >= shown.time + shown.duration:
+            return
         yield shown
         k += 1
 

@@ -111,7 +111,8 @@ class IteratorSource(FrameSource):
             if not time > before:
                 raise InputError(f"{self.name}: frame {i} has time {time:g} s after {before:g} s")
             before = time
-            yield TimedImage(time, duration, partial(self._load, i, image))
+            # Frames without a time are a known step apart: no need to wait for the next.
+            yield TimedImage(time, duration, partial(self._load, i, image), gap=duration)
 
     def _load(self, i: int, image: Any) -> Pixels:
         if not isinstance(image, Image.Image):

@@ -1,0 +1,225 @@
+"""`hermes list`, `show` and `validate`: what there is, what it does, and whether settings are right."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from hermes.cli.arguments import split_settings
+from hermes.cli.output import out
+from hermes.config import Part, available, build, config_hash, config_source, resolved_yaml, settings_table
+from hermes.errors import InputError, SettingError, did_you_mean
+from hermes.registry import registry
+
+_PARTS = ("scorer", "smoother", "selector", "merger", "reindexer")
+# What `hermes list` lists, and the registries or configuration folders behind it.
+_KINDS = {
+    "policies": ("policy",),
+    "backbones": ("backbone",),
+    "parts": _PARTS,
+    **{f"{part}s": (part,) for part in _PARTS},
+    "probes": ("probe",),
+    "callbacks": ("callback",),
+    "data": ("data",),
+    "experiments": ("experiment",),
+    "commands": ("command",),
+}
+_ALL = ("policies", "backbones", "parts", "probes", "callbacks", "data", "experiments", "commands")
+_HOOKS = ("admit", "reduce", "compress", "archive", "recall")
+_CONFIGURED = ("policy", "backbone", "data", "experiment")
+
+
+def list_(
+    kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(_KINDS)}; default: all.", metavar="KIND")] = None,
+) -> None:
+    """List policies, backbones and the parts they are made of, those of other installed packages included."""
+    if kind is None:
+        wanted = [single for name in _ALL for single in _KINDS[name]]
+    else:
+        names = {**{name: name for name in _KINDS}, **{single: single for v in _KINDS.values() for single in v}}
+        if kind not in names:
+            raise SettingError("hermes list", kind, list(_KINDS), did_you_mean(kind, _KINDS))
+        wanted = list(_KINDS.get(kind, (kind,)))
+    tables = [table for single in wanted for table in _tables(single) if table.row_count or kind is not None]
+    for table in tables:
+        out().print(table, "")
+
+
+def _tables(kind: str) -> Iterator[Table]:
+    if kind == "experiment":
+        yield _rows("experiment", ("file",), [(name,) for name in available(kind)])
+    elif kind == "policy":
+        yield _policies()
+    else:
+        entries = registry(kind).describe()
+        title = {"backbone": "backbone families"}.get(kind, kind)
+        yield _rows(title, ("", "from"), [(e.name, _escape(e.summary), e.origin) for e in entries])
+    if kind == "backbone":
+        yield _backbones()
+
+
+def _policies() -> Table:
+    from hermes.policy import MemoryPolicy
+
+    found = []
+    for entry in registry("policy").describe():
+        try:
+            policy = registry("policy").get(entry.name)
+        except SettingError:
+            found.append((entry.name, "", "", "", "", "", _escape(entry.summary)))
+            continue
+        hooks = [hook for hook in _HOOKS if getattr(policy, hook, None) is not getattr(MemoryPolicy, hook, None)]
+        attention = "yes" if policy.needs_attention else "no"
+        facts = (policy.bound, policy.unit, attention, ", ".join(hooks), policy.source)
+        found.append((entry.name, *facts, _escape(entry.summary)))
+    for name in _only_configured("policy"):
+        configured = _configured("policy", name)
+        base = registry("policy").name_of(type(configured))
+        facts = (configured.bound, configured.unit, "yes" if configured.needs_attention else "no", "", configured.source)
+        found.append((name, *facts, f"{base} with other settings: hermes show {name}"))
+    columns = ("bound", "budget in", "attention", "hooks", "source", "")
+    return _rows("policy", columns, sorted(found))
+
+
+def _backbones() -> Table:
+    found = []
+    for name in _only_configured("backbone", also_registered=True):
+        config = _configured("backbone", name)
+        found.append((name, config.checkpoint or "(random weights)", config.family, f"{config.fps:g}" if config.fps else ""))
+    return _rows("backbone", ("checkpoint", "family", "frames a second"), found)
+
+
+def _rows(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table.padding = (0, 2, 0, 0)
+    table.add_column("name", style="cyan", no_wrap=True)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[").replace("``", "")
+
+
+def _only_configured(kind: str, also_registered: bool = False) -> list[str]:
+    names = registry(kind).names()
+    return [name for name in available(kind) if also_registered or name not in names]
+
+
+def _configured(kind: str, name: str) -> Any:
+    """The settings that `kind=name` stands for."""
+    from hermes.settings import run_config
+
+    return getattr(run_config([f"{kind}={name}"]), kind)
+
+
+class _Found(NamedTuple):
+    kind: str
+    show: Callable[[], None]
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="As in hermes list, or a dotted path: my_module.MyPolicy.", metavar="NAME")],
+    kind: Annotated[
+        str | None, typer.Option(help="Where a name is used twice: policy, scorer, backbone, ...", metavar="KIND")
+    ] = None,
+) -> None:
+    """Explain one policy, backbone, part or configuration: what it does, its settings, and their defaults."""
+    kinds = [*(k for k in _registries() if k != "command"), "experiment"]
+    if kind is not None and kind not in kinds:
+        raise SettingError("--kind", kind, kinds, did_you_mean(kind, kinds))
+    searched = kinds if kind is None else [kind]
+    found = [match for single in searched for match in _matches(single, name)]
+    if not found and ("." in name or ":" in name):
+        found = [_of_class(registry(kind or "policy").get(name, "hermes show"), name)]
+    if not found:
+        known = sorted({n for single in searched for n in _names(single)})
+        raise SettingError("hermes show", name, "a name of hermes list, or a dotted path", did_you_mean(name, known))
+    for match in found:
+        match.show()
+
+
+def _registries() -> list[str]:
+    from hermes.registry import KINDS
+
+    return list(KINDS)
+
+
+def _names(kind: str) -> list[str]:
+    registered = [] if kind == "experiment" else registry(kind).names()
+    return [*registered, *(available(kind) if kind in _CONFIGURED else [])]
+
+
+def _matches(kind: str, name: str) -> Iterator[_Found]:
+    if kind != "experiment" and name in registry(kind).names():
+        yield _of_class(registry(kind).get(name), name, kind)
+    if kind in _CONFIGURED and name in available(kind):
+        yield _Found(kind, lambda: _show_file(kind, name))
+
+
+def _of_class(found: Any, name: str, kind: str = "") -> _Found:
+    return _Found(kind, lambda: _show_class(kind or getattr(found, "kind", "backbone"), name, found))
+
+
+def _show_class(kind: str, name: str, found: Any) -> None:
+    console = out()
+    console.print(Text.assemble((name, "bold cyan"), f"  {kind}, {found.__module__}.{found.__qualname__}"))
+    console.print(Text(inspect.getdoc(found) or "(no description)"), "")
+    if kind == "policy":
+        attention = "observes attention" if found.needs_attention else "needs no attention"
+        console.print(f"{found.bound}; budget in {found.unit}; {attention}; source: {found.source}\n", soft_wrap=True)
+    if not (isinstance(found, type) and issubclass(found, Part)):
+        return
+    rows = settings_table(found, kind if kind in ("policy", "probe") else "")
+    if rows:
+        columns = ("type", "default", "")
+        console.print(_rows("settings", columns, [(r.key, _escape(r.type), _escape(r.default), _escape(r.help)) for r in rows]), "")
+    if not inspect.isabstract(found):
+        _show_yaml(found)
+
+
+def _show_yaml(found: type) -> None:
+    try:
+        text = resolved_yaml(build(found))
+    except SettingError:
+        return  # a setting is required, so there are no defaults to print
+    out().print(Text("as YAML", style="bold"))
+    _write(text)
+    _write("\n")
+
+
+def _show_file(kind: str, name: str) -> None:
+    console = out()
+    console.print(Text.assemble((name, "bold cyan"), f"  {kind} configuration, configs/{kind}/{name}.yaml"))
+    _write(config_source(kind, name))
+    if kind in ("policy", "backbone"):
+        console.print(Text("\nwith every setting", style="bold"))
+        _write(resolved_yaml(_configured(kind, name)))
+    _write("\n")
+
+
+def validate(
+    settings: Annotated[list[str] | None, typer.Argument(help="As for hermes ask.", metavar="KEY=VALUE")] = None,
+) -> None:
+    """Check settings and print all of them as YAML; no model is loaded."""
+    words, overrides = split_settings(settings or [])
+    if words:
+        raise InputError(f"unexpected: {', '.join(map(repr, words))}; settings are key=value")
+    from hermes.settings import run_config
+
+    config = run_config(overrides)
+    _write(f"# config_hash: {config_hash(config)}\n{resolved_yaml(config)}")
+
+
+def _write(text: str) -> None:
+    """Exactly this text on stdout: rich would wrap it."""
+    sys.stdout.write(text)

@@ -1,0 +1,64 @@
+"""The contract that every memory policy keeps, clause by clause: for ours, and for yours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hermes.backbone import Backbone
+from hermes.policy import MemoryPolicy
+from hermes.registry import registry
+from hermes.testing.clauses import CLAUSES, Clause
+from hermes.testing.trial import ContractError, Trial
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["CLAUSES", "Clause", "ContractError", "Trial", "check_policy", "over_clauses", "over_policies"]
+
+
+def check_policy(policy: str | MemoryPolicy, backbone: Backbone | None = None) -> None:
+    """Hold a policy to the contract, all clauses of it.
+
+    Source: this project.
+
+    Args:
+        policy: a registered name, a dotted path such as ``my_module.MyPolicy``, or an instance, of whose
+            settings only the budget is changed.
+        backbone: a loaded model; the tiny random LLaVA-OneVision by default.
+
+    Raises:
+        ContractError: a line for every clause that is broken, and how.
+
+    >>> check_policy("fifo")
+    """
+    trial = Trial(policy, backbone)
+    broken = []
+    for clause in CLAUSES:
+        try:
+            clause(trial)
+        except ContractError as error:
+            broken.append(f"{clause.__name__}: {error}")
+    if broken:
+        raise ContractError("\n".join(broken))
+
+
+def over_policies(*more: str) -> pytest.MarkDecorator:
+    """Run a pytest test once for every registered policy, and for those named besides, as ``policy``.
+
+    Source: this project.
+
+    >>> @over_policies("my_module.MyPolicy")
+    ... @over_clauses()
+    ... def test_policy(policy, clause):
+    ...     clause(Trial(policy))
+    """
+    import pytest
+
+    return pytest.mark.parametrize("policy", [*registry("policy").names(), *more])
+
+
+def over_clauses() -> pytest.MarkDecorator:
+    """Run a pytest test once for every clause of the contract, as ``clause`` (this project)."""
+    import pytest
+
+    return pytest.mark.parametrize("clause", CLAUSES, ids=lambda clause: str(clause.__name__))

@@ -1,0 +1,355 @@
+"""The clauses of the contract, one function each; a broken one raises :class:`ContractError`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from hermes.backbone import Backbone, Chunk
+from hermes.config import config_hash, to_dict
+from hermes.observe import Observer
+from hermes.provenance import Kind, Provenance
+from hermes.storage import load_memory
+from hermes.testing.trial import CHUNK_FRAMES, ContractError, State, Trial, copy_state
+
+Clause = Callable[[Trial], None]
+
+_QUESTION = "What is happening?"
+# Of keys and values, relative to the largest: what float32 and a few rotations explain.
+_ROUNDING = 1e-4
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ContractError(message)
+
+
+def _same(one: State, other: State) -> bool:
+    return all(
+        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+# -- what the recorded stream shows ------------------------------------------------------------------------
+
+
+def budget_is_kept(trial: Trial) -> None:
+    """A bounded policy never holds more video tokens than its budget, in any layer or in total."""
+    policy, prefix = trial.policy(), trial.recording.prefix
+    if policy.bound != "bounded":
+        return
+    allowed = trial.allowed(policy)
+    for layer in trial.recording.layers():
+        held = layer.after["keys"].shape[2] - prefix
+        _require(
+            held <= allowed[layer.index],
+            f"{layer.where}: {held} video tokens, allowed {allowed[layer.index]}",
+        )
+    total = policy.budget * len(allowed)
+    for number, step in enumerate(trial.recording.steps):
+        held = sum(layer["keys"].shape[2] - prefix for layer in step.after)
+        _require(held <= total, f"chunk {number}: {held} video tokens in all layers, allowed {total}")
+
+
+def lengths_are_as_declared(trial: Trial) -> None:
+    """Where it evicts, a policy that states a budget per layer (``budgets``) fills it exactly."""
+    policy, prefix = trial.policy(), trial.recording.prefix
+    if policy.bound != "bounded" or not hasattr(policy, "budgets"):
+        return
+    for layer in trial.recording.layers():
+        if layer.update is not None:
+            was, kept = (state["keys"].shape[2] - prefix for state in (layer.before, layer.after))
+            could = min(was, trial.allowed(policy)[layer.index])
+            _require(kept == could, f"{layer.where}: keeps {kept} video tokens and could keep {could}")
+
+
+def prefix_is_kept(trial: Trial) -> None:
+    """The prefix stays as it was first written, bit for bit."""
+    recording = trial.recording
+    _require(recording.prefix > 0 or not recording.steps, "the memory has no prefix")
+    for layer in recording.layers():
+        first = recording.steps[0].before[layer.index]
+        for name, axis in (("keys", 2), ("values", 2), ("positions", 3), ("tokens", 3)):
+            was, now = (state[name].narrow(axis, 0, recording.prefix) for state in (first, layer.after))
+            _require(bool((was == now).all()), f"{layer.where}: other {name} in the prefix")
+
+
+def kept_indices_are_valid(trial: Trial) -> None:
+    """Slots to keep are unique, ascending and in range, and begin with the prefix; no token is held twice."""
+    for layer in trial.recording.layers():
+        if layer.update is not None:
+            keep, length = layer.update.keep, layer.before["keys"].shape[2]
+            where = f"{layer.where}: slots to keep"
+            _require(keep.dtype == torch.int64 and keep.ndim == 3, f"{where} are not int64 [B, R, K]")
+            _require(bool((keep.diff(dim=-1) > 0).all()), f"{where} are not ascending or not unique")
+            _require(bool(((keep >= 0) & (keep < length)).all()), f"{where} outside 0 .. {length - 1}")
+            head = torch.arange(trial.recording.prefix, device=keep.device)
+            _require(bool((keep[..., : len(head)] == head).all()), f"{where} leave out some of the prefix")
+        for ids in Provenance(layer.after["tokens"]).id.flatten(0, 1):
+            _require(len(ids.unique()) == len(ids), f"{layer.where}: a token is held twice")
+
+
+def untriggered_memory_is_untouched(trial: Trial) -> None:
+    """Where nothing is evicted or re-indexed, the memory stays bit-identical."""
+    for number, step in enumerate(trial.recording.steps):
+        same = step.changed or _same(step.before, step.after)
+        _require(same, f"chunk {number}: the memory changed, and the policy says that it did not")
+    for layer in trial.recording.layers():
+        if layer.update is None and torch.equal(layer.before["positions"], layer.after["positions"]):
+            _require(_same([layer.before], [layer.after]), f"{layer.where}: changed without an update")
+
+
+def positions_are_ordered(trial: Trial) -> None:
+    """Positions increase strictly along the cache (1-D), or no two tokens share one (M-RoPE)."""
+    for layer in trial.recording.layers():
+        positions = layer.after["positions"]
+        if positions.shape[0] == 1:
+            _require(bool((positions.diff(dim=-1) > 0).all()), f"{layer.where}: positions do not increase")
+        else:
+            for row in positions.flatten(1, 2).unbind(1):
+                _require(row.unique(dim=1).shape == row.shape, f"{layer.where}: two tokens share a position")
+
+
+def positions_stay_in_range(trial: Trial) -> None:
+    """A bounded policy's positions stay below the decoder's range however long the stream is."""
+    policy = trial.policy()
+    if policy.bound != "bounded":
+        return
+    _, usable = trial.position_limits(policy)
+    for layer in trial.recording.layers():
+        top = float(layer.before["positions"].max())
+        _require(top < usable, f"{layer.where}: position {top:g}, and only {usable} may be used")
+
+
+def keys_are_rope_from_scratch(trial: Trial) -> None:
+    """Held keys are the tokens' own, rotated to their recorded positions; values are the tokens' own."""
+    for layer in trial.recording.layers():
+        own_keys, own_values = trial.recording.keys[layer.index], trial.recording.values[layer.index]
+        tokens = Provenance(layer.after["tokens"])
+        for head in range(layer.after["keys"].shape[1]):
+            row = head if tokens.id.shape[1] > 1 else 0
+            # A mixed token has no key of its own.
+            slots = (tokens.kind[0, row] != int(Kind.SUMMARY)).nonzero().flatten()
+            ids = tokens.id[0, row, slots].tolist()
+            where = f"{layer.where}, head {head}"
+            _require(all(name in own_keys for name in ids), f"{where}: holds a token that was never written")
+            values = torch.stack([own_values[name][head] for name in ids])
+            _require(
+                torch.equal(layer.after["values"][0, head, slots], values), f"{where}: not its own values"
+            )
+            plain = torch.stack([own_keys[name][head] for name in ids])
+            expected = _rope(trial.backbone, plain, layer.after["positions"][:, 0, row, slots])
+            error = float((layer.after["keys"][0, head, slots] - expected).abs().max() / plain.abs().max())
+            _require(
+                error <= _ROUNDING, f"{where}: keys are not those of their positions, off by {error:.1e}"
+            )
+
+
+def _rope(backbone: Backbone, keys: Tensor, positions: Tensor) -> Tensor:
+    """Keys ``[T, D]`` rotated to positions ``[A, T]`` by the decoder's own rotary embedding."""
+    rotary: Any = backbone.decoder.rotary_emb
+    cos: Tensor
+    sin: Tensor
+    cos, sin = rotary(keys[None], positions if backbone.axes == 1 else positions[:, None])
+    first, second = keys.chunk(2, dim=-1)
+    return keys * cos[0] + torch.cat((-second, first), dim=-1) * sin[0]
+
+
+# -- what further streams show -----------------------------------------------------------------------------
+
+
+def streams_are_deterministic(trial: Trial) -> None:
+    """The same frames and seed give the same memory, bit for bit."""
+    one, other = copy_state(trial.streamed().memory), copy_state(trial.streamed().memory)
+    _require(_same(one, other), "two runs with one seed hold different memories")
+
+
+class _FirstLogits(LogitsProcessor):  # type: ignore[misc]
+    seen: Tensor
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.seen = scores
+        return scores
+
+
+def dtype_and_device_are_preserved(trial: Trial) -> None:
+    """In float16 and bfloat16 keys and values keep dtype and device, and everything stays finite."""
+    for dtype in (torch.float16, torch.bfloat16):
+        name: Any = str(dtype).removeprefix("torch.")
+        backbone = type(trial.backbone).load(replace(trial.backbone.config, dtype=name))
+        session, first = trial.streamed(3, backbone), _FirstLogits()
+        session.ask(_QUESTION, processors=[first])
+        _require(bool(first.seen.isfinite().all()), f"{name}: the answer's logits are not finite")
+        for index, layer in enumerate(session.memory):
+            for kind, tensor in (("keys", layer.keys), ("values", layer.values)):
+                where = f"{name}: layer {index} has {kind}"
+                _require(tensor.dtype == dtype, f"{where} of {tensor.dtype}")
+                _require(tensor.device == backbone.device, f"{where} on {tensor.device}")
+                _require(bool(tensor.isfinite().all()), f"{where} that are not finite")
+
+
+def streams_in_a_batch_are_independent(trial: Trial) -> None:
+    """Two streams in lockstep each hold what they hold alone."""
+    streams = [trial.chunks(4, seed) for seed in (1, 2)]
+    together, *alone = (trial.session() for _ in range(3))
+    for pair in zip(*streams, strict=True):
+        together.feed_chunk(_stacked(pair))
+        for session, chunk in zip(alone, pair, strict=True):
+            session.feed_chunk(chunk)
+    batch = copy_state(together.memory)
+    for stream, session in enumerate(alone):
+        for index, one in enumerate(copy_state(session.memory)):
+            for name, axis in (("tokens", 1), ("positions", 1), ("keys", 0), ("values", 0)):
+                where = f"stream {stream} of two, layer {index}: other {name} than alone"
+                ours, expected = batch[index][name].narrow(axis, stream, 1).float(), one[name].float()
+                _require(ours.shape == expected.shape, where)
+                rounding = _ROUNDING * float(expected.abs().max()) if name in ("keys", "values") else 0.0
+                _require(float((ours - expected).abs().max()) <= rounding, where)
+
+
+def _stacked(chunks: Sequence[Chunk]) -> Chunk:
+    levels = zip(*(chunk.deepstack for chunk in chunks), strict=True)
+    return replace(
+        chunks[0],
+        embeds=torch.cat([chunk.embeds for chunk in chunks]),
+        deepstack=tuple(torch.cat(level) for level in levels),
+    )
+
+
+class _Failed(Exception):  # noqa: N818
+    """Raised on purpose."""
+
+
+def _fail(*args: object) -> None:
+    raise _Failed
+
+
+@contextmanager
+def _failing(module: Any) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(_fail)
+    try:
+        with suppress(_Failed):
+            yield
+    finally:
+        handle.remove()
+
+
+def model_is_left_as_found(trial: Trial) -> None:
+    """Nothing stays on the model after a session is closed, or after an exception; the memory stays whole."""
+    model, found = trial.backbone.model, _fingerprint(trial.backbone.model)
+    layers: Any = trial.backbone.decoder.layers
+    frames = trial.frames(4 * CHUNK_FRAMES)
+    first, second, third, fourth = (
+        frames[at : at + CHUNK_FRAMES] for at in range(0, len(frames), CHUNK_FRAMES)
+    )
+    for entered in (False, True):
+        session = trial.session()
+        with session if entered else nullcontext():
+            session.feed(first)
+            before = copy_state(session.memory)
+            with _failing(layers[-1]):
+                session.ask(_QUESTION)
+            _require(
+                _same(before, copy_state(session.memory)), "an exception while answering changed the memory"
+            )
+            with _failing(layers[len(layers) // 2]):
+                session.feed(second)
+            _require(
+                _same(before, copy_state(session.memory)), "an exception while encoding changed the memory"
+            )
+            vars(session.policy)["compress"] = _fail
+            with suppress(_Failed):
+                session.feed(third)
+            del vars(session.policy)["compress"]
+            _require(not any(layer.pending for layer in session.memory), "an exception left pending tokens")
+            session.feed(fourth)
+            session.ask(_QUESTION)
+        _require(_fingerprint(model) == found, "the model is not as it was before the session")
+        for layer, limit in zip(session.memory, trial.allowed(session.policy), strict=True):
+            over = session.policy.bound == "bounded" and layer.video_length > limit
+            _require(not over, f"after an exception layer {layer.index} stays over its budget")
+
+
+def _fingerprint(model: Any) -> list[object]:
+    """Attention implementation, hooks, attributes and mode of every module, and generation settings."""
+    modules = [
+        (
+            getattr(getattr(module, "config", None), "_attn_implementation", None),
+            [len(value) for name, value in vars(module).items() if name.endswith("_hooks")],
+            sorted(vars(module)),
+            module.training,
+        )
+        for module in model.modules()
+    ]
+    gradients = [weight.requires_grad for weight in model.parameters()]
+    return [modules, gradients, model.generation_config.to_dict()]
+
+
+def reset_is_fresh(trial: Trial) -> None:
+    """After a reset the same frames give the same memory as in a new session."""
+    session = trial.streamed()
+    session.ask(_QUESTION)
+    session.reset()
+    _require(not any(session.memory.lengths), "a reset leaves tokens in the memory")
+    session.feed(trial.frames(5 * CHUNK_FRAMES))
+    fresh = copy_state(trial.streamed().memory)
+    _require(_same(copy_state(session.memory), fresh), "a reset leaves state behind")
+
+
+def settings_round_trip(trial: Trial) -> None:
+    """A policy built from its own settings equals it, and has the same hash."""
+    policy = trial.policy()
+    policy.start(trial.session().context)
+    again = trial.policy(to_dict(policy))
+    _require(again == policy, f"settings do not come back: {to_dict(again)} from {to_dict(policy)}")
+    _require(config_hash(again) == config_hash(policy), "the hash of the settings changes")
+
+
+def saved_memory_goes_on(trial: Trial) -> None:
+    """A memory comes back from disk bit-identical, and streaming goes on as if it had not been away."""
+    session = trial.streamed(3)
+    with tempfile.TemporaryDirectory() as folder:
+        session.memory.save(folder)
+        loaded = load_memory(folder, trial.backbone.rotary, trial.backbone.device)
+    _require(_same(copy_state(session.memory), copy_state(loaded)), "the memory comes back different")
+    session.memory, session.observer = loaded, Observer(trial.backbone, loaded)
+    session.feed(trial.frames(5 * CHUNK_FRAMES)[3 * CHUNK_FRAMES :])
+    whole = copy_state(trial.streamed().memory)
+    _require(_same(copy_state(session.memory), whole), "streaming goes on differently")
+
+
+def question_leaves_the_memory(trial: Trial) -> None:
+    """A question changes nothing, bit for bit; asked again with the same seed it has the same answer."""
+    session = trial.streamed()
+    before = copy_state(session.memory)
+    one, other = (session.ask(_QUESTION).ids.tolist() for _ in range(2))
+    _require(_same(before, copy_state(session.memory)), "a question changes the memory")
+    _require(one == other, f"the same question has two answers, {one} and {other}")
+
+
+CLAUSES: Sequence[Clause] = (
+    budget_is_kept,
+    lengths_are_as_declared,
+    prefix_is_kept,
+    kept_indices_are_valid,
+    untriggered_memory_is_untouched,
+    positions_are_ordered,
+    positions_stay_in_range,
+    keys_are_rope_from_scratch,
+    streams_are_deterministic,
+    dtype_and_device_are_preserved,
+    streams_in_a_batch_are_independent,
+    model_is_left_as_found,
+    reset_is_fresh,
+    settings_round_trip,
+    saved_memory_goes_on,
+    question_leaves_the_memory,
+)
