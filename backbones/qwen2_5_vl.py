@@ -31,6 +31,7 @@ class Qwen2_5VL(Backbone):  # noqa: N801
     axes = 3
     default_fps = 1.0
     frames_per_group = 2
+    native_evicts = False
     video_marker = "<|video_pad|>"
     frame_markers = ("<|vision_start|>", "<|vision_end|>")
     default_template = chatml("<|vision_start|><|video_pad|><|vision_end|>")

@@ -131,6 +131,8 @@ class Backbone(ABC):
     axes: ClassVar[int] = 1
     default_fps: ClassVar[float] = 1.0
     frames_per_group: ClassVar[int] = 1
+    # Whether tokens may be evicted under the native layout: not where stock positions go back in time.
+    native_evicts: ClassVar[bool] = True
     video_marker: ClassVar[str] = "<video>"
     frame_markers: ClassVar[tuple[str, str]] = ("", "")
     default_template: ClassVar[str] = chatml("<video>")

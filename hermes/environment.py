@@ -32,7 +32,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages a run depends on; None where one is not installed (this project).
+    """Versions of Python and of what a run depends on; None where it is not installed (this project).
 
     >>> versions()["torch"] is None
     False
@@ -47,7 +47,7 @@ def versions() -> dict[str, str | None]:
 
 
 def attention_backend(device: torch.device) -> str:
-    """How attention over the memory is computed on a device: our registered function and PyTorch's kernels for it."""
+    """How attention is computed on a device: our registered function, and PyTorch's kernels under it."""
     if device.type != "cuda":
         return f"{NAME} on PyTorch SDPA ({device.type})"
     backends = torch.backends.cuda
@@ -76,7 +76,9 @@ def environment(device: torch.device | str | None = None) -> dict[str, Any]:
         "versions": versions(),
         "platform": platform.platform(),
         "device": str(chosen),
-        "device_name": torch.cuda.get_device_name(chosen) if cuda else platform.processor() or platform.machine(),
+        "device_name": torch.cuda.get_device_name(chosen)
+        if cuda
+        else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "attention": attention_backend(chosen),
     }

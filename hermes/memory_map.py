@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
@@ -187,12 +188,14 @@ def _draw(
     # From light to dark, and never as light as an evicted cell, so that it reads without colour too.
     colours = LinearSegmentedColormap.from_list("kept", colormaps["cividis_r"](np.linspace(0.12, 1, 256)))
     rows = np.arange(layers + 1) - 0.5
-    mesh = axes.pcolormesh(edges, rows, kept, cmap=colours, vmin=0, vmax=max(grid.max(), 1.0), rasterized=True)
+    mesh = axes.pcolormesh(
+        edges, rows, kept, cmap=colours, vmin=0, vmax=max(grid.max(), 1.0), rasterized=True
+    )
     colorbar = axes.figure.colorbar(mesh, ax=axes, pad=0.015)
     colorbar.set_label("tokens kept per frame")
     axes.set(xlim=(edges[0], edges[-1]), ylim=(layers - 0.5, -0.5), xlabel="video time (s)", ylabel="layer")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
-    legend = [Patch(facecolor=_EVICTED, edgecolor="grey", label="none kept (evicted)")]
+    legend: list[Artist] = [Patch(facecolor=_EVICTED, edgecolor="grey", label="none kept (evicted)")]
     summaries = [cell for cell in cells if cell.summaries]
     if summaries:
         legend.append(
@@ -228,7 +231,9 @@ def _write_table(path: Path, cells: Sequence[Cell]) -> None:
         writer = csv.writer(file)
         writer.writerow(["layer", "frame", "time_s", "tokens", "summaries"])
         for cell in cells:
-            writer.writerow([cell.layer, cell.frame, f"{cell.time_s:g}", f"{cell.tokens:g}", f"{cell.summaries:g}"])
+            writer.writerow(
+                [cell.layer, cell.frame, f"{cell.time_s:g}", f"{cell.tokens:g}", f"{cell.summaries:g}"]
+            )
 
 
 def _complete(path: Path, write: Callable[[Path], object]) -> None:

@@ -95,6 +95,13 @@ class StreamSession:
     ) -> None:
         if chunk_frames < 1:
             raise SettingError("stream.chunk_frames", chunk_frames, "an integer of at least 1")
+        if backbone.config.layout == "native" and not backbone.native_evicts and policy.bound != "unbounded":
+            raise SettingError(
+                "backbone.layout",
+                "native",
+                "stream, for a policy that evicts",
+                "This family's stock positions restart at the video's beginning; native goes with policy=full.",
+            )
         self.backbone = backbone
         self.policy = policy
         self.fps = fps or backbone.config.fps or backbone.default_fps

@@ -215,6 +215,24 @@ def test_an_endless_iterator_is_read_only_as_far_as_needed() -> None:
     assert len(taken) == 3
 
 
+def test_a_camera_waits_for_one_picture_at_most() -> None:
+    taken: list[float] = []
+
+    def camera() -> Iterator[tuple[float, np.ndarray]]:
+        for i in range(1, 100):
+            taken.append(i / 5)
+            yield i / 5, grey(i)
+
+    source = open_source(camera(), fps=1, end=3.5)
+    # Sample: (last picture at or before it, the one that ended the wait).
+    assert [(int(frame.image[0, 0, 0]), taken[-1]) for frame in source] == [
+        (1, 0.2),
+        (5, 1.2),
+        (10, 2.2),
+        (15, 3.2),
+    ]
+
+
 def test_an_open_source_is_passed_through() -> None:
     with open_source(CLIP, fps=2) as source:
         assert open_source(source) is source

@@ -75,10 +75,9 @@ def times_of(path: Path) -> list[float]:
         return [frame.time for frame in container.decode(video=0)]
 
 
-def first_at_or_after(times: Sequence[float], fps: float, seconds: float) -> list[int]:
-    """The rule, spelled out a second time: for dense sources it needs no repeats."""
-    wanted = [k / fps for k in range(int(np.ceil(seconds * fps - 1e-6)))]
-    return [next((i for i, time in enumerate(times) if time >= s - 0.0005), len(times) - 1) for s in wanted]
+def on_screen(times: Sequence[float], wanted: Sequence[float], tolerance: float) -> list[int]:
+    """The rule, spelled out a second time: the last image at or before each time, else the first."""
+    return [max([i for i, time in enumerate(times) if time <= s + tolerance], default=0) for s in wanted]
 
 
 def read(spec: object, **settings: Any) -> list[Frame]:

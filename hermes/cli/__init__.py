@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _current_folder_last() -> None:
-    """Search the current folder after everything installed, so that a user's `policies/` shadows nothing of ours.
+    """Search the current folder last, so that a user's own `policies/` shadows nothing of ours.
 
     `python -m` puts it first, a script leaves it out; a policy of the user's own is found in either case.
     """

@@ -47,7 +47,8 @@ def _report(error: Exception, debug: bool) -> int:
         return 2
     # Typer's own errors, whose class has moved between its versions.
     if hasattr(error, "format_message"):
-        note("error", f"{error.format_message()} See 'hermes --help' and 'hermes COMMAND --help'.")
+        if message := error.format_message():  # none where a bare `hermes` has printed its help
+            note("error", f"{message} See 'hermes --help' and 'hermes COMMAND --help'.")
         return 2
     if isinstance(error, HermesError):
         note("error", str(error))
@@ -101,4 +102,4 @@ def _hermes(
     ] = False,
     debug: Annotated[bool, typer.Option(_DEBUG, help="Show where an error came from.")] = False,
 ) -> None:
-    """Streaming-video memory for video language models: watch a video, keep a fixed budget, answer at any time."""
+    """Watch a video with a language model, keep its memory within a fixed budget, ask at any time."""

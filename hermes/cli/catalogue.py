@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.table import Table
@@ -15,11 +15,14 @@ from hermes.cli.arguments import split_settings
 from hermes.cli.output import out
 from hermes.config import Part, available, build, config_hash, config_source, resolved_yaml, settings_table
 from hermes.errors import InputError, SettingError, did_you_mean
-from hermes.registry import registry
+from hermes.registry import KINDS, OURS, registry
+
+if TYPE_CHECKING:
+    from hermes.policy import MemoryPolicy
 
 _PARTS = ("scorer", "smoother", "selector", "merger", "reindexer")
 # What `hermes list` lists, and the registries or configuration folders behind it.
-_KINDS = {
+_LISTED = {
     "policies": ("policy",),
     "backbones": ("backbone",),
     "parts": _PARTS,
@@ -36,19 +39,25 @@ _CONFIGURED = ("policy", "backbone", "data", "experiment")
 
 
 def list_(
-    kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(_KINDS)}; default: all.", metavar="KIND")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help=f"One of {', '.join(_LISTED)}; default: all.", metavar="KIND")
+    ] = None,
 ) -> None:
     """List policies, backbones and the parts they are made of, those of other installed packages included."""
     if kind is None:
-        wanted = [single for name in _ALL for single in _KINDS[name]]
+        wanted = [single for name in _ALL for single in _LISTED[name]]
     else:
-        names = {**{name: name for name in _KINDS}, **{single: single for v in _KINDS.values() for single in v}}
+        names = {
+            **{name: name for name in _LISTED},
+            **{single: single for v in _LISTED.values() for single in v},
+        }
         if kind not in names:
-            raise SettingError("hermes list", kind, list(_KINDS), did_you_mean(kind, _KINDS))
-        wanted = list(_KINDS.get(kind, (kind,)))
+            raise SettingError("hermes list", kind, list(_LISTED), did_you_mean(kind, _LISTED))
+        wanted = list(_LISTED.get(kind, (kind,)))
     tables = [table for single in wanted for table in _tables(single) if table.row_count or kind is not None]
     for table in tables:
-        out().print(table, "")
+        out().print(table)
+        out().print()
 
 
 def _tables(kind: str) -> Iterator[Table]:
@@ -65,38 +74,49 @@ def _tables(kind: str) -> Iterator[Table]:
 
 
 def _policies() -> Table:
-    from hermes.policy import MemoryPolicy
-
-    found = []
+    rows = []
     for entry in registry("policy").describe():
         try:
-            policy = registry("policy").get(entry.name)
+            facts = _facts(registry("policy").get(entry.name), entry.origin)
         except SettingError:
-            found.append((entry.name, "", "", "", "", "", _escape(entry.summary)))
-            continue
-        hooks = [hook for hook in _HOOKS if getattr(policy, hook, None) is not getattr(MemoryPolicy, hook, None)]
-        attention = "yes" if policy.needs_attention else "no"
-        facts = (policy.bound, policy.unit, attention, ", ".join(hooks), policy.source)
-        found.append((entry.name, *facts, _escape(entry.summary)))
+            facts = entry.origin
+        rows.append((entry.name, f"{_escape(entry.summary)}\n[dim]{_escape(facts)}[/dim]"))
     for name in _only_configured("policy"):
-        configured = _configured("policy", name)
-        base = registry("policy").name_of(type(configured))
-        facts = (configured.bound, configured.unit, "yes" if configured.needs_attention else "no", "", configured.source)
-        found.append((name, *facts, f"{base} with other settings: hermes show {name}"))
-    columns = ("bound", "budget in", "attention", "hooks", "source", "")
-    return _rows("policy", columns, sorted(found))
+        found = type(_configured("policy", name))
+        summary = f"{registry('policy').name_of(found)} with other settings: hermes show {name}"
+        rows.append((name, f"{summary}\n[dim]{_escape(_facts(found))}[/dim]"))
+    return _rows("policy", ("",), sorted(rows))
+
+
+def _facts(policy: type[MemoryPolicy], origin: str = OURS) -> str:
+    """What a policy declares of itself, in one line."""
+    from hermes.policy import MemoryPolicy
+
+    hooks = [hook for hook in _HOOKS if getattr(policy, hook, None) is not getattr(MemoryPolicy, hook, None)]
+    attention = "observes attention" if policy.needs_attention else "needs no attention"
+    of = "" if origin == OURS else f"; from {origin}"
+    return f"{policy.bound}; budget in {policy.unit}; {attention}; {', '.join(hooks)}; {policy.source}{of}"
 
 
 def _backbones() -> Table:
     found = []
     for name in _only_configured("backbone", also_registered=True):
         config = _configured("backbone", name)
-        found.append((name, config.checkpoint or "(random weights)", config.family, f"{config.fps:g}" if config.fps else ""))
+        found.append(
+            (
+                name,
+                config.checkpoint or "(random weights)",
+                config.family,
+                f"{config.fps:g}" if config.fps else "",
+            )
+        )
     return _rows("backbone", ("checkpoint", "family", "frames a second"), found)
 
 
 def _rows(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
+    )
     table.padding = (0, 2, 0, 0)
     table.add_column("name", style="cyan", no_wrap=True)
     for column in columns:
@@ -107,7 +127,7 @@ def _rows(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -
 
 
 def _escape(text: str) -> str:
-    return text.replace("[", "\\[").replace("``", "")
+    return text.replace("``", "").replace("[", "\\[")
 
 
 def _only_configured(kind: str, also_registered: bool = False) -> list[str]:
@@ -128,13 +148,16 @@ class _Found(NamedTuple):
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="As in hermes list, or a dotted path: my_module.MyPolicy.", metavar="NAME")],
+    name: Annotated[
+        str, typer.Argument(help="As in hermes list, or a dotted path: my_module.MyPolicy.", metavar="NAME")
+    ],
     kind: Annotated[
-        str | None, typer.Option(help="Where a name is used twice: policy, scorer, backbone, ...", metavar="KIND")
+        str | None,
+        typer.Option(help="Where a name is used twice: policy, scorer, backbone, ...", metavar="KIND"),
     ] = None,
 ) -> None:
     """Explain one policy, backbone, part or configuration: what it does, its settings, and their defaults."""
-    kinds = [*(k for k in _registries() if k != "command"), "experiment"]
+    kinds = [*(k for k in KINDS if k != "command"), "experiment"]
     if kind is not None and kind not in kinds:
         raise SettingError("--kind", kind, kinds, did_you_mean(kind, kinds))
     searched = kinds if kind is None else [kind]
@@ -143,15 +166,11 @@ def show(
         found = [_of_class(registry(kind or "policy").get(name, "hermes show"), name)]
     if not found:
         known = sorted({n for single in searched for n in _names(single)})
-        raise SettingError("hermes show", name, "a name of hermes list, or a dotted path", did_you_mean(name, known))
+        raise SettingError(
+            "hermes show", name, "a name of hermes list, or a dotted path", did_you_mean(name, known)
+        )
     for match in found:
         match.show()
-
-
-def _registries() -> list[str]:
-    from hermes.registry import KINDS
-
-    return list(KINDS)
 
 
 def _names(kind: str) -> list[str]:
@@ -173,18 +192,24 @@ def _of_class(found: Any, name: str, kind: str = "") -> _Found:
 def _show_class(kind: str, name: str, found: Any) -> None:
     console = out()
     console.print(Text.assemble((name, "bold cyan"), f"  {kind}, {found.__module__}.{found.__qualname__}"))
-    console.print(Text(inspect.getdoc(found) or "(no description)"), "")
+    console.print(Text(f"{inspect.getdoc(found) or '(no description)'}\n"))
     if kind == "policy":
-        attention = "observes attention" if found.needs_attention else "needs no attention"
-        console.print(f"{found.bound}; budget in {found.unit}; {attention}; source: {found.source}\n", soft_wrap=True)
-    if not (isinstance(found, type) and issubclass(found, Part)):
-        return
-    rows = settings_table(found, kind if kind in ("policy", "probe") else "")
+        console.print(Text(f"{_facts(found)}\n"), soft_wrap=True)
+    if kind == "backbone":
+        from hermes.backbone import BackboneConfig
+
+        _show_settings(BackboneConfig, kind)
+    elif isinstance(found, type) and issubclass(found, Part):
+        _show_settings(found, kind if kind in ("policy", "probe") else "")
+        if not inspect.isabstract(found):
+            _show_yaml(found)
+
+
+def _show_settings(found: type, where: str) -> None:
+    rows = [tuple(map(_escape, row)) for row in settings_table(found, where)]
     if rows:
-        columns = ("type", "default", "")
-        console.print(_rows("settings", columns, [(r.key, _escape(r.type), _escape(r.default), _escape(r.help)) for r in rows]), "")
-    if not inspect.isabstract(found):
-        _show_yaml(found)
+        out().print(_rows("settings", ("type", "default", ""), rows))
+        out().print()
 
 
 def _show_yaml(found: type) -> None:
@@ -208,7 +233,9 @@ def _show_file(kind: str, name: str) -> None:
 
 
 def validate(
-    settings: Annotated[list[str] | None, typer.Argument(help="As for hermes ask.", metavar="KEY=VALUE")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="As for hermes ask.", metavar="KEY=VALUE")
+    ] = None,
 ) -> None:
     """Check settings and print all of them as YAML; no model is loaded."""
     words, overrides = split_settings(settings or [])

@@ -30,7 +30,7 @@ class _Finding(NamedTuple):
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="The environment as one JSON object.")] = False,
 ) -> None:
-    """Look at versions, devices, attention, codecs and the model hub; say what is missing and how to get it."""
+    """Look at versions, devices, codecs and the model hub; say what is missing and how to get it."""
     from hermes.environment import environment
 
     about = environment()
@@ -48,7 +48,8 @@ def doctor(
         table.add_row(finding.what, mark + finding.found.replace("[", "\\["))
         if finding.advice:
             missing.append(f"{finding.what}: {finding.advice}")
-    out().print(table, "")
+    out().print(table)
+    out().print()
     for line in missing:
         out().print(f"[yellow]![/yellow] {line}", soft_wrap=True)
     if not missing:
@@ -61,7 +62,9 @@ def _packages(about: dict[str, Any]) -> Iterator[_Finding]:
         if version is not None:
             yield _Finding(name, version)
         elif name == "triton":
-            yield _Finding(name, "not installed", "kernels run as plain PyTorch; on Linux with a GPU: pip install triton")
+            yield _Finding(
+                name, "not installed", "kernels run as plain PyTorch; on Linux with a GPU: pip install triton"
+            )
         else:
             yield _Finding(name, "not installed", f"pip install {name}")
 
@@ -74,8 +77,14 @@ def _devices(about: dict[str, Any]) -> Iterator[_Finding]:
         gpu = torch.cuda.get_device_properties(index)
         yield _Finding(f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
     if not torch.cuda.is_available():
-        why = "PyTorch was built without CUDA" if torch.version.cuda is None else "PyTorch finds no GPU or no driver"
-        advice = "tiny models run on the CPU; a 7B model needs a GPU of 24 GiB and a PyTorch for it (pytorch.org)"
+        why = (
+            "PyTorch was built without CUDA"
+            if torch.version.cuda is None
+            else "PyTorch finds no GPU or no driver"
+        )
+        advice = (
+            "tiny models run on the CPU; a 7B model needs a GPU of 24 GiB and a PyTorch for it (pytorch.org)"
+        )
         yield _Finding("GPU", f"none: {why}", advice)
     yield _Finding("attention", about["attention"])
 
@@ -118,12 +127,12 @@ def _hub() -> Iterator[_Finding]:
     if _reachable(target.hostname or "", port):
         yield _Finding("hub", f"{endpoint.hostname} {'through a proxy ' if proxy else ''}can be reached")
     else:
-        advice = "download a model where there is a network (hf download ID --local-dir FOLDER), then backbone=FOLDER"
+        advice = "where there is a network: hf download ID --local-dir FOLDER; then here: backbone=FOLDER"
         yield _Finding("hub", f"{target.hostname} cannot be reached within {_WAIT:g} s", advice)
 
 
 def _reachable(host: str, port: int) -> bool:
-    """Whether something answers there soon; looking up a name has no time limit of its own, hence the thread."""
+    """Whether something answers there soon; the thread is because finding a name's address has no time limit."""
     answered = []
 
     def connect() -> None:

@@ -24,7 +24,7 @@ class Question:
     answer: str | None = None
 
     def check(self, where: str = "") -> Question:
-        """This question, if it can be asked.
+        """Return the question if it can be asked.
 
         Raises:
             InputError: an empty text, a time that is none, choices that cannot be chosen among.
@@ -38,12 +38,16 @@ class Question:
         if any(not choice.strip() for choice in self.choices):
             raise InputError(f"{where}a choice is empty")
         if self.answer is not None and self.choices and not self._is_a_choice(self.answer):
-            raise InputError(f"{where}the answer {self.answer!r} is none of the choices: {', '.join(self.choices)}")
+            raise InputError(
+                f"{where}the answer {self.answer!r} is none of the choices: {', '.join(self.choices)}"
+            )
         return self
 
     def _is_a_choice(self, answer: str) -> bool:
         letter = answer.strip().strip("().")
-        return answer in self.choices or (len(letter) == 1 and 0 <= ord(letter) - ord("A") < len(self.choices))
+        return answer in self.choices or (
+            len(letter) == 1 and 0 <= ord(letter) - ord("A") < len(self.choices)
+        )
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -59,7 +63,9 @@ def read_questions(path: Path) -> list[Question]:
         raise InputError(f"{path}: the questions cannot be read ({reason})") from error
     found = [_parse(line, f"{path}:{number}: ") for number, line in enumerate(lines, start=1) if line.strip()]
     if not found:
-        raise InputError(f"{path}: holds no question; needed: one JSON object a line with the field 'question'")
+        raise InputError(
+            f"{path}: holds no question; needed: one JSON object a line with the field 'question'"
+        )
     return found
 
 
@@ -69,7 +75,9 @@ def _parse(line: str, where: str) -> Question:
     except ValueError as error:
         raise InputError(f"{where}not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{where}a {type(content).__name__}; needed: a JSON object with the field 'question'")
+        raise InputError(
+            f"{where}a {type(content).__name__}; needed: a JSON object with the field 'question'"
+        )
     known = {field.name: _TYPES[field.name] for field in fields(Question)}
     for key, value in content.items():
         if key not in known:
@@ -94,7 +102,9 @@ _TYPES: dict[str, tuple[Any, str]] = {
 }
 
 
-def check_times(questions: Sequence[Question], name: str, start: float, end: float | None, step: float) -> None:
+def check_times(
+    questions: Sequence[Question], name: str, start: float, end: float | None, step: float
+) -> None:
     """Refuse times at which nothing was seen yet, or that lie past the end.
 
     Args:
@@ -110,7 +120,7 @@ def check_times(questions: Sequence[Question], name: str, start: float, end: flo
         time = question.time
         if time is not None and time <= start:
             raise InputError(
-                f"the question time {time:g} s is not after the stream's start ({start:g} s): no frame is seen by then"
+                f"the question time {time:g} s is not after the start ({start:g} s): no frame is seen by then"
             )
         if time is not None and end is not None and time > end + step + 1e-6:
             raise InputError(f"{name}: the question time {time:g} s is past the end ({end:.2f} s)")

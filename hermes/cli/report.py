@@ -6,24 +6,30 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, TextIO
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hermes.answer import Answer
+from hermes.cli.output import out
 from hermes.cli.questions import Question
 from hermes.config import config_hash
 from hermes.environment import environment
 from hermes.prompts import letters
 from hermes.registry import registry
-from hermes.session import Answer, StreamSession
+from hermes.session import StreamSession
 from hermes.settings import RunConfig
+
+# What a terminal would obey; a model may write anything.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def run_record(session: StreamSession, config: RunConfig) -> dict[str, Any]:
-    """What every answer of a run has in common: its settings, and the environment it ran in."""
+    """What every answer of a run has in common: settings, and the environment it ran in."""
     prompts = session.policy.prompts_used()
     about = environment(session.backbone.device)
     return {
@@ -32,19 +38,42 @@ def run_record(session: StreamSession, config: RunConfig) -> dict[str, Any]:
         "budget": session.policy.budget,
         "seed": config.seed,
         "config_hash": config_hash(config),
-        "prompts": prompts.hashes() if prompts is not None else None,
+        "prompts": None if prompts is None else prompts.hashes(),
         "device": about["device"],
         "attention": about["attention"],
         "versions": about["versions"],
     }
 
 
-def write_line(stream: TextIO, answer: Answer, run: Mapping[str, Any], warnings: Sequence[str]) -> None:
-    """One answer as one line of JSON; a value that JSON does not have (NaN, infinity) becomes null."""
-    own = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer) if f.name != "ids"}
-    record = _plain({**own, **run, "warnings": list(warnings)})
-    stream.write(json.dumps(record, allow_nan=False) + "\n")
-    stream.flush()
+class Writer(Protocol):
+    """Where answers go; `streams` says whether it wants them piece by piece."""
+
+    streams: bool
+
+    def asking(self, question: Question, time_s: float) -> None: ...
+    def text(self, piece: str) -> None: ...
+    def answered(self, question: Question, answer: Answer, run: Mapping[str, Any]) -> None: ...
+    def finished(self, session: StreamSession, run: Mapping[str, Any]) -> None: ...
+    def saved(self, memory_map: Path, table: Path) -> None: ...
+
+
+class Lines:
+    """One JSON object a line; a value that JSON does not have (NaN, infinity) becomes null."""
+
+    streams = False
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def asking(self, question: Question, time_s: float) -> None: ...
+    def text(self, piece: str) -> None: ...
+    def finished(self, session: StreamSession, run: Mapping[str, Any]) -> None: ...
+    def saved(self, memory_map: Path, table: Path) -> None: ...
+
+    def answered(self, question: Question, answer: Answer, run: Mapping[str, Any]) -> None:
+        own = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer) if f.name != "ids"}
+        self.stream.write(json.dumps(_plain({**own, **run}), allow_nan=False) + "\n")
+        self.stream.flush()
 
 
 def _plain(value: Any) -> Any:
@@ -55,50 +84,64 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def show_question(console: Console, question: Question, time_s: float) -> None:
-    console.print(Text.assemble((f"{time_s:g} s  ", "cyan"), (question.question, "bold")))
-    for letter, choice in zip(letters(len(question.choices)), question.choices, strict=True):
-        console.print(Text(f"     ({letter}) {choice}"))
+class Page:
+    """Answers as they are generated, then tables of what they took."""
+
+    streams = True
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.console = out()
+        self.answers: list[Answer] = []
+
+    def asking(self, question: Question, time_s: float) -> None:
+        self.console.print(Text.assemble((f"{time_s:g} s  ", "cyan"), (question.question, "bold")))
+        for letter, choice in zip(letters(len(question.choices)), question.choices, strict=True):
+            self.console.print(Text(f"     ({letter}) {choice}"))
+
+    def text(self, piece: str) -> None:
+        self.stream.write(_CONTROL.sub("", piece))
+        self.stream.flush()
+
+    def answered(self, question: Question, answer: Answer, run: Mapping[str, Any]) -> None:
+        self.answers.append(answer)
+        self.text("\n")
+        if answer.choice is not None and answer.probabilities is not None:
+            chosen = question.choices[letters(len(question.choices)).index(answer.choice)]
+            odds = "  ".join(f"{letter} {share:.0%}" for letter, share in answer.probabilities.items())
+            parts = (("choice  ", "dim"), f"({answer.choice}) {chosen}", (f"   {odds}", "dim"))
+            self.console.print(Text.assemble(*parts))
+        if answer.correct:
+            self.console.print(Text("right", "green"))
+        elif answer.correct is not None:
+            self.console.print(Text.assemble(("wrong", "red"), f"; the answer is: {question.answer}"))
+        self.console.print()
+
+    def finished(self, session: StreamSession, run: Mapping[str, Any]) -> None:
+        last = self.answers[-1]
+        for table in (_answers(self.answers), _memory(session, run), _costs(session, last, run)):
+            self.console.print(table)
+            self.console.print()
+        judged = [answer.correct for answer in self.answers if answer.correct is not None]
+        if judged:
+            self.console.print(f"{sum(judged)} of {len(judged)} right")
+
+    def saved(self, memory_map: Path, table: Path) -> None:
+        self.console.print(Text(f"memory map: {memory_map} (as a table: {table})"), soft_wrap=True)
 
 
-def show_choice(console: Console, question: Question, answer: Answer) -> None:
-    """The chosen option and its probability, and whether the answer is right where that is known."""
-    if answer.choice is not None and answer.probabilities is not None:
-        text = question.choices[ord(answer.choice) - ord("A")]
-        odds = "  ".join(f"{letter} {share:.0%}" for letter, share in answer.probabilities.items())
-        console.print(Text.assemble(("choice  ", "dim"), f"({answer.choice}) {text}", (f"   {odds}", "dim")))
-    if answer.correct is not None:
-        verdict = ("right", "green") if answer.correct else ("wrong", "red")
-        console.print(Text.assemble(verdict, "" if answer.correct else f"; the answer is: {question.answer}"))
-    console.print()
+def _table(title: str, header: bool = True) -> Table:
+    table = Table(title=title, box=None, show_header=header, pad_edge=False, padding=(0, 3, 0, 0))
+    table.title_justify, table.title_style, table.header_style = "left", "bold", "dim"
+    return table
 
 
-def show_tables(console: Console, session: StreamSession, answers: Sequence[Answer], run: Mapping[str, Any]) -> None:
-    """What the answers took, what each layer holds, and what the stream cost."""
-    console.print(_answers_table(answers), "")
-    console.print(_memory_table(session, run), "")
-    stats, last = session.stats(), answers[-1]
-    costs = _table("cost")
-    costs.show_header = False
-    frames = f"{stats.frames} frames in {stats.chunks} chunks"
-    each = f"{stats.encode_ms / max(stats.frames, 1):.1f} ms a frame"
-    costs.add_row("encoding", f"{_time(stats.encode_ms)} for {frames}, {each}")
-    costs.add_row("compression", f"{_time(stats.compress_ms)}, {stats.compress_ms / max(stats.chunks, 1):.1f} ms a chunk")
-    costs.add_row("memory", f"{_bytes(last.memory_bytes)} of keys, values, positions and provenance")
-    costs.add_row("peak", f"{_bytes(last.peak_memory_bytes)} of {'the device' if run['device'] != 'cpu' else 'the process'}")
-    costs.add_row("device", f"{run['device']}; {run['attention']}")
-    console.print(costs)
-    judged = [answer.correct for answer in answers if answer.correct is not None]
-    if judged:
-        console.print(f"\n{sum(judged)} of {len(judged)} right")
-
-
-def _answers_table(answers: Sequence[Answer]) -> Table:
+def _answers(answers: list[Answer]) -> Table:
     table = _table("answers")
     for name in ("at", "frames seen", "TTFT", "TPOT", "tokens a layer", "memory"):
         table.add_column(name, justify="right")
     for answer in answers:
-        most, least = max(answer.tokens_per_layer), min(answer.tokens_per_layer)
+        least, most = min(answer.tokens_per_layer), max(answer.tokens_per_layer)
         table.add_row(
             f"{answer.time_s:g} s",
             str(answer.frames_seen),
@@ -110,28 +153,34 @@ def _answers_table(answers: Sequence[Answer]) -> Table:
     return table
 
 
-def _memory_table(session: StreamSession, run: Mapping[str, Any]) -> Table:
+def _memory(session: StreamSession, run: Mapping[str, Any]) -> Table:
     policy, memory = session.policy, session.memory
     table = _table(f"memory: {run['policy']} ({policy.bound}), budget {policy.budget}")
     boundaries = getattr(policy, "boundaries", None)
-    tiers: Mapping[str, range] = boundaries(len(memory.layers)) if boundaries else {}
-    if tiers:
-        table.add_column("tier")
-    table.add_column("layers")
-    table.add_column("tokens a layer")
-    for name, layers in (tiers or {"": range(len(memory.layers))}).items():
-        for count, group in itertools.groupby(layers, key=lambda layer: memory.lengths[layer]):
+    count = len(memory.layers)
+    tiers: Mapping[str, range] = boundaries(count) if boundaries else {"all": range(count)}
+    for name in ("tier", "layers", "tokens a layer"):
+        table.add_column(name)
+    for name, layers in tiers.items():
+        for length, group in itertools.groupby(layers, key=lambda layer: memory.lengths[layer]):
             held = list(group)
             span = str(held[0]) if len(held) == 1 else f"{held[0]}-{held[-1]}"
-            tokens = f"{count} = {memory.prefix} prefix + {count - memory.prefix} video"
-            table.add_row(*([name] if tiers else []), span, tokens)
+            table.add_row(name, span, f"{length} = {memory.prefix} prefix + {length - memory.prefix} video")
     return table
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0)
-    )
+def _costs(session: StreamSession, last: Answer, run: Mapping[str, Any]) -> Table:
+    stats = session.stats()
+    table = _table("cost", header=False)
+    whole = f"{_time(stats.encode_ms)} for {stats.frames} frames in {stats.chunks} chunks"
+    table.add_row("encoding", f"{whole}, {stats.encode_ms / max(stats.frames, 1):.1f} ms a frame")
+    each = stats.compress_ms / max(stats.chunks, 1)
+    table.add_row("compression", f"{_time(stats.compress_ms)}, {each:.1f} ms a chunk")
+    table.add_row("memory", f"{_bytes(last.memory_bytes)}: keys, values, positions, provenance")
+    whose = "process" if run["device"] == "cpu" else "device"
+    table.add_row("peak", f"{_bytes(last.peak_memory_bytes)} of the {whose}")
+    table.add_row("device", f"{run['device']}; {run['attention']}")
+    return table
 
 
 def _time(milliseconds: float) -> str:

@@ -31,11 +31,11 @@ class VideoSource(FrameSource):
     """A video file, URL or camera.
 
     Source: this project. Times are ``pts * time_base`` minus the container's start time; a picture without
-    a timestamp follows the one before. The tolerance of the sampling rule is half a tick of the time base,
-    at most 0.5 ms, and a microsecond. Only sampled pictures are converted to RGB. The display matrix is applied (rotation by
-    quarter turns, mirroring). Where timestamps jump back (joined recordings), the clock goes on from where it
-    was. Damaged or missing parts end in a warning that says how many seconds were lost, not in an error; with
-    more than one thread the decoder may drop a few good pictures next to the damage.
+    a timestamp follows the one before. The tolerance of the sampling rule is a microsecond and, for a time
+    base of 1 ms or finer, half a tick. Only sampled pictures are converted to RGB. The display matrix is
+    applied (rotation by quarter turns, mirroring). Where timestamps jump back (joined recordings), the clock
+    goes on from where it was. Damaged or missing parts end in a warning that says how many seconds were lost,
+    not in an error; with more than one thread the decoder may drop a few good pictures next to the damage.
 
     Cameras and network streams were tested with local files, pipes and servers only, not with hardware.
 
@@ -81,8 +81,8 @@ class VideoSource(FrameSource):
         self._matrix: Int32[np.ndarray, " 9"] | None = None
         self._damaged = 0
         self._stopped_by = ""
-        # The microsecond is FFmpeg's own rounding of the start time, and that of times half-way between ticks.
-        tolerance = min(self._tick / 2, 0.0005) + _MICROSECOND
+        # A coarser tick is the frame rate itself, and rounds nothing. FFmpeg rounds the start time to 1 us.
+        tolerance = _MICROSECOND + (self._tick / 2 if self._tick <= 0.001 else 0.0)
         super().__init__(name, sampling, duration=duration, tolerance=tolerance)
 
     def close(self) -> None:

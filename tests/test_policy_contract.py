@@ -1,0 +1,297 @@
+"""The contract of policies: every registered one, a user's own, and the tester against policies that break it."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from hermes import open_session
+from hermes.backbone import BackboneConfig
+from hermes.config import setting
+from hermes.loading import load_backbone
+from hermes.memory import LayerUpdate
+from hermes.parts import Eager, Never, Reindexer
+from hermes.positions import compacted
+from hermes.registry import registry
+from hermes.testing import CLAUSES, ContractError, Trial, check_policy, over_clauses, over_policies
+from policies.fifo import Fifo
+from policies.hermes import Hermes
+from policies.random import Random
+from tests.references import FAMILIES, tiny
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def trials() -> dict[tuple[str, str], Trial]:
+    return {}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@over_policies()
+@over_clauses()
+def test_policy_keeps_the_contract(policy, clause, family, trials):
+    if (policy, family) not in trials:
+        trials[policy, family] = Trial(policy, tiny(family))
+    clause(trials[policy, family])
+
+
+def test_the_registry_is_what_is_tried():
+    ours = {"hermes", "hermes_release", "full", "fifo", "streaming_llm", "uniform", "random", "recent"}
+    assert ours <= set(registry("policy").names())
+    assert over_policies("my_module.MyPolicy").args[1] == [*registry("policy").names(), "my_module.MyPolicy"]
+
+
+def test_the_recorded_stream_evicts_and_reindexes():
+    steps = Trial("hermes", tiny("llava_onevision")).recording.steps
+    assert not steps[0].changed
+    assert any(step.updates for step in steps)
+    tops = [max(float(layer["positions"].max()) for layer in step.after) for step in steps]
+    assert any(later < earlier for earlier, later in zip(tops, tops[1:], strict=False))
+
+
+@pytest.mark.parametrize("rank", ["kv_head", "tier", "all"])
+def test_other_rankings_keep_the_contract(rank):
+    policy = Hermes()
+    policy.selector.rank, policy.selector.recent, policy.selector.per_frame = rank, 3, 1
+    check_policy(policy, tiny("qwen3_vl"))
+
+
+def test_budget_weights_and_eager_positions_keep_the_contract():
+    policy = Hermes(reindex=Eager())
+    for name, weight in {"sensory": 1.3, "working": 1.0, "long_term": 0.7}.items():
+        policy.tiers[name].weight = weight
+    check_policy(policy, tiny("qwen2_5_vl"))
+
+
+# -- a user's policy ---------------------------------------------------------------------------------------
+
+USER_POLICY = """
+    from dataclasses import dataclass
+
+    from hermes import MemoryPolicy, setting
+
+
+    @dataclass
+    class MyPolicy(MemoryPolicy):
+        '''Keep the tokens with the largest values.'''
+
+        budget: int = setting(64, help="video tokens a layer holds", unit="tokens", ge=1)
+
+        def compress(self, memory, observe):
+            updates = {}
+            for layer in memory:
+                if layer.video_length > self.budget:
+                    size = layer.video_values().norm(dim=-1).mean(dim=1, keepdim=True)
+                    updates[layer.index] = layer.keeping(size.topk(self.budget).indices)
+            return updates
+"""
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """A user's folder with a policy, as the current one; its module is forgotten afterwards."""
+    (tmp_path / "my_module.py").write_text(textwrap.dedent(USER_POLICY))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("my_module", None)
+    yield tmp_path
+    sys.modules.pop("my_module", None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_users_policy_keeps_the_contract(own_folder, family):
+    check_policy("my_module.MyPolicy", tiny(family))
+
+
+def test_a_users_policy_runs_in_a_session(own_folder):
+    with open_session(tiny("llava_onevision"), "my_module.MyPolicy", budget=50) as session:
+        session.feed(Trial("fifo").frames(40))
+        answer = session.ask("What is happening?", max_new_tokens=2)
+    assert session.memory.lengths == [session.memory.prefix + 50] * session.backbone.num_layers
+    assert answer.tokens_per_layer == session.memory.lengths
+
+
+# -- policies that break the contract ----------------------------------------------------------------------
+
+
+def full_layers(policy, memory):
+    return [layer for layer in memory if layer.video_length > policy.budget]
+
+
+@dataclass
+class OverBudget(Fifo):
+    def compress(self, memory, observe):
+        keep = torch.arange(self.budget + 1)
+        return {layer.index: layer.keeping(keep) for layer in full_layers(self, memory)}
+
+
+@dataclass
+class WastesBudget(Random):
+    def compress(self, memory, observe):
+        updates = super().compress(memory, observe)
+        return {index: LayerUpdate(update.keep[..., :-1]) for index, update in updates.items()}
+
+
+@dataclass
+class DropsPrefix(Fifo):
+    def compress(self, memory, observe):
+        return {layer.index: LayerUpdate(torch.arange(9, 50)[None, None]) for layer in full_layers(self, memory)}
+
+
+@dataclass
+class Unsorted(Fifo):
+    def compress(self, memory, observe):
+        updates = super().compress(memory, observe)
+        for index, update in updates.items():
+            head, tail = update.keep[..., : memory.prefix], update.keep[..., memory.prefix :]
+            updates[index] = LayerUpdate(torch.cat((head, tail.flip(-1)), dim=-1))
+        return updates
+
+
+@dataclass
+class KeepsTwice(Fifo):
+    def compress(self, memory, observe):
+        updates = super().compress(memory, observe)
+        for index, update in updates.items():
+            updates[index] = LayerUpdate(torch.cat((update.keep[..., :-1], update.keep[..., -2:-1]), dim=-1))
+        return updates
+
+
+@dataclass
+class WritesBehindOurBack(Fifo):
+    def compress(self, memory, observe):
+        memory[2].values = memory[2].values * 1.001
+        return {}
+
+
+@dataclass
+class NeverReindexes(Fifo):
+    reindex: Reindexer = setting(Never())
+
+
+@dataclass
+class ForgetsToRotate(Fifo):
+    reindex: Reindexer = setting(Never())
+
+    def step(self, memory, observe):
+        changed = super().step(memory, observe)
+        if changed:
+            for layer in memory:
+                layer.positions = compacted(layer.positions, layer.prefix)
+                layer.clock = layer.positions.amax(dim=(0, -1)) + 1
+            memory.align()
+        return changed
+
+
+@dataclass
+class Unseeded(Fifo):
+    def compress(self, memory, observe):
+        keep = torch.randperm(memory[0].video_length)[: self.budget]
+        return {layer.index: layer.keeping(keep) for layer in full_layers(self, memory)}
+
+
+@dataclass
+class ChangesType(Fifo):
+    def compress(self, memory, observe):
+        for layer in memory:
+            layer.values = layer.values.float()
+        return {}
+
+
+@dataclass
+class LooksAtOneStream(Fifo):
+    def compress(self, memory, observe):
+        updates = {}
+        for layer in full_layers(self, memory):
+            size = layer.video_values().norm(dim=-1).mean(dim=1)[0]
+            updates[layer.index] = layer.keeping(size.topk(self.budget).indices)
+        return updates
+
+
+@dataclass
+class LeavesSomething(Fifo):
+    def compress(self, memory, observe):
+        observe.backbone.model.left_behind = True
+        return {}
+
+
+@dataclass
+class LeavesAttention(Fifo):
+    def compress(self, memory, observe):
+        observe.backbone.model.set_attn_implementation("eager")
+        return super().compress(memory, observe)
+
+
+@dataclass
+class Remembers(Fifo):
+    chunks: int = field(default=0, init=False, compare=False)
+
+    def compress(self, memory, observe):
+        self.chunks += 1
+        keep = torch.arange(self.budget) + self.chunks % 7
+        return {layer.index: layer.keeping(keep) for layer in full_layers(self, memory)}
+
+
+@dataclass
+class ComparesState(Fifo):
+    chunks: list[int] = field(default_factory=list, init=False)
+
+    def start(self, context):
+        super().start(context)
+        self.chunks = [context.num_layers]
+
+
+@dataclass
+class HidesStateInTheMemory(Fifo):
+    def compress(self, memory, observe):
+        memory.note = getattr(memory, "note", 0) + 1
+        keep = torch.arange(self.budget) + memory.note % 7
+        return {layer.index: layer.keeping(keep) for layer in full_layers(self, memory)}
+
+
+@dataclass
+class RecallsIntoTheStream(Fifo):
+    def compress(self, memory, observe):
+        self.memory = memory
+        return super().compress(memory, observe)
+
+    def recall(self, call):
+        self.memory.apply({1: self.memory[1].keeping(torch.arange(3))})
+
+
+BROKEN = {
+    OverBudget: "budget_is_kept",
+    WastesBudget: "lengths_are_as_declared",
+    DropsPrefix: "prefix_is_kept",
+    Unsorted: "positions_are_ordered",
+    KeepsTwice: "kept_indices_are_valid",
+    WritesBehindOurBack: "untriggered_memory_is_untouched",
+    NeverReindexes: "positions_stay_in_range",
+    ForgetsToRotate: "keys_are_rope_from_scratch",
+    Unseeded: "streams_are_deterministic",
+    ChangesType: "dtype_and_device_are_preserved",
+    LooksAtOneStream: "streams_in_a_batch_are_independent",
+    LeavesSomething: "model_is_left_as_found",
+    LeavesAttention: "model_is_left_as_found",
+    Remembers: "reset_is_fresh",
+    ComparesState: "settings_round_trip",
+    HidesStateInTheMemory: "saved_memory_goes_on",
+    RecallsIntoTheStream: "question_leaves_the_memory",
+}
+
+
+@pytest.mark.parametrize("policy", BROKEN, ids=lambda policy: policy.__name__)
+def test_a_broken_policy_is_caught(policy):
+    # A model of its own: some of these leave something on it.
+    backbone = load_backbone(BackboneConfig(family="tiny_llava_onevision"))
+    with pytest.raises(ContractError, match=f"(?m)^{BROKEN[policy]}: "):
+        check_policy(policy(), backbone)
+
+
+def test_every_clause_has_a_policy_that_breaks_it():
+    assert {clause.__name__ for clause in CLAUSES} == set(BROKEN.values())
