@@ -23,7 +23,7 @@ demo: $(DONE)
 	$(BIN)/hermes ask sample --questions hermes/samples/questions.jsonl --memory-map runs/demo/memory_map.png policy.budget=64 video.fps=2
 
 test: $(DONE)
-	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -c pyproject.toml -n 2 --dist loadscope $(ARGS)
 
 lint: $(DONE)
 	$(BIN)/ruff check .

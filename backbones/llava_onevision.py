@@ -69,7 +69,7 @@ class LlavaOnevision(Backbone):
             embeds=features.to(self.device, self.dtype),
             positions=torch.arange(count, dtype=torch.float32, device=self.device).unsqueeze(0),
             advance=count,
-            tokens=tokens.to(self.device),
+            tokens=tokens,
             frames=len(frames),
         )
 

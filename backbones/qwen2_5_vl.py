@@ -79,7 +79,7 @@ class Qwen2_5VL(Backbone):  # noqa: N801
             embeds=visual_features(output, count).to(self.device, self.dtype),
             positions=positions.to(self.device),
             advance=advance,
-            tokens=tokens.to(self.device),
+            tokens=tokens,
             frames=len(frames),
         )
 

@@ -93,7 +93,7 @@ class Qwen3VL(Backbone):
             clock = behind + 1
             next_id += length + size + 1
         state.add(frames=len(frames), groups=groups, advance=clock, tokens=next_id - state.next_id)
-        provenance = Provenance.cat(tokens).to(self.device)
+        provenance = Provenance.cat(tokens)
         seen = provenance.kind == int(Kind.VISUAL)
         deepstack = []
         for level in output.deepstack_features:
@@ -119,6 +119,6 @@ class Qwen3VL(Backbone):
         visual = chunk.tokens.kind == int(Kind.VISUAL)
         batch = chunk.embeds.shape[0]
         return {
-            "visual_pos_masks": visual.expand(batch, -1),
+            "visual_pos_masks": visual.to(chunk.embeds.device).expand(batch, -1),
             "deepstack_visual_embeds": [level[:, visual].flatten(0, 1) for level in chunk.deepstack],
         }

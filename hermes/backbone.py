@@ -56,7 +56,7 @@ class Chunk:
         embeds: decoder inputs ``[B, n, hidden]``.
         positions: float32 ``[A, n]``, relative to the clock at which the chunk starts.
         advance: how far the clock moves; text or frames that follow start there.
-        tokens: provenance of the n tokens.
+        tokens: provenance of the n tokens, on the CPU.
         deepstack: per early decoder layer, ``[B, n, hidden]`` added to its output (zero where not visual);
             empty for most families.
         frames: number of frames seen in it.
@@ -78,7 +78,7 @@ class Chunk:
             self,
             embeds=self.embeds.index_select(1, index),
             positions=self.positions.index_select(-1, index),
-            tokens=self.tokens.select(index),
+            tokens=self.tokens.select(index.cpu()),
             deepstack=tuple(feature.index_select(1, index) for feature in self.deepstack),
         )
 
@@ -306,7 +306,7 @@ class Backbone(ABC):
             embeds=self.embed(ids),
             positions=positions.expand(self.axes, length),
             advance=length,
-            tokens=Provenance.text(length, kind=Kind.PREFIX).to(self.device),
+            tokens=Provenance.text(length, kind=Kind.PREFIX),
             frames=0,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -97,12 +97,18 @@ class _Clock(BaseStreamer):  # type: ignore[misc]
             return
         self.ids += value.flatten().tolist()
         text = self.backbone.decode(torch.tensor(self.ids))
-        if not text.endswith("\N{REPLACEMENT CHARACTER}") and len(text) > len(self.shown):
-            self.on_text(text[len(self.shown) :])
-            self.shown = text
+        # A character that is not complete yet waits for its other bytes.
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            self._show(text)
 
     def end(self) -> None:
-        return None
+        if self.ids:
+            self._show(self.backbone.decode(torch.tensor(self.ids)))
+
+    def _show(self, text: str) -> None:
+        if self.on_text is not None and len(text) > len(self.shown):
+            self.on_text(text[len(self.shown) :])
+            self.shown = text
 
 
 @torch.no_grad()
@@ -128,12 +134,14 @@ def generate(
         on_text: called with each new piece of the answer.
         seed: of sampling.
         processors: applied to the raw logits, before the repetition penalty.
-        options: anything else ``generate`` takes.
+        options: settings that replace those of ``config``, and anything else ``generate`` takes.
 
     Returns:
         the answer's tokens without the prompt, and its timing.
     """
     started = time.perf_counter() if started is None else started
+    own = {field.name for field in fields(config)} & options.keys()
+    config = replace(config, **{name: options.pop(name) for name in own})
     start, length = memory.next_position, ids.shape[1]
     positions = torch.arange(start, start + length, device=ids.device).unsqueeze(0)
     mask = torch.ones(1, start + length, dtype=torch.long, device=ids.device)
@@ -169,8 +177,7 @@ def generate(
             repetition_penalty=1.0,
             logits_processor=chain,
             streamer=clock,
-            **sampling,
-            **options,
+            **{**sampling, **options},
         )
     times = clock.times if clock is not None else [time.perf_counter()]
     tpot = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None

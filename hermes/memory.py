@@ -53,6 +53,8 @@ class KVMemory(Cache):  # type: ignore[misc]
         self.clock_mode = clock
         self.prefix = 0
         self.next_position = 0
+        # The largest clock of any layer: no position is beyond it.
+        self.top = 0
         self.next_summary_id = -2
 
     def __iter__(self) -> Iterator[KVLayer]:
@@ -89,7 +91,7 @@ class KVMemory(Cache):  # type: ignore[misc]
 
         Args:
             positions: relative to the clock at which they were encoded, the same for every layer.
-            tokens: their provenance, table ``[8, n]``.
+            tokens: their provenance, table ``[8, n]``, on the CPU.
             advance: how far the clock moves.
             prefix: these tokens are the fixed prefix, never evicted.
         """
@@ -121,6 +123,7 @@ class KVMemory(Cache):  # type: ignore[misc]
             if prefix:
                 layer.prefix += len(tokens)
         self.next_position += advance
+        self.top += advance
         self.prefix = self.layers[0].prefix
 
     def rollback(self) -> None:
@@ -247,7 +250,8 @@ class KVMemory(Cache):  # type: ignore[misc]
             [layer.clock.flatten().to(self.layers[0].clock.device) for layer in self.layers]
         ).tolist()
         first = int(max(clocks[: self.layers[0].clock.numel()]))
-        self.next_position = int(max(clocks)) if self.clock_mode == "per_layer" else first
+        self.top = int(max(clocks))
+        self.next_position = self.top if self.clock_mode == "per_layer" else first
         at = 0
         for layer in self.layers:
             count = layer.clock.numel()
@@ -269,7 +273,7 @@ class KVMemory(Cache):  # type: ignore[misc]
     def reset(self) -> None:
         for layer in self.layers:
             layer.reset()
-        self.prefix = self.next_position = 0
+        self.prefix = self.next_position = self.top = 0
         self.next_summary_id = -2
 
     def save(self, folder: str | Path) -> None:

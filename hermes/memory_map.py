@@ -27,7 +27,7 @@ from hermes.memory import KVMemory
 from hermes.provenance import Kind
 from hermes.session import StreamSession
 
-__all__ = ["Cell", "check_map_path", "held_frames", "memory_map", "session_map"]
+__all__ = ["Cell", "check_map_path", "held_frames", "memory_figure", "memory_map", "session_map"]
 
 _SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -102,6 +102,23 @@ def memory_map(
         InputError: another suffix, or a path that cannot be written.
     """
     picture = check_map_path(path)
+    table = picture.with_suffix(".csv")
+    figure = memory_figure(memory, duration=duration, tiers=tiers, title=title, start=start, step=step)
+    _complete(picture, lambda temporary: figure.savefig(temporary, dpi=150))
+    _complete(table, lambda temporary: _write_table(temporary, held_frames(memory)))
+    return table
+
+
+def memory_figure(
+    memory: KVMemory,
+    *,
+    duration: float | None = None,
+    tiers: Mapping[str, range] | None = None,
+    title: str = "",
+    start: float = 0.0,
+    step: float | None = None,
+) -> Figure:
+    """The picture of :func:`memory_map`, not saved (this project)."""
     cells = held_frames(memory)
     grid, edges = _grid(cells, len(memory.layers), start, duration, step)
     figure = Figure(figsize=(9.0, min(1.9 + 0.22 * len(memory.layers), 9.0)), layout="constrained")
@@ -109,10 +126,7 @@ def memory_map(
     axes = figure.add_subplot()
     _draw(axes, grid, edges, cells, tiers or {})
     figure.suptitle(title, fontsize=11)
-    _complete(picture, lambda temporary: figure.savefig(temporary, dpi=150))
-    table = picture.with_suffix(".csv")
-    _complete(table, lambda temporary: _write_table(temporary, cells))
-    return table
+    return figure
 
 
 def session_map(session: StreamSession, path: str | Path, *, start: float = 0.0, title: str = "") -> Path:

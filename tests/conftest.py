@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from hermes.backbone import Backbone
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--oracle", type=Path, default=None, help="folder with recorded cases of the official release"
-    )
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "oracle_case" not in metafunc.fixturenames:
         return

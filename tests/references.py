@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -13,9 +14,10 @@ from torch import Tensor
 from hermes.attention import attending, installed
 from hermes.backbone import Backbone, BackboneConfig, Chunk
 from hermes.loading import load_backbone
-from hermes.memory import KVMemory
+from hermes.memory import KVMemory, LayerUpdate
 from hermes.positions import Rotary
 from hermes.provenance import Kind, Provenance
+from tests.tolerances import close
 
 FAMILIES = ("llava_onevision", "qwen2_5_vl", "qwen3_vl")
 
@@ -83,7 +85,7 @@ def eager_mass(query: Tensor, memory: Tensor, own: Tensor | None, scaling: float
     return logits.softmax(-1)[..., : memory.shape[2]].mean(2)
 
 
-# -- a decoder whose layers and heads hold what they like ------------------------------------------------------
+# -- a memory whose layers and heads hold what they like ---------------------------------------------------
 
 
 @dataclass
@@ -100,32 +102,116 @@ class Head:
     def clock(self) -> int:
         return int(torch.floor(self.positions.max())) + 1 if self.positions.numel() else 0
 
+    def write(
+        self, keys: Tensor, values: Tensor, positions: Tensor, ids: Sequence[int], mass: Sequence[int]
+    ) -> None:
+        self.keys = torch.cat((self.keys, keys.double()))
+        self.values = torch.cat((self.values, values.double()))
+        self.positions = torch.cat((self.positions, positions.float()), dim=1)
+        self.ids, self.mass = [*self.ids, *ids], [*self.mass, *mass]
+
+
+class PlainMemory:
+    """One stream's memory as lists, with every head on its own; keys are never rotated in it."""
+
+    def __init__(self, layers: int, heads: int, width: int, axes: int, stream: int = 0) -> None:
+        def empty() -> Head:
+            none = torch.zeros(0, width).double()
+            return Head(none, none, torch.zeros(axes, 0))
+
+        self.layers = [[empty() for _ in range(heads)] for _ in range(layers)]
+        self.axes, self.stream, self.prefix, self.next_summary = axes, stream, 0, -2
+
+    def apply(self, updates: Mapping[int, LayerUpdate], compact: bool) -> None:
+        """What :meth:`KVMemory.apply` promises, token by token."""
+        for index, layer in enumerate(self.layers):
+            for number, head in enumerate(layer):
+                update = updates.get(index)
+                new = [] if update is None else self._mixed(head, update, number)
+                if update is not None:
+                    at = self._row(update.keep, number)
+                    head.keys, head.values, head.positions = (
+                        head.keys[at],
+                        head.values[at],
+                        head.positions[:, at],
+                    )
+                    head.ids, head.mass = [head.ids[i] for i in at], [head.mass[i] for i in at]
+                    targets = update.mix.targets if update.mix is not None else None
+                    for token, slot in zip(
+                        new, [] if targets is None else self._row(targets, number), strict=False
+                    ):
+                        place = at.index(slot)
+                        head.keys[place], head.values[place] = token[0], token[1]
+                        head.ids[place], head.mass[place] = token[2], token[3]
+                    new = new if targets is None else []
+                if compact:
+                    self._compact(head)
+                for key, value, token, mass in new:
+                    place = head.positions.max() + 1
+                    head.write(key[None], value[None], place.expand(self.axes, 1), [token], [mass])
+        sizes = [update.mix.size for update in updates.values() if update.mix is not None]
+        self.next_summary -= max(sizes, default=0)
+
+    def _row(self, table: Tensor, head: int) -> list[Any]:
+        rows = table[min(self.stream, table.shape[0] - 1)]
+        return list(rows[min(head, rows.shape[0] - 1)].tolist())
+
+    def _mixed(self, head: Head, update: LayerUpdate, number: int) -> list[tuple[Tensor, Tensor, int, int]]:
+        """Turning keys to one position and mixing them is mixing them, and turning the mix."""
+        if update.mix is None:
+            return []
+        members, weights = self._row(update.mix.members, number), self._row(update.mix.weights, number)
+        groups = [0] * len(members) if update.mix.groups is None else self._row(update.mix.groups, number)
+        out = []
+        for group in range(update.mix.size):
+            mine = [i for i, other in enumerate(groups) if other == group]
+            key = sum(weights[i] * head.keys[members[i]] for i in mine)
+            value = sum(weights[i] * head.values[members[i]] for i in mine)
+            mass = sum(head.mass[members[i]] for i in mine)
+            out.append((torch.as_tensor(key), torch.as_tensor(value), self.next_summary - group, mass))
+        return out
+
+    def _compact(self, head: Head) -> None:
+        for axis in range(self.axes):
+            values = head.positions[axis, self.prefix :].tolist()
+            rank = {value: place for place, value in enumerate(sorted(set(values)))}
+            head.positions[axis, self.prefix :] = torch.tensor([float(self.prefix + rank[v]) for v in values])
+
+
+def same_memory(
+    memory: KVMemory, plain: PlainMemory, frequencies: Sequence[float], axes: Sequence[int]
+) -> None:
+    """Assert that a memory holds what a plain one does, its keys rotated from scratch."""
+    stream = plain.stream
+    for layer, heads in zip(memory, plain.layers, strict=True):
+        for number, head in enumerate(heads):
+            row = number if layer.rows > 1 else 0
+            assert layer.held.id[stream, row].tolist() == head.ids
+            assert layer.held.mass[stream, row].tolist() == head.mass
+            assert torch.equal(layer.positions[:, stream, row], head.positions)
+            expected = rope(head.keys, head.positions, frequencies, axes)
+            close("kept_keys", layer.keys[stream, number], expected)
+            close("kept_values", layer.values[stream, number], head.values)
+
 
 class DenseDecoder:
-    """A decoder in plain float64 torch: every KV head of every layer has its own list of tokens.
+    """A decoder in plain float64 torch over a :class:`PlainMemory`.
 
-    Text positions and masks are its own; of the model it uses weights, norms and feed-forward blocks.
+    Positions and masks are its own; of the model it uses weights, norms and feed-forward blocks.
     """
 
     def __init__(self, backbone: Backbone) -> None:
-        import copy
-
         self.decoder: Any = copy.deepcopy(backbone.decoder).double()
         self.frequencies, self.axes = rope_settings(backbone)
-        self.count_axes = backbone.axes
         config = backbone.text_config
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.width = self.decoder.layers[0].self_attn.head_dim
-        empty = (torch.zeros(0, self.width).double(), torch.zeros(0, self.width).double())
-        self.layers = [
-            [Head(*empty, torch.zeros(backbone.axes, 0)) for _ in range(self.kv_heads)]
-            for _ in self.decoder.layers
-        ]
+        self.memory = PlainMemory(len(self.decoder.layers), self.kv_heads, self.width, backbone.axes)
 
     def project(self, index: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries ``[Hq, n, D]``, keys and values ``[Hkv, n, D]`` of a layer's input, not rotated."""
         attention = self.decoder.layers[index].self_attn
-        x = self.decoder.layers[index].input_layernorm(hidden)
+        x = self.decoder.layers[index].input_layernorm(hidden.double())
         query = attention.q_proj(x).view(-1, self.heads, self.width)
         key = attention.k_proj(x).view(-1, self.kv_heads, self.width)
         value = attention.v_proj(x).view(-1, self.kv_heads, self.width)
@@ -133,104 +219,82 @@ class DenseDecoder:
             query, key = attention.q_norm(query), attention.k_norm(key)
         return query.transpose(0, 1).double(), key.transpose(0, 1).double(), value.transpose(0, 1).double()
 
+    def attention(
+        self, index: int, query: Tensor, key: Tensor, positions: Tensor, causal: bool = True
+    ) -> Tensor:
+        """Attention ``[Hq, n, T + n]`` of un-rotated queries to what each head holds, and to themselves."""
+        rows = []
+        for head in range(self.heads):
+            kv = head * self.kv_heads // self.heads
+            held = self.memory.layers[index][kv]
+            where = positions + held.clock
+            past = rope(held.keys, held.positions, self.frequencies, self.axes)
+            own = rope(key[kv], where, self.frequencies, self.axes)
+            turned = rope(query[head], where, self.frequencies, self.axes)
+            logits = turned @ torch.cat((past, own)).T / self.width**0.5
+            for i in range(len(turned) if causal else 0):
+                logits[i, len(past) + i + 1 :] = float("-inf")
+            rows.append(logits.softmax(-1))
+        return torch.stack(rows)
+
+    @torch.no_grad()
     def run(
         self,
         embeds: Tensor,
         positions: Tensor,
-        *,
-        ids: Sequence[int] = (),
-        write: bool = True,
+        ids: Sequence[int] | None = None,
         deepstack: Sequence[Tensor] = (),
-    ) -> tuple[Tensor, list[list[Tensor]]]:
+    ) -> tuple[Tensor, list[Tensor]]:
         """Tokens ``[n, hidden]`` at ``positions [A, n]``, relative to each head's own clock.
 
-        Returns the final hidden states and, per layer and query head, attention ``[n, T + n]``.
+        They are written to the memory where ``ids`` are given. Returns the final hidden states and each
+        layer's attention.
         """
         hidden, seen = embeds.double(), []
-        n = hidden.shape[0]
         for index, block in enumerate(self.decoder.layers):
             query, key, value = self.project(index, hidden)
-            out, weights = torch.zeros(n, self.heads, self.width).double(), []
+            weights = self.attention(index, query, key, positions)
+            out = []
             for head in range(self.heads):
                 kv = head * self.kv_heads // self.heads
-                held = self.layers[index][kv]
-                where = positions + held.clock
-                own = rope(key[kv], where, self.frequencies, self.axes)
-                past = rope(held.keys, held.positions, self.frequencies, self.axes)
-                turned = rope(query[head], where, self.frequencies, self.axes)
-                logits = turned @ torch.cat((past, own)).T / self.width**0.5
-                for i in range(n):
-                    logits[i, len(past) + i + 1 :] = float("-inf")
-                attention = logits.softmax(-1)
-                weights.append(attention)
-                out[:, head] = attention @ torch.cat((held.values, value[kv]))
+                out.append(weights[head] @ torch.cat((self.memory.layers[index][kv].values, value[kv])))
             seen.append(weights)
-            if write:
-                for kv, held in enumerate(self.layers[index]):
-                    where = positions + held.clock
-                    held.keys, held.values = torch.cat((held.keys, key[kv])), torch.cat((held.values, value[kv]))
-                    held.positions = torch.cat((held.positions, where), dim=1)
-                    held.ids = [*held.ids, *ids]
-                    held.mass = [*held.mass, *[1] * n]
-            hidden = hidden + block.self_attn.o_proj(out.flatten(1))
+            for kv, held in enumerate(self.memory.layers[index] if ids is not None else ()):
+                held.write(key[kv], value[kv], positions + held.clock, ids or (), [1] * len(key[kv]))
+            hidden = hidden + block.self_attn.o_proj(torch.cat(out, dim=-1))
             hidden = hidden + block.mlp(block.post_attention_layernorm(hidden))
             if index < len(deepstack):
                 hidden = hidden + deepstack[index].double()
         return self.decoder.norm(hidden), seen
 
-    def keep(self, index: int, kv: int, slots: Sequence[int]) -> None:
-        """Evict everything else from one head."""
-        held, at = self.layers[index][kv], list(slots)
-        held.keys, held.values, held.positions = held.keys[at], held.values[at], held.positions[:, at]
-        held.ids, held.mass = [held.ids[i] for i in at], [held.mass[i] for i in at]
 
-    def mixed(self, index: int, kv: int, slots: Sequence[int], weights: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Weighted mean of un-rotated keys and of values: a mean of keys turned to one position is that, turned."""
-        held, w = self.layers[index][kv], torch.tensor(weights).double()[:, None]
-        return (held.keys[list(slots)] * w).sum(0), (held.values[list(slots)] * w).sum(0)
-
-    def append(self, index: int, kv: int, key: Tensor, value: Tensor, token: int, mass: int) -> None:
-        """A new token one behind the largest position, on every axis."""
-        held = self.layers[index][kv]
-        place = held.positions.max() + 1 if held.positions.numel() else torch.tensor(0.0)
-        held.keys, held.values = torch.cat((held.keys, key[None])), torch.cat((held.values, value[None]))
-        held.positions = torch.cat((held.positions, place.expand(self.count_axes, 1)), dim=1)
-        held.ids.append(token)
-        held.mass.append(mass)
-
-    def compact(self, prefix: int) -> None:
-        """Positions after the prefix become ranks among the distinct values, axis by axis."""
-        for layer in self.layers:
-            for held in layer:
-                for axis in range(self.count_axes):
-                    values = held.positions[axis, prefix:].tolist()
-                    ranks = {value: rank for rank, value in enumerate(sorted(set(values)))}
-                    held.positions[axis, prefix:] = torch.tensor([float(prefix + ranks[v]) for v in values])
-
-
-# -- streams of embeddings ----------------------------------------------------------------------------------------
+# -- streams of embeddings ---------------------------------------------------------------------------------
 
 
 def noise_chunk(
-    backbone: Backbone, length: int, seed: int, *, first_id: int = 0, batch: int = 1, frames: int = 4, grid: bool = True
+    backbone: Backbone, length: int, seed: int, *, first_id: int = 0, batch: int = 1, text: bool = False
 ) -> Chunk:
-    """A chunk of random embeddings; with M-RoPE axes on a grid of 2 rows, times 1.5 apart."""
+    """A chunk of random embeddings; with three axes on a grid of 2 rows and 3 columns, frames 1.5 apart."""
     generator = torch.Generator().manual_seed(seed)
-    scale = backbone.model.get_input_embeddings().weight.std()
-    embeds = torch.randn(batch, length, backbone.text_config.hidden_size, generator=generator) * scale
+    width = backbone.text_config.hidden_size
+    scale = float(backbone.model.get_input_embeddings().weight.std())
+    embeds = torch.randn(batch, length, width, generator=generator) * scale
     at = torch.arange(length)
-    positions = at[None].float()
-    if backbone.axes == 3:
-        positions = torch.stack((at // 6 * 1.5, at // 3 % 2, at % 3)) if grid else positions.expand(3, -1)
-    positions = positions.float()
-    tokens = Provenance.of(
-        length, id=first_id + at, frame=at * frames // max(length, 1), kind=int(Kind.VISUAL), time_us=at
-    )
-    return Chunk(embeds, positions, int(positions.max()) + 1, tokens, frames)
+    positions = at.expand(backbone.axes, -1).float()
+    if backbone.axes == 3 and not text:
+        positions = torch.stack((at // 6 * 1.5, at // 3 % 2, at % 3)).float()
+    deepstack: tuple[Tensor, ...] = ()
+    if hasattr(backbone.model.config.vision_config, "deepstack_visual_indexes") and not text:
+        deepstack = tuple(torch.randn(batch, length, width, generator=generator) for _ in range(2))
+    kind = Kind.PREFIX if text else Kind.VISUAL
+    tokens = Provenance.of(length, id=first_id + at, frame=at // 6, kind=int(kind), time_us=at // 6 * 1000)
+    return Chunk(embeds, positions, int(positions.max()) + 1, tokens, 1, deepstack)
 
 
-def prefill(backbone: Backbone, memory: KVMemory, chunk: Chunk, *, prefix: bool = False, probe: Any = None) -> Tensor:
-    """Run a chunk through the model on top of the memory, and commit it; final hidden states ``[B, n, hidden]``."""
+def prefill(
+    backbone: Backbone, memory: KVMemory, chunk: Chunk, *, prefix: bool = False, probe: Any = None
+) -> Tensor:
+    """Run a chunk through the model on top of the memory and commit it; final states ``[B, n, hidden]``."""
     batch = chunk.embeds.shape[0]
     positions = (memory.next_position + chunk.positions)[:, None].expand(-1, batch, -1)
     with torch.no_grad(), installed(backbone.model), attending(memory, probe):

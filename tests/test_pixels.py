@@ -181,5 +181,6 @@ def test_frames_that_cannot_be_stacked():
         stack([one, other])
     with pytest.raises(InputError, match="got none"):
         stack([])
+    object.__setattr__(one, "image", one.image.astype(np.float32))
     with pytest.raises(InputError, match="uint8"):
-        stack([Frame(one.image.astype(np.float32), 0.0, 0)])
+        stack([one])

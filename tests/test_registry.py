@@ -96,15 +96,15 @@ def test_dotted_path_from_the_current_folder(site: Path, path: str) -> None:
 
 
 def test_current_folder_is_searched_last(site: Path) -> None:
-    write(site, {"policies/__init__.py": "", "policies/ours.py": "class P:\n    origin = 'ours'\n"})
-    write(Path.cwd(), {"policies/__init__.py": "", "policies/ours.py": "class P:\n    origin = 'theirs'\n"})
-    write(Path.cwd(), {"policies/mine.py": "class Q: pass\n"})
+    write(site, {"plans/__init__.py": "", "plans/ours.py": "class P:\n    origin = 'ours'\n"})
+    write(Path.cwd(), {"plans/__init__.py": "", "plans/ours.py": "class P:\n    origin = 'theirs'\n"})
+    write(Path.cwd(), {"plans/mine.py": "class Q: pass\n"})
     found = Registry("policy", GROUP)
-    assert found.get("policies.ours.P").origin == "ours"
+    assert found.get("plans.ours.P").origin == "ours"
     assert sys.path[-1] == str(Path.cwd())
-    text = message(found, "policies.mine.Q")
-    assert "No module named 'policies.mine'" in text
-    assert str(Path.cwd() / "policies") in text and "rename it" in text
+    text = message(found, "plans.mine.Q")
+    assert "No module named 'plans.mine'" in text
+    assert str(Path.cwd() / "plans") in text and "rename it" in text
 
 
 def test_dotted_path_errors(site: Path) -> None:

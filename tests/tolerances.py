@@ -11,6 +11,9 @@ TOLERANCES = {
     ("oracle_scores", torch.float32): 2e-5,
     ("oracle_half_scores", torch.float32): 1e-3,
     ("one_shot", torch.float32): 1e-4,
+    # Rotated keys of the sharpened tiny models are tens of units long.
+    ("kept_keys", torch.float32): 2e-4,
+    ("kept_values", torch.float32): 2e-5,
     ("rotation", torch.float32): 2e-5,
     ("rotation", torch.bfloat16): 3e-2,
     ("rotation", torch.float16): 4e-3,

@@ -48,7 +48,7 @@ def _report(error: Exception, debug: bool) -> int:
     # Typer's own errors, whose class has moved between its versions.
     if hasattr(error, "format_message"):
         if message := error.format_message():  # none where a bare `hermes` has printed its help
-            note("error", f"{message} See 'hermes --help' and 'hermes COMMAND --help'.")
+            note("error", f"{message.rstrip('.')}. See 'hermes --help' and 'hermes COMMAND --help'.")
         return 2
     if isinstance(error, HermesError):
         note("error", str(error))
@@ -90,10 +90,11 @@ def _broken(error: SettingError) -> Callable[[], None]:
     return command
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         out().print(f"hermes {__version__}")
         raise typer.Exit
+    return wanted
 
 
 def _hermes(

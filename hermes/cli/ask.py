@@ -104,15 +104,13 @@ def ask(
     from hermes.cli.report import Lines, Page
     from hermes.cli.watching import watch
     from hermes.memory_map import check_map_path
-    from hermes.settings import run_config
 
-    config = run_config(overrides)
     if memory_map is not None:
         check_map_path(memory_map)
     writer = Lines(sys.stdout) if as_json else Page(sys.stdout)
     # With --json nothing but answers reaches stdout, whatever a plug-in prints.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        watch(spec, asked, config, writer, memory_map)
+        watch(spec, asked, overrides, writer, memory_map)
 
 
 def _what_to_ask(

@@ -132,7 +132,7 @@ def _hub() -> Iterator[_Finding]:
 
 
 def _reachable(host: str, port: int) -> bool:
-    """Whether something answers there soon; the thread is because finding a name's address has no time limit."""
+    """Whether something answers there soon. Looking up a name has no time limit, hence the thread."""
     answered = []
 
     def connect() -> None:

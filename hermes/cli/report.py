@@ -7,9 +7,9 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +17,7 @@ from rich.text import Text
 from hermes.answer import Answer
 from hermes.cli.output import out
 from hermes.cli.questions import Question
-from hermes.config import config_hash
+from hermes.config import available, config_hash
 from hermes.environment import environment
 from hermes.prompts import letters
 from hermes.registry import registry
@@ -28,12 +28,15 @@ from hermes.settings import RunConfig
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def run_record(session: StreamSession, config: RunConfig) -> dict[str, Any]:
+def run_record(session: StreamSession, config: RunConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """What every answer of a run has in common: settings, and the environment it ran in."""
+    # A configuration is called by its own name, `hermes_embedding` and not `hermes`.
+    chosen = [text.removeprefix("policy=") for text in overrides if text.startswith("policy=")]
+    named = [name for name in chosen[-1:] if name in available("policy")]
     prompts = session.policy.prompts_used()
     about = environment(session.backbone.device)
     return {
-        "policy": registry("policy").name_of(type(session.policy)),
+        "policy": named[0] if named else registry("policy").name_of(type(session.policy)),
         "backbone": config.backbone.checkpoint or config.backbone.family,
         "budget": session.policy.budget,
         "seed": config.seed,
@@ -45,10 +48,10 @@ def run_record(session: StreamSession, config: RunConfig) -> dict[str, Any]:
     }
 
 
-class Writer(Protocol):
-    """Where answers go; `streams` says whether it wants them piece by piece."""
+class Writer:
+    """Where answers go; every method does nothing by default. `streams`: wants them piece by piece."""
 
-    streams: bool
+    streams = False
 
     def asking(self, question: Question, time_s: float) -> None: ...
     def text(self, piece: str) -> None: ...
@@ -57,18 +60,11 @@ class Writer(Protocol):
     def saved(self, memory_map: Path, table: Path) -> None: ...
 
 
-class Lines:
+class Lines(Writer):
     """One JSON object a line; a value that JSON does not have (NaN, infinity) becomes null."""
-
-    streams = False
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-
-    def asking(self, question: Question, time_s: float) -> None: ...
-    def text(self, piece: str) -> None: ...
-    def finished(self, session: StreamSession, run: Mapping[str, Any]) -> None: ...
-    def saved(self, memory_map: Path, table: Path) -> None: ...
 
     def answered(self, question: Question, answer: Answer, run: Mapping[str, Any]) -> None:
         own = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer) if f.name != "ids"}
@@ -84,7 +80,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Page:
+class Page(Writer):
     """Answers as they are generated, then tables of what they took."""
 
     streams = True

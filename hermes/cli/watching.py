@@ -16,14 +16,15 @@ from hermes.errors import InputError
 from hermes.memory_map import session_map
 from hermes.run import session_from
 from hermes.session import StreamSession
-from hermes.settings import RunConfig
+from hermes.settings import RunConfig, run_config
 from hermes.video import Frame, FrameSource, open_source
 
 
 def watch(
-    spec: str, asked: Sequence[Question], config: RunConfig, writer: Writer, memory_map: Path | None
+    spec: str, asked: Sequence[Question], overrides: Sequence[str], writer: Writer, memory_map: Path | None
 ) -> None:
     """Watch a video, ask, report, and draw the memory map."""
+    config = run_config(overrides)
     # The rate is the family's own where no setting names it: then the video is opened again once it is known.
     source = _open(spec, asked, config, config.video.fps or config.backbone.fps or 1.0)
     shown = writer.streams and sys.stderr.isatty()
@@ -34,7 +35,7 @@ def watch(
             source.close()
             source = _open(spec, asked, config, session.fps)
         with session:
-            run = run_record(session, config)
+            run = run_record(session, config, overrides)
             with _watched(source, config.video.end, shown) as frames:
                 for question in _when_due(session, frames, asked):
                     frames.bar.stop()

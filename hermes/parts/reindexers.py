@@ -61,4 +61,4 @@ class Lazy(Reindexer):
             return False
         limit = max_position - self.margin - (extent if self.whole_chunk else 0)
         # The largest clock bounds every position and is known without asking the device.
-        return memory.next_position > limit and memory.largest_position() > limit
+        return memory.top > limit and memory.largest_position() > limit

@@ -15,7 +15,8 @@ from torch import Tensor
 from hermes.config import Part, setting
 from hermes.memory import KVLayer
 
-Scores = Sequence["Float[Tensor, 'B R V'] | None"]
+# Layers may differ in R and V.
+Scores = Sequence["Float[Tensor, 'B _R _V'] | None"]
 
 
 class Smoother(Part, ABC):

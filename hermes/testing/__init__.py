@@ -32,14 +32,18 @@ def check_policy(policy: str | MemoryPolicy, backbone: Backbone | None = None) -
     >>> check_policy("fifo")
     """
     trial = Trial(policy, backbone)
-    broken = []
+    broken: dict[str, Exception] = {}
     for clause in CLAUSES:
         try:
             clause(trial)
-        except ContractError as error:
-            broken.append(f"{clause.__name__}: {error}")
+        except Exception as error:
+            broken[clause.__name__] = error
     if broken:
-        raise ContractError("\n".join(broken))
+        lines = [
+            f"{name}: {error if isinstance(error, ContractError) else repr(error)}"
+            for name, error in broken.items()
+        ]
+        raise ContractError("\n".join(lines)) from next(iter(broken.values()))
 
 
 def over_policies(*more: str) -> pytest.MarkDecorator:

@@ -17,7 +17,7 @@ from hermes.config import config_hash, to_dict
 from hermes.observe import Observer
 from hermes.provenance import Kind, Provenance
 from hermes.storage import load_memory
-from hermes.testing.trial import CHUNK_FRAMES, ContractError, State, Trial, copy_state
+from hermes.testing.trial import CHUNK_FRAMES, CHUNKS, ContractError, State, Trial, copy_state, fingerprint
 
 Clause = Callable[[Trial], None]
 
@@ -168,8 +168,10 @@ def _rope(backbone: Backbone, keys: Tensor, positions: Tensor) -> Tensor:
 
 def streams_are_deterministic(trial: Trial) -> None:
     """The same frames and seed give the same memory, bit for bit."""
-    one, other = copy_state(trial.streamed().memory), copy_state(trial.streamed().memory)
-    _require(_same(one, other), "two runs with one seed hold different memories")
+    _require(
+        _same(copy_state(trial.streamed().memory), trial.usual),
+        "two runs with one seed hold different memories",
+    )
 
 
 class _FirstLogits(LogitsProcessor):  # type: ignore[misc]
@@ -244,7 +246,6 @@ def _failing(module: Any) -> Iterator[None]:
 
 def model_is_left_as_found(trial: Trial) -> None:
     """Nothing stays on the model after a session is closed, or after an exception; the memory stays whole."""
-    model, found = trial.backbone.model, _fingerprint(trial.backbone.model)
     layers: Any = trial.backbone.decoder.layers
     frames = trial.frames(4 * CHUNK_FRAMES)
     first, second, third, fourth = (
@@ -272,36 +273,22 @@ def model_is_left_as_found(trial: Trial) -> None:
             _require(not any(layer.pending for layer in session.memory), "an exception left pending tokens")
             session.feed(fourth)
             session.ask(_QUESTION)
-        _require(_fingerprint(model) == found, "the model is not as it was before the session")
+        _require(
+            fingerprint(trial.backbone.model) == trial.found, "the model is not as it was before the session"
+        )
         for layer, limit in zip(session.memory, trial.allowed(session.policy), strict=True):
             over = session.policy.bound == "bounded" and layer.video_length > limit
             _require(not over, f"after an exception layer {layer.index} stays over its budget")
 
 
-def _fingerprint(model: Any) -> list[object]:
-    """Attention implementation, hooks, attributes and mode of every module, and generation settings."""
-    modules = [
-        (
-            getattr(getattr(module, "config", None), "_attn_implementation", None),
-            [len(value) for name, value in vars(module).items() if name.endswith("_hooks")],
-            sorted(vars(module)),
-            module.training,
-        )
-        for module in model.modules()
-    ]
-    gradients = [weight.requires_grad for weight in model.parameters()]
-    return [modules, gradients, model.generation_config.to_dict()]
-
-
 def reset_is_fresh(trial: Trial) -> None:
     """After a reset the same frames give the same memory as in a new session."""
-    session = trial.streamed()
+    session = trial.streamed(3)
     session.ask(_QUESTION)
     session.reset()
     _require(not any(session.memory.lengths), "a reset leaves tokens in the memory")
-    session.feed(trial.frames(5 * CHUNK_FRAMES))
-    fresh = copy_state(trial.streamed().memory)
-    _require(_same(copy_state(session.memory), fresh), "a reset leaves state behind")
+    session.feed(trial.frames(CHUNKS * CHUNK_FRAMES))
+    _require(_same(copy_state(session.memory), trial.usual), "a reset leaves state behind")
 
 
 def settings_round_trip(trial: Trial) -> None:
@@ -321,9 +308,8 @@ def saved_memory_goes_on(trial: Trial) -> None:
         loaded = load_memory(folder, trial.backbone.rotary, trial.backbone.device)
     _require(_same(copy_state(session.memory), copy_state(loaded)), "the memory comes back different")
     session.memory, session.observer = loaded, Observer(trial.backbone, loaded)
-    session.feed(trial.frames(5 * CHUNK_FRAMES)[3 * CHUNK_FRAMES :])
-    whole = copy_state(trial.streamed().memory)
-    _require(_same(copy_state(session.memory), whole), "streaming goes on differently")
+    session.feed(trial.frames(CHUNKS * CHUNK_FRAMES)[3 * CHUNK_FRAMES :])
+    _require(_same(copy_state(session.memory), trial.usual), "streaming goes on differently")
 
 
 def question_leaves_the_memory(trial: Trial) -> None:

@@ -24,9 +24,20 @@ from hermes.policy import MemoryPolicy
 from hermes.session import Callback, StreamSession
 from hermes.video import Frame
 
-__all__ = ["CHUNK_FRAMES", "ContractError", "LayerStep", "Recording", "State", "Step", "Trial", "copy_state"]
+__all__ = [
+    "CHUNKS",
+    "CHUNK_FRAMES",
+    "ContractError",
+    "LayerStep",
+    "Recording",
+    "State",
+    "Step",
+    "Trial",
+    "copy_state",
+]
 
 CHUNK_FRAMES = 4
+CHUNKS = 5
 
 # Per layer, by name: a copy of everything the memory holds.
 State = list[dict[str, Tensor]]
@@ -39,6 +50,21 @@ class ContractError(HermesError, AssertionError):
 def copy_state(memory: KVMemory) -> State:
     """A copy of everything a memory holds (this project)."""
     return [{name: tensor.clone() for name, tensor in layer.tensors().items()} for layer in memory]
+
+
+def fingerprint(model: Any) -> list[object]:
+    """Attention implementation, hooks, attributes and mode of every module, and more (this project)."""
+    modules = [
+        (
+            getattr(getattr(module, "config", None), "_attn_implementation", None),
+            [len(value) for name, value in vars(module).items() if name.endswith("_hooks")],
+            sorted(vars(module)),
+            module.training,
+        )
+        for module in model.modules()
+    ]
+    gradients = [weight.requires_grad for weight in model.parameters()]
+    return [modules, gradients, model.generation_config.to_dict()]
 
 
 @dataclass(frozen=True)
@@ -101,6 +127,9 @@ class Trial:
         self.budget = len(chunk) + frame + 1 if budget is None else budget
         plain = {"name": policy} if isinstance(policy, str) else to_dict(policy)
         self.spec: dict[str, Any] = {**plain, "budget": self.budget}
+        # A first session checks the model, for which transformers installs hooks of its own for good.
+        self.session()
+        self.found = fingerprint(self.backbone.model)
 
     def frames(self, count: int, seed: int = 0) -> list[Frame]:
         """Frames of noise, sampled at the backbone's rate."""
@@ -122,7 +151,7 @@ class Trial:
             callbacks=callbacks,
         )
 
-    def streamed(self, chunks: int = 5, backbone: Backbone | None = None) -> StreamSession:
+    def streamed(self, chunks: int = CHUNKS, backbone: Backbone | None = None) -> StreamSession:
         """A session that has seen so many chunks."""
         session = self.session(backbone=backbone)
         session.feed(self.frames(chunks * CHUNK_FRAMES))
@@ -151,6 +180,11 @@ class Trial:
         prefix = self.backbone.prefix(VideoState()).advance
         room = prefix + self.budget + 3 * self.advance + 8
         return room + margin, room + min(margin, self.advance + 2)
+
+    @cached_property
+    def usual(self) -> State:
+        """What is held after the usual number of chunks, in a session that nothing else was done to."""
+        return copy_state(self.streamed().memory)
 
     @cached_property
     def recording(self) -> Recording:
