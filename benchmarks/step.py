@@ -14,14 +14,12 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-import platform
 import statistics
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import transformers
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -29,6 +27,7 @@ from transformers import DynamicCache
 
 from backbones.tiny import TinyLlavaOnevision
 from hermes.backbone import Backbone, BackboneConfig, Chunk
+from hermes.environment import environment
 from hermes.generation import GenerationConfig
 from hermes.parts import Blend, GuidedAttention
 from hermes.provenance import Provenance

@@ -30,6 +30,7 @@ _PUBLIC = {
 __all__ = sorted([*_PUBLIC, "__version__"])
 
 if TYPE_CHECKING:
+    from hermes.answer import Answer as Answer
     from hermes.attention import AttentionView as AttentionView
     from hermes.backbone import Backbone as Backbone
     from hermes.config import setting as setting
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from hermes.probe import AttentionMass as AttentionMass
     from hermes.probe import AttentionProbe as AttentionProbe
     from hermes.run import open_session as open_session
-    from hermes.answer import Answer as Answer
     from hermes.session import Callback as Callback
     from hermes.session import StreamSession as StreamSession
     from hermes.tiers import Tier as Tier

@@ -34,15 +34,17 @@ class AttentionView:
         layer: layer index.
         query: ``[B, Hq, Q, D]``, rotated into the layer's own frame.
         memory: keys held before these queries, ``[B, Hkv, T, D]``.
-        own: the queries' own keys, ``[B, Hkv, Q, D]``; query i sees own keys 0 .. i.
-        held: the memory's layer: positions and provenance of the T tokens, prefix length.
+        own: the keys that follow, ``[B, Hkv, P, D]``: of tokens not yet committed (a question's, while its
+            answer is generated), then of the queries themselves; query i sees the first P - Q + i + 1.
+        held: the memory's layer: positions and provenance of the T tokens, prefix length. It lives on: read
+            it now.
         scaling: multiplies the logits.
     """
 
     layer: int
     query: Float[Tensor, "B Hq Q D"]
     memory: Float[Tensor, "B Hkv T D"]
-    own: Float[Tensor, "B Hkv Q D"]
+    own: Float[Tensor, "B Hkv P D"]
     held: KVLayer
     scaling: float
 

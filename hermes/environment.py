@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,6 +61,13 @@ def attention_backend(device: torch.device) -> str:
     return f"{NAME} on PyTorch SDPA (cuda: {', '.join(name for name, enabled in kernels.items() if enabled)})"
 
 
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
+
+
 def environment(device: torch.device | str | None = None) -> dict[str, Any]:
     """Everything about the machine that a result may depend on (this project).
 
@@ -76,9 +84,7 @@ def environment(device: torch.device | str | None = None) -> dict[str, Any]:
         "versions": versions(),
         "platform": platform.platform(),
         "device": str(chosen),
-        "device_name": torch.cuda.get_device_name(chosen)
-        if cuda
-        else platform.processor() or platform.machine(),
+        "device_name": torch.cuda.get_device_name(chosen) if cuda else _cpu_name(),
         "threads": torch.get_num_threads(),
         "attention": attention_backend(chosen),
     }

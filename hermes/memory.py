@@ -140,14 +140,25 @@ class KVMemory(Cache):  # type: ignore[misc]
         Args:
             updates: per layer index; layers not named keep every token.
             compact: re-index the positions of all layers (arXiv 2601.14724, Sec. 3.3).
+
+        Raises:
+            HermesError: an update for a layer that there is not. After any error the memory is as it was.
         """
         if not updates and not compact:
             return
+        if unknown := [index for index in updates if not 0 <= index < len(self.layers)]:
+            raise HermesError(f"an update for layer {unknown[0]} of a memory of {len(self.layers)} layers")
         sizes = [update.mix.size for update in updates.values() if update.mix is not None]
-        for index, layer in enumerate(self.layers):
-            update = updates.get(index)
-            if update is not None or compact:
-                self._apply_layer(layer, update, compact)
+        before = [layer.fork() for layer in self.layers]
+        try:
+            for index, layer in enumerate(self.layers):
+                update = updates.get(index)
+                if update is not None or compact:
+                    self._apply_layer(layer, update, compact)
+        except BaseException:
+            # Not half of it: the layers' clocks would no longer agree with the shared one.
+            self.layers = before
+            raise
         self.next_summary_id -= max(sizes, default=0)
         self.align()
 

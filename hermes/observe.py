@@ -101,7 +101,8 @@ class Observer:
         query, own = self._project(index, guidance.text)
         batch, steps = layer.clock.shape[0], torch.arange(query.shape[2], device=query.device)
         positions = layer.clock.to(query.device)[..., None] + steps
-        cos, sin = self.backbone.rotary.angles(expand_axes(positions, self.backbone.axes))
+        rotary = self.backbone.rotary
+        cos, sin = (part * rotary.scaling for part in rotary.angles(expand_axes(positions, rotary.axes)))
         query = rotate_query(query.expand(batch, -1, -1, -1), cos, sin, own.shape[1])
         own = rotate_query(own.expand(batch, -1, -1, -1), cos, sin, own.shape[1])
         return _mass(query, layer.keys[:, :, : layer.length], own, layer, guidance, causal=False)

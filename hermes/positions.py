@@ -23,6 +23,7 @@ class Rotary:
     Source: this project. ``frequencies[c]`` is the angle per unit position of channel pair ``c`` and
     ``axis[c]`` the position axis that drives it: always 0 for 1-D RoPE, sections for M-RoPE (Qwen2.5-VL),
     interleaved for Qwen3-VL. The map is read off the decoder's own module, so no family is special.
+    ``scaling`` is the factor by which the decoder stretches what it rotates (YaRN): stored keys have it.
 
     >>> rotary = Rotary(torch.tensor([1.0, 0.1]), torch.tensor([0, 0]), axes=1)
     >>> cos, sin = rotary.angles(torch.tensor([[0.0, 3.0]]))
@@ -33,6 +34,7 @@ class Rotary:
     frequencies: Float[Tensor, " half"]
     axis: Int[Tensor, " half"]
     axes: int
+    scaling: float = 1.0
 
     @staticmethod
     def of(decoder: nn.Module, axes: int) -> Rotary:
@@ -58,7 +60,7 @@ class Rotary:
             step[a] = 1.0
             _, sin = module(probe, step)
             axis[sin[0, 0, : frequencies.numel()] != 0] = a
-        return Rotary(frequencies, axis, axes)
+        return Rotary(frequencies, axis, axes, float(getattr(module, "attention_scaling", 1.0)))
 
     def angles(self, positions: Float[Tensor, "A *batch T"]) -> tuple[Tensor, Tensor]:
         """Cosine and sine, float32 ``[*batch, T, D/2]``, of positions ``[A, *batch, T]`` (or differences)."""

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def pytest_addoption(parser: Any) -> None:
-    """Register ``--oracle``: a conftest would be too late, as pytest takes the folder for a test path then."""
+    """Register ``--oracle``: a conftest would be too late, the folder would be taken for a test."""
     parser.addoption(
         "--oracle",
         type=Path,

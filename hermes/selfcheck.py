@@ -71,7 +71,7 @@ def self_check(backbone: Backbone) -> dict[str, float]:
         parts = ", ".join(f"{name} differs by {value:.1%}" for name, value in wrong.items())
         raise UnsupportedModelError(
             f"{backbone.config.checkpoint or backbone.config.family}: the self-check failed ({parts}; "
-            f"allowed {allowed:.1%}). This decoder's positions or attention are not what Hermes takes them for."
+            f"allowed {allowed:.1%}). Hermes does not understand this decoder's positions or attention."
         )
     return found
 

@@ -100,7 +100,7 @@ class StreamSession:
                 "backbone.layout",
                 "native",
                 "stream, for a policy that evicts",
-                "This family's stock positions restart at the video's beginning; native goes with policy=full.",
+                "This family's stock positions go back in time; native goes with policy=full.",
             )
         self.backbone = backbone
         self.policy = policy

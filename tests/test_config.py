@@ -346,7 +346,8 @@ REFUSED = {
 def test_leaf_refusals(name: str) -> None:
     value, allowed = REFUSED[name]
     text = error(lambda: build(Leaves, {name: value}))
-    assert text.startswith(name) and f"allowed: {allowed}" in text
+    assert text.startswith(name)
+    assert f"allowed: {allowed}" in text
 
 
 def test_faults_of_a_class_are_named() -> None:
@@ -599,7 +600,8 @@ def test_resolved_config_composes_again(run: Callable[..., Run], tmp_path: Path)
 
 def test_config_files(configs: Path) -> None:
     names = available("policy", [configs])
-    assert {"small", "smaller", "nested/own"} <= set(names) and names == sorted(names)
+    assert {"small", "smaller", "nested/own"} <= set(names)
+    assert names == sorted(names)
     assert available("no_such_group", [configs]) == []
     assert config_source("policy", "nested/own", [configs]) == "name: t_newest\n"
     assert "Did you mean 'small'?" in error(lambda: config_source("policy", "smal", [configs]))
@@ -609,7 +611,8 @@ def test_config_files(configs: Path) -> None:
 
 
 def test_error_classes_and_nearest() -> None:
-    assert issubclass(SettingError, InputError) and issubclass(UnsupportedModelError, InputError)
+    assert issubclass(SettingError, InputError)
+    assert issubclass(UnsupportedModelError, InputError)
     assert str(SettingError("a.b", 3, (x for x in (1, 2)))) == "a.b: got 3; allowed: 1, 2"
     assert str(SettingError("", 3, [], "Try 4.")) == "got 3; allowed: (nothing). Try 4."
     assert nearest("HERMSE", ["fifo", "hermes"]) == "hermes"

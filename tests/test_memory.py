@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hermes.attention import attending, installed
+from hermes.attention import attending
 from hermes.errors import HermesError, InputError
 from hermes.memory import KVMemory, LayerUpdate, Mix
 from hermes.provenance import Kind, Provenance
@@ -38,7 +38,9 @@ def sample(rng: random.Random, population, count: int) -> list[int]:
     return sorted(rng.sample(list(population), count))
 
 
-def random_update(rng: random.Random, layer, *, heads: int = 1, mix: str = "none", batch: int = 1) -> LayerUpdate:
+def random_update(
+    rng: random.Random, layer, *, heads: int = 1, mix: str = "none", batch: int = 1
+) -> LayerUpdate:
     """A random choice of slots, other ones for every stream and head, and a random mix of the others."""
     rows = max(heads, layer.rows)
     count = rng.randint(1, layer.video_length)
@@ -53,19 +55,19 @@ def random_update(rng: random.Random, layer, *, heads: int = 1, mix: str = "none
         weights = torch.rand(batch, rows, lost, generator=torch.Generator().manual_seed(rng.randrange(99)))
         return LayerUpdate(kept, Mix(torch.tensor(evicted), weights / weights.sum(-1, keepdim=True)))
     size = min(3, lost if mix == "groups" else count)
-    targets = [[sample(rng, row[layer.prefix :], size) for row in rows] for rows in keep]
     members, groups = evicted, [[[*range(lost)] for _ in rows] for rows in keep]
+    targets = None
     if mix == "targets":
-        members = [[a + b for a, b in zip(t, e, strict=True)] for t, e in zip(targets, evicted, strict=True)]
+        slots = [[sample(rng, row[layer.prefix :], size) for row in rows] for rows in keep]
+        members = [[a + b for a, b in zip(t, e, strict=True)] for t, e in zip(slots, evicted, strict=True)]
+        targets = torch.tensor(slots)
         groups = [[[*range(size + lost)] for _ in rows] for rows in keep]
     # The first of each group is given, so that none is empty.
     groups = [[[g if g < size else rng.randrange(size) for g in row] for row in rows] for rows in groups]
     of = torch.tensor(groups)
     weights = torch.rand(of.shape, generator=torch.Generator().manual_seed(rng.randrange(99))) + 0.1
     weights = weights / torch.zeros(batch, rows, size).scatter_add(2, of, weights).gather(2, of)
-    return LayerUpdate(
-        kept, Mix(torch.tensor(members), weights, of, size, torch.tensor(targets) if mix == "targets" else None)
-    )
+    return LayerUpdate(kept, Mix(torch.tensor(members), weights, of, size, targets))
 
 
 # -- through the model ---------------------------------------------------------------------------------------
@@ -76,7 +78,12 @@ SCENARIOS = {
     "heads": {"heads": 2, "mix": "none", "compact": (False, False), "keep_written": False},
     "heads, compact, written": {"heads": 2, "mix": "none", "compact": (True, True), "keep_written": True},
     "summary, compact": {"heads": 1, "mix": "summary", "compact": (False, True), "keep_written": False},
-    "summary per head, written": {"heads": 2, "mix": "summary", "compact": (True, False), "keep_written": True},
+    "summary per head, written": {
+        "heads": 2,
+        "mix": "summary",
+        "compact": (True, False),
+        "keep_written": True,
+    },
     "groups, compact": {"heads": 1, "mix": "groups", "compact": (True, True), "keep_written": False},
     "targets, compact": {"heads": 2, "mix": "targets", "compact": (True, True), "keep_written": False},
     "targets, written": {"heads": 1, "mix": "targets", "compact": (False, True), "keep_written": True},
@@ -94,7 +101,9 @@ def test_ragged_memory_is_the_dense_reference(family, scenario):
         chunk = noise_chunk(backbone, length, seed, first_id=100 * seed, text=text)
         hidden = prefill(backbone, memory, chunk, prefix=seed == 0)
         ids = chunk.tokens.id.tolist()
-        expected, _ = dense.run(chunk.embeds[0], chunk.positions, ids, [level[0] for level in chunk.deepstack])
+        expected, _ = dense.run(
+            chunk.embeds[0], chunk.positions, ids, [level[0] for level in chunk.deepstack]
+        )
         close("one_shot", hidden[0], expected)
 
     both(5, 0, text=True)
@@ -135,13 +144,17 @@ def test_a_layer_may_keep_nothing_but_the_prefix():
 # -- without a model -----------------------------------------------------------------------------------------
 
 
-def write(memory: KVMemory, plain: list[PlainMemory], length: int, first_id: int, prefix: bool = False) -> None:
+def write(
+    memory: KVMemory, plain: list[PlainMemory], length: int, first_id: int, prefix: bool = False
+) -> None:
     """Random keys, as a forward pass at the shared clock would write them."""
     generator = torch.Generator().manual_seed(first_id)
     rotary, heads, width = memory.rotary, 2, 2 * len(memory.rotary.frequencies)
     positions = torch.arange(length).expand(rotary.axes, -1).float()
     if rotary.axes == 3 and not prefix:
-        positions = torch.stack((torch.arange(length) // 4 * 1.5, torch.arange(length) // 2 % 2, torch.arange(length) % 2))
+        positions = torch.stack(
+            (torch.arange(length) // 4 * 1.5, torch.arange(length) // 2 % 2, torch.arange(length) % 2)
+        )
     frequencies, axes = rotary.frequencies.tolist(), rotary.axis.tolist()
     ids = torch.arange(first_id, first_id + length)
     with attending(memory):
@@ -152,9 +165,20 @@ def write(memory: KVMemory, plain: list[PlainMemory], length: int, first_id: int
             for stream in plain:
                 for head, held in enumerate(stream.layers[layer.index]):
                     where = positions + held.clock
-                    held.write(keys[stream.stream, head], values[stream.stream, head], where, ids.tolist(), [1] * length)
+                    held.write(
+                        keys[stream.stream, head],
+                        values[stream.stream, head],
+                        where,
+                        ids.tolist(),
+                        [1] * length,
+                    )
     advance = int(positions.max()) + 1
-    memory.commit(positions, Provenance.of(length, id=ids, frame=ids // 4, kind=1), advance, prefix=prefix)
+    memory.commit(
+        positions,
+        Provenance.of(length, id=ids, frame=ids // 4, kind=1, time_us=ids * 1000),
+        advance,
+        prefix=prefix,
+    )
     for stream in plain:
         stream.prefix = memory.prefix
 
@@ -217,22 +241,26 @@ def test_one_row_serves_all_streams():
 def test_keeping_sorts_and_adds_the_prefix():
     memory, _ = toy()
     assert memory[0].keeping(torch.tensor([5, 0])).keep.tolist() == [[[0, 1, 2, 3, 8]]]
-    assert memory[0].keeping(torch.tensor([[5, 0], [1, 2]])).keep.tolist() == [[[0, 1, 2, 3, 8], [0, 1, 2, 4, 5]]]
+    assert memory[0].keeping(torch.tensor([[5, 0], [1, 2]])).keep.tolist() == [
+        [[0, 1, 2, 3, 8], [0, 1, 2, 4, 5]]
+    ]
 
 
 @pytest.mark.unit
 def test_a_summary_says_what_it_stands_for():
-    memory, plain = toy()
-    first = {0: LayerUpdate(torch.tensor([[[0, 1, 2, 9, 10]]]), Mix(torch.arange(3, 9)[None, None], torch.full((1, 1, 6), 1 / 6)))}
-    memory.apply(first)
-    summary = memory[0].video.table[:, 0, 0, -1]
-    assert Provenance(summary[:, None]).kind.item() == Kind.SUMMARY
-    assert Provenance(summary[:, None]).mass.item() == 6
-    assert Provenance(summary[:, None]).frame.item() == 27  # the latest of its members', 108 // 4
-    again = Mix(torch.tensor([[[4, 5]]]), torch.tensor([[[0.5, 0.5]]]))
-    memory.apply({0: LayerUpdate(torch.tensor([[[0, 1, 2, 3]]]), again)})
+    memory, _ = toy()
+    mean = Mix(torch.arange(3, 9)[None, None], torch.full((1, 1, 6), 1 / 6))
+    memory.apply({0: LayerUpdate(torch.tensor([[[0, 1, 2, 9, 10]]]), mean)})
+    video = memory[0].video
+    assert video.id.tolist() == [[[106, 107, -2]]]
+    assert video.kind.tolist() == [[[1, 1, int(Kind.SUMMARY)]]]
+    assert video.mass.tolist() == [[[1, 1, 6]]]
+    assert video.frame.tolist() == [[[26, 26, 26]]]  # the latest of its members'
+    assert video.time[0, 0, -1].item() == pytest.approx(0.1025)  # the mean of its members'
+    half = Mix(torch.tensor([[[4, 5]]]), torch.tensor([[[0.5, 0.5]]]))
+    memory.apply({0: LayerUpdate(torch.tensor([[[0, 1, 2, 3]]]), half)})
+    assert memory[0].video.id.tolist() == [[[106, -3]]]
     assert memory[0].video.mass.tolist() == [[[1, 7]]]
-    assert memory[0].video.id.tolist() == [[[109 - 3 + 0, -3]]] or memory[0].video.id[0, 0, -1] == -3
 
 
 @pytest.mark.unit
@@ -254,19 +282,21 @@ def test_what_is_kept_is_kept_bit_for_bit_without_reindexing():
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("bad", [
-    {7: LayerUpdate(torch.zeros(1, 1, 3, dtype=torch.int64))},
-    {1: LayerUpdate(torch.arange(4))},
-    {1: LayerUpdate(torch.arange(4.0)[None, None])},
-    {1: LayerUpdate(torch.tensor([[[0, 1, 2, 99]]]))},
-    {1: LayerUpdate(torch.zeros(1, 5, 3, dtype=torch.int64))},
-], ids=["no such layer", "one axis", "not integers", "out of range", "five heads"])
-def test_an_update_that_fails_leaves_the_memory_as_it_was(bad):
+@pytest.mark.parametrize(
+    ("layer", "keep"),
+    [
+        (7, torch.arange(4)[None, None]),
+        (1, torch.tensor([[[0, 1, 2, 99]]])),
+        (1, torch.arange(3).expand(1, 5, 3)),
+    ],
+    ids=["no such layer", "out of range", "five heads"],
+)
+def test_an_update_that_fails_leaves_the_memory_as_it_was(layer, keep):
     memory, plain = toy()
     before = cloned(memory)
-    good = {0: memory[0].keeping(torch.tensor([1, 6]))}
-    with pytest.raises(Exception):  # noqa: B017  of whatever type
-        memory.apply({**good, **bad}, compact=True)
+    updates = {0: memory[0].keeping(torch.tensor([1, 6])), layer: LayerUpdate(keep)}
+    with pytest.raises((HermesError, IndexError, RuntimeError)):
+        memory.apply(updates, compact=True)
     assert identical(memory, before)
     write(memory, plain, 4, 500)
     check(memory, plain)
@@ -278,7 +308,12 @@ def test_an_update_that_fails_leaves_the_memory_as_it_was(bad):
 @pytest.mark.unit
 def test_what_a_memory_says_of_itself():
     memory = KVMemory(2, toy_rotary(1))
-    assert (memory.batch_size, memory.lengths, memory.largest_position(), memory.memory_bytes) == (0, [0, 0], -1.0, 0)
+    assert (memory.batch_size, memory.lengths, memory.largest_position(), memory.memory_bytes) == (
+        0,
+        [0, 0],
+        -1.0,
+        0,
+    )
     memory, _ = toy(batch=2, layers=2)
     assert memory.batch_size == 2
     assert memory.lengths == [11, 11]
@@ -342,7 +377,7 @@ def test_a_reset_memory_is_a_new_one():
 def test_layers_at_different_clocks_are_written_inside_attending_only():
     memory, _ = toy()
     memory.apply({1: memory[1].keeping(torch.tensor([0, 1]))})
-    with pytest.raises(HermesError, match="hermes.attention.attending"):
+    with pytest.raises(HermesError, match=r"hermes\.attention\.attending"):
         memory.update(torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8), 1)
 
 
@@ -370,7 +405,10 @@ def test_a_saved_memory_comes_back(tmp_path, axes, keep_written):
     for stream in plain:
         stream.apply(updates, False)
     check(loaded, plain)
-    assert {path.name for path in (tmp_path / "deep" / "folder").iterdir()} == {"memory.json", "memory.safetensors"}
+    assert {path.name for path in (tmp_path / "deep" / "folder").iterdir()} == {
+        "memory.json",
+        "memory.safetensors",
+    }
 
 
 @pytest.mark.unit
@@ -403,30 +441,27 @@ def test_what_cannot_be_saved_or_loaded_is_refused(tmp_path):
 # -- rounding ------------------------------------------------------------------------------------------------
 
 
-def slid(dtype: torch.dtype, keep_written: bool, steps: int = 300) -> float:
-    """Relative error of the newest kept key after many eager re-indexings of a sliding window."""
-    torch.manual_seed(0)
+def drift(dtype: torch.dtype, keep_written: bool, steps: int = 300) -> float:
+    """Relative error of a key after as many eager re-indexings, each of which moves it by one."""
     memory = KVMemory(1, toy_rotary(1, half=8), keep_written=keep_written)
-    key = torch.randn(1, 1, 1, 16)
-
-    def put(keys: torch.Tensor) -> None:
-        n = keys.shape[2]
-        memory.update(memory.rotary.turn(keys, memory.next_position + torch.arange(n).expand(1, 1, 1, n).float()).to(dtype), keys.to(dtype), 0)
-        memory.commit(torch.arange(n)[None].float(), Provenance.text(n), n)
-
-    put(torch.randn(1, 1, 40, 16))
-    put(key)
-    for step in range(steps):
-        # Everything but the key makes way, one token at a time, and comes in behind it.
-        length = memory[0].length
-        gone = 0 if step % 2 else length - 1
-        gone = gone if memory[0].positions[0, 0, 0, gone] != 40 or length < 2 else 0
-        at = [i for i in range(length) if i != gone]
-        at = at if find(memory) != gone else list(range(1, length))
-        memory.apply({0: LayerUpdate(torch.tensor([[at]]))}, compact=True)
-        put(torch.randn(1, 1, 1, 16))
-    raise AssertionError
+    positions = torch.arange(steps + 1).expand(1, 1, 1, -1).float()
+    keys = torch.randn(1, 1, steps + 1, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    memory.update(memory.rotary.turn(keys, positions), keys, 0)
+    memory.commit(positions[:, 0, 0], Provenance.text(steps + 1), steps + 1)
+    for _ in range(steps):
+        memory.apply({0: LayerUpdate(torch.arange(1, memory.lengths[0])[None, None])}, compact=True)
+    assert memory[0].positions.flatten().tolist() == [0.0]
+    return float((memory[0].keys[0, 0, 0] - keys[0, 0, -1]).float().norm() / keys[0, 0, -1].float().norm())
 
 
-def find(memory: KVMemory) -> int:
-    return 0
+@pytest.mark.unit
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_keys_kept_as_written_do_not_drift(dtype):
+    allowed = TOLERANCES["rotation", dtype] / 4
+    assert drift(dtype, keep_written=True) < allowed
+    assert drift(dtype, keep_written=False) > allowed
+
+
+@pytest.mark.unit
+def test_float32_keys_hardly_drift():
+    assert drift(torch.float32, keep_written=False) < TOLERANCES["rotation", torch.float32]

@@ -53,8 +53,11 @@ with hermes.open_session("tiny_llava_onevision", budget=32, overrides=overrides)
     session.feed(hermes.open_source(CLIP, fps=2))
     probe = NewestFrame()
     session.ask("What now?", probe=probe)
-    assert sorted(probe.result()) == list(range(10)) and all(0 < share <= 1 for share in probe.result().values())
+    assert sorted(probe.result()) == list(range(10))
+    assert all(0 < share <= 1 for share in probe.result().values())
 """
     script = script.replace("CLIP", repr(str(CLIP)))
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

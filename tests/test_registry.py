@@ -104,7 +104,8 @@ def test_current_folder_is_searched_last(site: Path) -> None:
     assert sys.path[-1] == str(Path.cwd())
     text = message(found, "plans.mine.Q")
     assert "No module named 'plans.mine'" in text
-    assert str(Path.cwd() / "plans") in text and "rename it" in text
+    assert str(Path.cwd() / "plans") in text
+    assert "rename it" in text
 
 
 def test_dotted_path_errors(site: Path) -> None:
@@ -153,7 +154,9 @@ def test_same_name_twice(site: Path) -> None:
     distribution(site, "toy-b", {"fifo": "toy_b:Fifo"}, {"toy_b.py": CLASS})
     found = Registry("policy", GROUP)
     text = message(found, "fifo")
-    assert "toy-a" in text and "toy-b" in text and "toy_a:Fifo, toy_b:Fifo" in text
+    assert "toy-a" in text
+    assert "toy-b" in text
+    assert "toy_a:Fifo, toy_b:Fifo" in text
     for path in ("toy_a.Fifo", "toy_b.Fifo"):
         assert found.name_of(found.get(path)) == path
 
@@ -163,7 +166,8 @@ def test_same_name_as_ours(site: Path, caplog: pytest.LogCaptureFixture) -> None
     distribution(site, "hermes-stream", {"fifo": "our_fifo:Fifo"}, {"our_fifo.py": CLASS})
     with caplog.at_level(logging.WARNING):
         assert Registry("policy", GROUP).get("fifo").__module__ == "our_fifo"
-    assert "toy_a:Fifo of toy-a" in caplog.text and "dotted path" in caplog.text
+    assert "toy_a:Fifo of toy-a" in caplog.text
+    assert "dotted path" in caplog.text
 
 
 def test_register_refuses_a_taken_name(site: Path) -> None:

@@ -22,11 +22,12 @@ _DEBUG = "--debug"
 def run(argv: list[str]) -> int:
     """Run one command line and return its exit code."""
     debug = _DEBUG in argv
-    arguments = spread_choices([word for word in argv if word != _DEBUG])
     try:
+        arguments = spread_choices([word for word in argv if word != _DEBUG])
         with log_on_stderr():
             code = _app(arguments)(arguments, prog_name="hermes", standalone_mode=False)
-    except KeyboardInterrupt:
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
         # Whoever read us has gone, as with `| head`; nothing is left to say, also at exit.
@@ -54,7 +55,7 @@ def _report(error: Exception, debug: bool) -> int:
         note("error", str(error))
     else:
         again = "" if debug else " This is a fault of Hermes, a plug-in or the model: --debug shows where."
-        note("error", f"{type(error).__name__}: {error}.{again}")
+        note("error", f"{type(error).__name__}: {str(error).rstrip('.')}.{again}")
     return 1
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from hermes.errors import InputError, nearest
+
 _SETTING = re.compile(r"~?[A-Za-z_]\w*(\.[\w-]+)*=|~[A-Za-z_]\w*(\.[\w-]+)*$")
 _CHOICES = "--choices"
 
@@ -23,6 +25,9 @@ def split_settings(words: Sequence[str | None]) -> tuple[list[str], list[str]]:
 def spread_choices(argv: Sequence[str]) -> list[str]:
     """`--choices A B C` as `--choices=A --choices=B --choices=C`; the next option, setting or `--` ends them.
 
+    Raises:
+        InputError: `--choices` without any.
+
     >>> spread_choices(["--choices", "red", "-1", "--at", "5"])
     ['--choices=red', '--choices=-1', '--at', '5']
     """
@@ -32,9 +37,8 @@ def spread_choices(argv: Sequence[str]) -> list[str]:
         if word == "--":
             return [*out, *argv[at:]]
         if word == _CHOICES:
-            # One without any value is left for the parser to refuse.
             if at + 1 == len(argv) or _ends_choices(argv[at + 1]):
-                out.append(word)
+                raise InputError("--choices needs the options of the question: --choices A B C")
             choosing = True
         elif choosing and not _ends_choices(word):
             out.append(f"{_CHOICES}={word}")
@@ -56,7 +60,6 @@ def _ends_choices(word: str) -> bool:
 def _resembles_setting(name: str) -> bool:
     """Whether `name=...` means a setting, perhaps mistyped: a choice such as `x=3` does not."""
     from hermes.config.schema import settings_of
-    from hermes.errors import nearest
     from hermes.settings import RunConfig
 
     return nearest(name, [*settings_of(RunConfig), "experiment"]) is not None

@@ -107,7 +107,7 @@ def ask(
 
     if memory_map is not None:
         check_map_path(memory_map)
-    writer = Lines(sys.stdout) if as_json else Page(sys.stdout)
+    writer = Lines() if as_json else Page()
     # With --json nothing but answers reaches stdout, whatever a plug-in prints.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         watch(spec, asked, overrides, writer, memory_map)

@@ -15,18 +15,17 @@ _WIDTH = 120
 
 
 def out() -> Console:
-    """The console of results."""
-    return _console(stderr=False)
+    """The console of results: of today's stdout, also where that is redirected later."""
+    return Console(file=sys.stdout, highlight=False, width=_width(sys.stdout.isatty()))
 
 
 def err() -> Console:
     """The console of progress, warnings and errors."""
-    return _console(stderr=True)
+    return Console(stderr=True, highlight=False, width=_width(sys.stderr.isatty()))
 
 
-def _console(*, stderr: bool) -> Console:
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, width=None if terminal else _WIDTH)
+def _width(terminal: bool) -> int | None:
+    return None if terminal else _WIDTH
 
 
 def note(label: str, message: str, style: str = "bold red") -> None:

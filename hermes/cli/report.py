@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -53,6 +53,9 @@ class Writer:
 
     streams = False
 
+    def __init__(self) -> None:
+        self.console = out()
+
     def asking(self, question: Question, time_s: float) -> None: ...
     def text(self, piece: str) -> None: ...
     def answered(self, question: Question, answer: Answer, run: Mapping[str, Any]) -> None: ...
@@ -63,13 +66,10 @@ class Writer:
 class Lines(Writer):
     """One JSON object a line; a value that JSON does not have (NaN, infinity) becomes null."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
     def answered(self, question: Question, answer: Answer, run: Mapping[str, Any]) -> None:
         own = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer) if f.name != "ids"}
-        self.stream.write(json.dumps(_plain({**own, **run}), allow_nan=False) + "\n")
-        self.stream.flush()
+        self.console.file.write(json.dumps(_plain({**own, **run}), allow_nan=False) + "\n")
+        self.console.file.flush()
 
 
 def _plain(value: Any) -> Any:
@@ -85,9 +85,8 @@ class Page(Writer):
 
     streams = True
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.console = out()
+    def __init__(self) -> None:
+        super().__init__()
         self.answers: list[Answer] = []
 
     def asking(self, question: Question, time_s: float) -> None:
@@ -96,8 +95,8 @@ class Page(Writer):
             self.console.print(Text(f"     ({letter}) {choice}"))
 
     def text(self, piece: str) -> None:
-        self.stream.write(_CONTROL.sub("", piece))
-        self.stream.flush()
+        self.console.file.write(_CONTROL.sub("", piece))
+        self.console.file.flush()
 
     def answered(self, question: Question, answer: Answer, run: Mapping[str, Any]) -> None:
         self.answers.append(answer)
@@ -168,7 +167,9 @@ def _memory(session: StreamSession, run: Mapping[str, Any]) -> Table:
 def _costs(session: StreamSession, last: Answer, run: Mapping[str, Any]) -> Table:
     stats = session.stats()
     table = _table("cost", header=False)
-    whole = f"{_time(stats.encode_ms)} for {stats.frames} frames in {stats.chunks} chunks"
+    whole = (
+        f"{_time(stats.encode_ms)} for {stats.frames} frames, {stats.chunks} chunk{'s' * (stats.chunks != 1)}"
+    )
     table.add_row("encoding", f"{whole}, {stats.encode_ms / max(stats.frames, 1):.1f} ms a frame")
     each = stats.compress_ms / max(stats.chunks, 1)
     table.add_row("compression", f"{_time(stats.compress_ms)}, {each:.1f} ms a chunk")

@@ -13,7 +13,7 @@ BLOCK = 2048
 def attention_mass(
     query: Float[Tensor, "B Hq Q D"],
     memory: Float[Tensor, "B Hkv T D"],
-    own: Float[Tensor, "B Hkv Q D"] | None,
+    own: Float[Tensor, "B Hkv P D"] | None,
     *,
     scaling: float,
     causal: bool = True,
@@ -31,9 +31,9 @@ def attention_mass(
     Args:
         query: queries, rotated into the frame of the keys.
         memory: cached keys.
-        own: the queries' own keys, or None for none.
+        own: keys that follow the memory, the last Q of them the queries' own; None for none.
         scaling: multiplies the logits (1 / sqrt(D) as a rule).
-        causal: query i sees own keys 0 .. i; otherwise all of them.
+        causal: query i sees no own key after its own; otherwise all of them.
         per_head: mean over the query heads of each KV head instead of all heads (R = Hkv, else 1).
         dtype: float32; or float16, in which logits and probabilities are then rounded (the Qwen release).
 
@@ -49,9 +49,10 @@ def attention_mass(
     q = (query.float() * scaling).reshape(b, hkv, -1, d)  # [B, Hkv, G * Q, D], row = g * Q + i
     tail = None
     if own is not None:
-        tail = q @ own.float().mT  # [B, Hkv, G * Q, Q]
+        tail = q @ own.float().mT  # [B, Hkv, G * Q, P]
         if causal:
-            future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
+            p = own.shape[2]
+            future = torch.ones(n, p, dtype=torch.bool, device=q.device).triu(p - n + 1)
             tail = tail.masked_fill(future.repeat(hq // hkv, 1), float("-inf"))
     exact = dtype is torch.float32
     columns = _columns(q, memory, tail) if exact else _rounded(q, memory, tail, dtype)

@@ -73,7 +73,7 @@ class Scorer(Part, ABC):
 
 @dataclass
 class Recency(Scorer):
-    """Exponential forgetting ``exp(-k age)``, min-max normalised; age is 0 for the newest token, 1 for the oldest.
+    """Exponential forgetting ``exp(-k age)``, min-max normalised; age 0 is the newest token, 1 the oldest.
 
     Source: arXiv 2601.14724, Sec. 3.1. The paper gives k > 0 without a number; age is normalised over the
     tokens held and is an index in the cache, not a time, as in the release.
