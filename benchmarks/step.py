@@ -178,9 +178,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     records = rows(measure(arguments.rounds))
-    machine = (
-        f"{platform.machine()}, 1 thread, torch {torch.__version__}, transformers {transformers.__version__}"
-    )
+    place = environment("cpu")
+    versions = place["versions"]
+    stack = f"torch {versions['torch']}, transformers {versions['transformers']}"
+    machine = f"{place['device_name']}, 1 thread, {stack}"
     table = Table(title=f"Streaming step against the plain decoder forward ({machine})")
     for column in ("operation", "median ms", "quartiles ms", "ratio to plain", "release's ratio"):
         table.add_column(column, justify="left" if column == "operation" else "right")

@@ -133,6 +133,7 @@ class StreamSession:
             max_position=self.backbone.max_position,
             generator=torch.Generator().manual_seed(self.seed),
             tokens_per_frame=self.backbone.tokens_per_frame,
+            frames_per_group=self.backbone.frames_per_group,
         )
         self.policy.start(self.context)
         self.waiting: list[Frame] = []
@@ -187,9 +188,9 @@ class StreamSession:
 
     def feed_chunk(self, chunk: Chunk) -> None:
         """Take in a chunk that is already embedded."""
+        self._write(self.policy.reduce(chunk), time.perf_counter())
         self.frames_seen += chunk.frames
         self.now += chunk.frames / self.fps
-        self._write(self.policy.reduce(chunk), time.perf_counter())
         self._compress()
 
     def _write(self, chunk: Chunk, started: float) -> None:

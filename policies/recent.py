@@ -38,10 +38,12 @@ class Recent(MemoryPolicy):
     def admit(self, frames: Sequence[Frame]) -> Sequence[Frame]:
         self.held.extend(frames)
         height, width = frames[-1].image.shape[:2]
-        cost = self.context.tokens_per_frame(height, width)
-        room = self.frames or self.budget // cost
+        group = self.context.frames_per_group
+        cost = self.context.tokens_per_frame(height, width) * group
+        room = self.frames or self.budget // cost * group
         if room < 1:
-            raise SettingError("policy.budget", self.budget, f"at least {cost}, the tokens of one frame")
+            unit = "frame" if group == 1 else "group of frames"
+            raise SettingError("policy.budget", self.budget, f"at least {cost}, the tokens of one {unit}")
         while len(self.held) > room:
             self.held.popleft()
         return ()

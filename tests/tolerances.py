@@ -11,6 +11,7 @@ TOLERANCES = {
     ("oracle_scores", torch.float32): 2e-5,
     ("oracle_half_scores", torch.float32): 1e-3,
     ("one_shot", torch.float32): 1e-4,
+    ("one_shot_keys", torch.float32): 2e-4,
     # Rotated keys of the sharpened tiny models are tens of units long.
     ("kept_keys", torch.float32): 2e-4,
     ("kept_values", torch.float32): 2e-5,
@@ -25,6 +26,7 @@ TOLERANCES = {
     ("mass", torch.float32): 1e-6,
     ("mass", torch.bfloat16): 1e-6,
     ("mass", torch.float16): 1e-6,
+    ("scores", torch.float32): 1e-5,
     ("observed", torch.float32): 1e-5,
     ("half_mass", torch.float32): 1e-4,
     ("mix", torch.float32): 1e-5,
