@@ -44,9 +44,15 @@ class LlavaOnevision(Backbone):
         return side
 
     def tokens_per_frame(self, height: int, width: int) -> int:
+        """Tokens of one frame, whatever its size."""
         return self.side**2
 
     def video(self, frames: Sequence[Frame], state: VideoState, *, fps: float) -> Chunk:
+        """Encode frames into a chunk of visual tokens and advance ``state``.
+
+        Raises:
+            InputError: frames of different sizes, or not uint8 RGB.
+        """
         weight = next(self.model.model.vision_tower.parameters())
         pixels = prepare(frames, self.recipe, weight.device).to(weight.dtype)
         count = len(frames) * self.side**2
@@ -74,6 +80,7 @@ class LlavaOnevision(Backbone):
         )
 
     def closing(self, state: VideoState) -> Float[Tensor, "1 n hidden"] | None:
+        """The image newline that follows the whole video in the native layout, else None."""
         if self.config.layout == "stream" or not state.frames:
             return None
         newline: Tensor = self.model.model.image_newline

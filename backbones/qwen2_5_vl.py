@@ -44,11 +44,17 @@ class Qwen2_5VL(Backbone):  # noqa: N801
     }
 
     def tokens_per_frame(self, height: int, width: int) -> int:
+        """Tokens one frame of this size (pixels) costs: half of its pair's, rounded up."""
         high, wide = self.recipe.target(height, width)
         tokens = (high // self.recipe.factor) * (wide // self.recipe.factor)
         return math.ceil(tokens / self.recipe.temporal_patch_size)
 
     def video(self, frames: Sequence[Frame], state: VideoState, *, fps: float) -> Chunk:
+        """Encode frames into a chunk of visual tokens and advance ``state``.
+
+        Raises:
+            InputError: frames of different sizes, not uint8 RGB, or too narrow.
+        """
         merge, pair = self.recipe.merge_size, self.recipe.temporal_patch_size
         pixels, grid = prepare_patches(frames, self.recipe, next(self.model.model.visual.parameters()))
         groups, rows, cols = grid[0], grid[1] // merge, grid[2] // merge

@@ -50,6 +50,7 @@ class Qwen3VL(Backbone):
     }
 
     def checkpoint_recipe(self) -> PixelRecipe:
+        """The checkpoint's recipe with a clip's pixel limits turned into those of one frame."""
         clip = super().checkpoint_recipe()
         pair = clip.temporal_patch_size
         most = min(_FRAME_TOKENS * clip.factor**2, clip.size["longest_edge"] // pair)
@@ -57,12 +58,18 @@ class Qwen3VL(Backbone):
         return replace(clip, size={"shortest_edge": least, "longest_edge": most}, grow_small=True)
 
     def tokens_per_frame(self, height: int, width: int) -> int:
+        """Tokens one frame of this size (pixels) costs: half of its pair's with the timestamp, rounded up."""
         high, wide = self.recipe.target(height, width)
         stamp = self._stamp(100.0).shape[1] + 1
         tokens = (high // self.recipe.factor) * (wide // self.recipe.factor) + stamp
         return math.ceil(tokens / self.recipe.temporal_patch_size)
 
     def video(self, frames: Sequence[Frame], state: VideoState, *, fps: float) -> Chunk:
+        """Encode frames into a chunk of timestamps and visual tokens and advance ``state``.
+
+        Raises:
+            InputError: frames of different sizes, not uint8 RGB, or too narrow.
+        """
         merge, pair = self.recipe.merge_size, self.recipe.temporal_patch_size
         pixels, grid = prepare_patches(frames, self.recipe, next(self.model.model.visual.parameters()))
         groups, rows, cols = grid[0], grid[1] // merge, grid[2] // merge
@@ -114,6 +121,7 @@ class Qwen3VL(Backbone):
         return self.encode(f"<{time:.1f} seconds>{self.frame_markers[0]}")
 
     def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
+        """The deepstack features of the chunk and where its visual tokens are."""
         if not chunk.deepstack:
             return {}
         visual = chunk.tokens.kind == int(Kind.VISUAL)

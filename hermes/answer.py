@@ -13,7 +13,7 @@ from hermes.prompts import letters
 
 @dataclass
 class Answer:
-    """One answered question and what it cost.
+    """One answered question and what it cost (this project).
 
     Times are of the stream in seconds (``time_s``) or wall-clock in milliseconds (``*_ms``).
     """
@@ -35,7 +35,7 @@ class Answer:
 
 @dataclass
 class Stats:
-    """What a session has done so far; milliseconds are wall-clock sums."""
+    """What a session has done so far; milliseconds are wall-clock sums (this project)."""
 
     frames: int = 0
     chunks: int = 0
@@ -48,6 +48,8 @@ class Stats:
 
 def is_correct(correct: str, given: str, choices: Sequence[str]) -> bool:
     """Whether an answer is right: by letter or option text if there are choices, else by its words.
+
+    Source: this project.
 
     >>> is_correct("red", "B", ["blue", "red"]), is_correct("(A)", "A", ["x"]), is_correct("Two.", "two", [])
     (True, True, True)

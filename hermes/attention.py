@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +18,10 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from hermes.errors import HermesError
 from hermes.kernels.mass import attention_mass
 from hermes.kernels.rotate import rotate
+from hermes.provenance import Provenance
 
 if TYPE_CHECKING:
     from hermes.memory import KVLayer, KVMemory
@@ -28,7 +32,7 @@ NAME = "hermes_memory"
 
 @dataclass(frozen=True)
 class AttentionView:
-    """One layer's attention as a probe sees it: queries over the memory and over themselves.
+    """One layer's attention as a probe sees it: queries over the memory and over themselves (this project).
 
     Attributes:
         layer: layer index.
@@ -48,6 +52,11 @@ class AttentionView:
     held: KVLayer
     scaling: float
 
+    @property
+    def tokens(self) -> Provenance:
+        """Provenance of the T held tokens, table ``[8, B, R, T]``."""
+        return self.held.held
+
     def mass(self, *, per_head: bool = False) -> Float[Tensor, "B R T"]:
         """Mean attention to each held token (see :func:`hermes.kernels.attention_mass`)."""
         return attention_mass(self.query, self.memory, self.own, scaling=self.scaling, per_head=per_head)
@@ -55,12 +64,17 @@ class AttentionView:
 
 @dataclass
 class Scope:
-    """What is going through the decoder: the memory, a probe, and masks shared by the layers."""
+    """What is going through the decoder: the memory, a probe, and masks shared by the layers.
+
+    Source: this project.
+    """
 
     memory: KVMemory
     probe: AttentionProbe | None = None
     watched: frozenset[int] = frozenset()
-    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
+    # Whether our attention function has run: without it a memory is read wrongly.
+    attended: bool = False
 
 
 # Attention functions receive no cache, and `generate` passes on no keyword it does not know, so the memory
@@ -70,7 +84,7 @@ _scope: ContextVar[Scope | None] = ContextVar("hermes_attention_scope", default=
 
 @contextmanager
 def attending(memory: KVMemory, probe: AttentionProbe | None = None) -> Iterator[Scope]:
-    """Run the decoder on ``memory`` inside this context; a probe sees the layers it asks for.
+    """Run the decoder on ``memory`` inside this context; a probe sees the layers it asks for (this project).
 
     The decoder's output is bit-identical with and without a probe; unprobed layers pay nothing.
     """
@@ -83,14 +97,25 @@ def attending(memory: KVMemory, probe: AttentionProbe | None = None) -> Iterator
         _scope.reset(token)
 
 
-def in_scope(index: int, layer: KVLayer) -> bool:
-    """Whether the running call attends over this layer."""
+def check_scope(layer: KVLayer) -> None:
+    """Refuse a forward pass that would read a memory wrongly: silently, were it let through (this project).
+
+    Raises:
+        HermesError: the running call is not inside ``attending(memory)`` for the layer's memory, or the
+            model's attention is not set (``installed(model)``).
+    """
     scope = _scope.get()
-    return scope is not None and scope.memory.layers[index] is layer
+    if scope is None or scope.memory.layers[layer.index] is not layer:
+        if layer.length:
+            raise HermesError(
+                "a memory needs its own attention: run the model inside hermes.attention.attending(memory)"
+            )
+    elif layer.index and not scope.attended:
+        raise HermesError("memory attention is not set: run inside hermes.attention.installed(model)")
 
 
 def memory_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """The mask transformers prepares for us: none, unless a batch is padded."""
+    """The mask transformers prepares for us: none, unless a batch is padded (this project)."""
     if attention_mask is None or bool(attention_mask.all()):
         return None
     kwargs["allow_is_causal_skip"] = False
@@ -99,7 +124,10 @@ def memory_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any)
 
 
 def causal_bias(queries: int, columns: int, like: Tensor) -> Tensor:
-    """Additive bottom-right causal mask ``[Q, T]``: query i sees columns up to ``T - Q + i``."""
+    """Additive bottom-right causal mask ``[Q, T]``: query i sees columns up to ``T - Q + i``.
+
+    Source: this project.
+    """
     hidden = torch.ones(queries, columns, dtype=torch.bool, device=like.device).triu(columns - queries + 1)
     return torch.zeros(queries, columns, dtype=like.dtype, device=like.device).masked_fill_(
         hidden, float("-inf")
@@ -125,6 +153,7 @@ def memory_attention(
     queries, columns = query.shape[2], key.shape[2]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if scope is not None:
+        scope.attended = True
         index = int(module.layer_idx)  # type: ignore[arg-type]
         held = scope.memory.layers[index]
         if held.turn is not None:
@@ -144,7 +173,7 @@ def memory_attention(
             query, key, value, is_causal=True, scale=scaling, enable_gqa=True
         )
         return out.transpose(1, 2).contiguous(), None
-    if attention_mask is None and query.is_cuda:
+    if attention_mask is None and _flash(query):
         # Flash attention is bottom-right causal by itself: no mask is made.
         bias = causal_lower_right(queries, columns)
         out = F.scaled_dot_product_attention(query, key, value, bias, scale=scaling, enable_gqa=True)
@@ -152,6 +181,12 @@ def memory_attention(
     if attention_mask is None:
         attention_mask = _shared_bias(scope, queries, columns, query)
     return _sdpa(query, key, value, attention_mask, scaling), None
+
+
+def _flash(query: Tensor) -> bool:
+    """Whether flash attention can take it; elsewhere an unmasked causal call would make ``[H, Q, T]``."""
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return query.is_cuda and half and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
@@ -168,16 +203,19 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scalin
 def _shared_bias(scope: Scope | None, queries: int, columns: int, like: Tensor) -> Tensor:
     if scope is None:
         return causal_bias(queries, columns, like)
-    found = scope.masks.get((queries, columns))
-    if found is None:
-        found = scope.masks[queries, columns] = causal_bias(queries, columns, like)
-    return found
+    key = (queries, columns, like.device)
+    if key not in scope.masks:
+        scope.masks[key] = causal_bias(queries, columns, like)
+    return scope.masks[key]
 
 
 def rotate_query(
     query: Float[Tensor, "B Hq Q D"], cos: Tensor, sin: Tensor, kv_heads: int
 ) -> Float[Tensor, "B Hq Q D"]:
-    """Rotate queries by angles ``[B, R, #Q, D/2]``; where R is the KV heads, each query group by its own."""
+    """Rotate queries by angles ``[B, R, #Q, D/2]``; where R is the KV heads, each query group by its own.
+
+    Source: this project.
+    """
     if cos.shape[1] == 1:
         return rotate(query, cos, sin)
     return rotate(query.unflatten(1, (kv_heads, -1)), cos.unsqueeze(2), sin.unsqueeze(2)).flatten(1, 2)
@@ -187,19 +225,31 @@ AttentionInterface.register(NAME, memory_attention)
 AttentionMaskInterface.register(NAME, memory_mask)
 
 
+# How many running calls have set each model's attention, and what it was before.
+_installed: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
+_lock = Lock()
+
+
 @contextmanager
 def installed(model: Any) -> Iterator[None]:
-    """Let the text decoder of ``model`` use memory attention; what was set before is restored on exit.
+    """Let the text decoder of ``model`` use memory attention; the last one out restores what was set before.
 
-    Inside another such context for the same model it does nothing, so sessions on one model do not disturb
-    each other.
+    Source: this project.
+
+    Contexts may nest and may run in several threads: sessions on one model do not disturb each other.
     """
-    before = model.config.get_text_config()._attn_implementation
-    if before == NAME:
-        yield
-        return
-    model.set_attn_implementation({"text_config": NAME})
+    with _lock:
+        count, before = _installed.get(model, (0, ""))
+        if count == 0:
+            before = model.config.get_text_config()._attn_implementation
+            model.set_attn_implementation({"text_config": NAME})
+        _installed[model] = (count + 1, before)
     try:
         yield
     finally:
-        model.set_attn_implementation({"text_config": before})
+        with _lock:
+            count = _installed.pop(model)[0] - 1
+            if count:
+                _installed[model] = (count, before)
+            else:
+                model.set_attn_implementation({"text_config": before})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -26,7 +26,7 @@ __all__ = ["Backbone", "BackboneConfig", "Chunk", "VideoState", "visual_features
 
 @dataclass
 class BackboneConfig:
-    """Which checkpoint to load and how (settings ``backbone.*``)."""
+    """Which checkpoint to load and how (settings ``backbone.*``; this project)."""
 
     checkpoint: str = setting("", help="hub id or local folder")
     family: str = setting("", help="registered name or dotted path of the family; default: by model_type")
@@ -50,11 +50,11 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A few frames as the decoder will read them.
+    """A few frames as the decoder will read them (this project).
 
     Attributes:
-        embeds: decoder inputs ``[B, n, hidden]``.
-        positions: float32 ``[A, n]``, relative to the clock at which the chunk starts.
+        embeds: decoder inputs ``[B, n, hidden]``, on the decoder's device.
+        positions: float32 ``[A, n]``, on the decoder's device; relative to the clock where the chunk starts.
         advance: how far the clock moves; text or frames that follow start there.
         tokens: provenance of the n tokens, on the CPU.
         deepstack: per early decoder layer, ``[B, n, hidden]`` added to its output (zero where not visual);
@@ -85,7 +85,7 @@ class Chunk:
 
 @dataclass
 class VideoState:
-    """What a backbone remembers of one stream between chunks.
+    """What a backbone remembers of one stream between chunks (this project).
 
     ``advanced`` is how far the clock has moved since the first frame (needed by native layouts, whose
     positions restart from the first frame), ``frames`` and ``groups`` count what was encoded, ``next_id``
@@ -96,7 +96,6 @@ class VideoState:
     groups: int = 0
     advanced: int = 0
     next_id: int = 0
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def add(self, *, frames: int, groups: int, advance: int, tokens: int) -> None:
         """Count a chunk."""
@@ -157,7 +156,11 @@ class Backbone(ABC):
 
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:
-        """Load ``config.checkpoint``; families that need no files override this."""
+        """Load ``config.checkpoint``; families that need no files override this.
+
+        Raises:
+            InputError: a bad setting or checkpoint, see :func:`hermes.loading.load_checkpoint`.
+        """
         from hermes.loading import load_checkpoint
 
         return cls(config=config, **load_checkpoint(config)._asdict())
@@ -184,24 +187,29 @@ class Backbone(ABC):
 
     @property
     def text_config(self) -> Any:
+        """The text decoder's part of the model's configuration."""
         return self.model.config.get_text_config()
 
     @property
     def device(self) -> torch.device:
+        """Where token ids are embedded: the device of a chunk's embeddings."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Type of the input embeddings."""
         dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
         return dtype
 
     @property
     def num_layers(self) -> int:
+        """Layers of the decoder."""
         return int(self.text_config.num_hidden_layers)
 
     @property
     def num_kv_heads(self) -> int:
+        """Key-value heads of each layer."""
         return int(self.text_config.num_key_value_heads)
 
     @property
@@ -211,6 +219,11 @@ class Backbone(ABC):
 
     @cached_property
     def rotary(self) -> Rotary:
+        """The decoder's rotary embedding.
+
+        Raises:
+            UnsupportedModelError: see :meth:`hermes.positions.Rotary.of`.
+        """
         return Rotary.of(self.decoder, self.axes)
 
     def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n hidden"]:
@@ -225,7 +238,8 @@ class Backbone(ABC):
         """
         block: Any = self.decoder.layers[layer]  # type: ignore[index]
         attention = block.self_attn
-        x = block.input_layernorm(hidden)
+        # Called piece by piece, no hook moves its input to where the layer is.
+        x = block.input_layernorm(hidden.to(block.input_layernorm.weight.device))
         shape = (*x.shape[:-1], -1, attention.head_dim)
         query = attention.q_proj(x).view(shape)
         key = attention.k_proj(x).view(shape)
@@ -244,7 +258,12 @@ class Backbone(ABC):
 
     @cached_property
     def recipe(self) -> PixelRecipe:
-        """How frames are resized and normalised: the checkpoint's settings, then the user's pixel limits."""
+        """How frames are resized and normalised: the checkpoint's settings, then the user's pixel limits.
+
+        Raises:
+            SettingError: pixel limits that this model cannot keep.
+            UnsupportedModelError: preprocessing that is not supported.
+        """
         return self.checkpoint_recipe().limited(self.config.min_pixels, self.config.max_pixels)
 
     def checkpoint_recipe(self) -> PixelRecipe:
@@ -258,7 +277,11 @@ class Backbone(ABC):
 
     @abstractmethod
     def video(self, frames: Sequence[Frame], state: VideoState, *, fps: float) -> Chunk:
-        """Encode frames into a chunk and advance ``state``; an incomplete group is completed by doubling."""
+        """Encode frames into a chunk and advance ``state``; an incomplete group is completed by doubling.
+
+        Raises:
+            InputError: frames that cannot be encoded together.
+        """
 
     def closing(self, state: VideoState) -> Float[Tensor, "1 n hidden"] | None:
         """Embeddings a native layout puts between the video and the question (an image newline), or None."""
@@ -266,7 +289,11 @@ class Backbone(ABC):
 
     @cached_property
     def turn(self) -> Turn:
-        """The chat template cut at the video and the question, as the layout wants it."""
+        """The chat template cut at the video and the question, as the layout wants it.
+
+        Raises:
+            InputError: no chat template can be cut, see :func:`hermes.chat.split_template`.
+        """
         templates = [self.chat_template] if self.chat_template else []
         prompt = self.config.system_prompt
         turn = split_template(
@@ -293,6 +320,7 @@ class Backbone(ABC):
         return ids.to(self.device)
 
     def decode(self, ids: Int[Tensor, " n"]) -> str:
+        """The text of token ids, special tokens left out."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
@@ -316,6 +344,9 @@ def visual_features(output: Any, count: int) -> Float[Tensor, "1 n hidden"]:
 
     Source: this project. Outputs may be tensors, tuples with one tensor a video, or objects that hold
     either; newer versions append an image newline, which ``count`` leaves out.
+
+    Raises:
+        HermesError: the tower returned fewer than ``count``.
 
     >>> visual_features((torch.zeros(3, 8), torch.zeros(2, 8)), 4).shape
     torch.Size([1, 4, 8])

@@ -15,7 +15,10 @@ _QUESTION = "QUESTION-GOES-HERE"
 
 
 class Turn(NamedTuple):
-    """One user turn with a video and a question, cut at both: ``prefix VIDEO before QUESTION after``."""
+    """One user turn with a video and a question, cut at both: ``prefix VIDEO before QUESTION after``.
+
+    Source: this project.
+    """
 
     prefix: str
     before: str

@@ -48,7 +48,10 @@ def versions() -> dict[str, str | None]:
 
 
 def attention_backend(device: torch.device) -> str:
-    """How attention is computed on a device: our registered function, and PyTorch's kernels under it."""
+    """How attention is computed on a device: our registered function, and PyTorch's kernels under it.
+
+    Source: this project.
+    """
     if device.type != "cuda":
         return f"{NAME} on PyTorch SDPA ({device.type})"
     backends = torch.backends.cuda

@@ -16,13 +16,32 @@ from transformers.generation.streamers import BaseStreamer
 from hermes.attention import attending, installed
 from hermes.backbone import Backbone
 from hermes.config import setting
+from hermes.errors import SettingError
 from hermes.memory import KVMemory
 from hermes.probe import AttentionProbe
+
+# What `generate` is given by us, or cannot do over a memory.
+_NOT_OPTIONS = (
+    "attention_mask",
+    "input_ids",
+    "inputs_embeds",
+    "logits_processor",
+    "num_return_sequences",
+    "past_key_values",
+    "position_ids",
+    "prefill_chunk_size",
+    "return_dict_in_generate",
+    "streamer",
+    "use_cache",
+)
 
 
 @dataclass
 class GenerationConfig:
-    """How answers are generated (settings ``generation.*``)."""
+    """How answers are generated (settings ``generation.*``).
+
+    Source: this project; greedy decoding and the penalty are those of arXiv 2601.14724.
+    """
 
     max_new_tokens: int = setting(128, help="longest answer", unit="tokens", ge=1)
     repetition_penalty: float = setting(1.1, help="over generated tokens only, as in the method", gt=0)
@@ -34,7 +53,7 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class Generated:
-    """One answer's tokens, first-token logits and timing (seconds)."""
+    """One answer's tokens, first-token logits and timing in seconds (this project)."""
 
     ids: Int[Tensor, " n"]
     first_logits: Float[Tensor, " vocab"]
@@ -125,7 +144,7 @@ def generate(
     processors: Sequence[LogitsProcessor] = (),
     **options: Any,
 ) -> Generated:
-    """Answer from ``memory``, which is written to: pass a fork.
+    """Answer from ``memory``, which is written to: pass a fork (this project).
 
     Args:
         ids: the question's tokens.
@@ -138,7 +157,14 @@ def generate(
 
     Returns:
         the answer's tokens without the prompt, and its timing.
+
+    Raises:
+        SettingError: an option that is not the caller's, such as ``use_cache``.
     """
+    for name in options.keys() & set(_NOT_OPTIONS):
+        raise SettingError(
+            f"generation.{name}", options[name], "options that leave the memory and the prompt alone"
+        )
     started = time.perf_counter() if started is None else started
     own = {field.name for field in fields(config)} & options.keys()
     config = replace(config, **{name: options.pop(name) for name in own})

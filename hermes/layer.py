@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from hermes.attention import in_scope
+from hermes.attention import check_scope
 from hermes.errors import HermesError
 from hermes.kernels.rotate import rotate
 from hermes.positions import Rotary
@@ -40,7 +40,10 @@ class Mix:
 
 @dataclass(frozen=True)
 class LayerUpdate:
-    """What one layer keeps: slots ``[B, R, K]``, ascending, prefix included; R is 1 or the KV heads."""
+    """What one layer keeps: slots ``[B, R, K]``, ascending, prefix included; R is 1 or the KV heads.
+
+    Source: this project.
+    """
 
     keep: Int[Tensor, "B R K"]
     mix: Mix | None = None
@@ -48,6 +51,8 @@ class LayerUpdate:
 
 class KVLayer(DynamicLayer):  # type: ignore[misc]
     """One layer: keys rotated at the layer's own positions, values, positions and provenance.
+
+    Source: this project; positions per layer as in arXiv 2601.14724, Sec. 3.3.
 
     ``positions`` is float32 ``[A, B, R, T]`` and the provenance table ``[8, B, R, T]``; R is 1 until a
     selection per KV head makes it the number of KV heads. ``clock`` ``[B, R]`` is the layer's next
@@ -90,6 +95,7 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
 
     @property
     def pending(self) -> int:
+        """Tokens appended by a forward pass but not yet committed."""
         return 0 if self.keys is None or self.keys.numel() == 0 else int(self.keys.shape[-2]) - self.length
 
     @property
@@ -99,7 +105,11 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
 
     @property
     def held(self) -> Provenance:
-        """Provenance of everything held, table ``[8, B, R, T]``."""
+        """Provenance of everything held, table ``[8, B, R, T]``.
+
+        Raises:
+            HermesError: the layer is empty.
+        """
         if self.tokens is None:
             raise HermesError(f"layer {self.index} of the memory is empty")
         return self.tokens
@@ -110,6 +120,7 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
         return keys
 
     def video_values(self) -> Float[Tensor, "B H V D"]:
+        """Values after the prefix."""
         values: Tensor = self.values[:, :, self.prefix : self.length]
         return values
 
@@ -124,13 +135,8 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Append keys (turned from the shared clock to this layer's own) and values; called by the model."""
+        check_scope(self)
         if self.turn is not None:
-            if not in_scope(self.index, self):
-                # Without it the queries would not be turned, and the output would be silently wrong.
-                raise HermesError(
-                    "the layers of this memory are at different positions: run the model inside "
-                    "hermes.attention.attending(memory)"
-                )
             cos, sin = self.turn
             key_states = rotate(key_states, cos, -sin)
         if not self.is_initialized:
@@ -151,11 +157,13 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
         return self.pending + query_length, self.start
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every batch entry for beam search; called by transformers."""
         super().batch_repeat_interleave(repeats)
         if self.turn is not None and self.turn[0].shape[0] > 1:
             self.turn = tuple(part.repeat_interleave(repeats, dim=0) for part in self.turn)  # type: ignore[assignment]
 
     def reset(self) -> None:
+        """Empty the layer and set its clock to zero."""
         self.keys = self.values = None
         self.is_initialized = False
         self.positions = self.tokens = self.turn = self.written = None
@@ -179,6 +187,7 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
         return named
 
     def fork(self) -> KVLayer:
+        """A shallow copy that shares every tensor."""
         other = KVLayer.__new__(KVLayer)
         other.__dict__.update(self.__dict__)
         return other

@@ -32,7 +32,7 @@ _IMAGE_LIMITS = ("size", "min_pixels", "max_pixels")
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds, as :class:`Backbone` takes it."""
+    """What a checkpoint holds, as :class:`Backbone` takes it (this project)."""
 
     model: Any
     tokenizer: Any
@@ -73,6 +73,8 @@ def load_backbone(config: BackboneConfig | Mapping[str, Any] | str) -> Backbone:
 
 def backbone_fallback(name: str) -> dict[str, object] | None:
     """What ``backbone=name`` means where no configuration has that name: a folder, a hub id, or a family.
+
+    Source: this project.
 
     >>> backbone_fallback("Qwen/Qwen2.5-VL-7B-Instruct")
     {'checkpoint': 'Qwen/Qwen2.5-VL-7B-Instruct'}
@@ -189,7 +191,7 @@ def save_checkpoint(backbone: Backbone, folder: str | Path) -> None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that setting ``backbone.device`` means.
+    """The device that setting ``backbone.device`` means (this project).
 
     Raises:
         SettingError: there is no such device here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -70,6 +71,7 @@ class KVMemory(Cache):  # type: ignore[misc]
 
     @property
     def batch_size(self) -> int:
+        """Streams held side by side, 0 where empty."""
         return 0 if self.layers[0].keys is None else int(self.layers[0].keys.shape[0])
 
     @property
@@ -95,36 +97,40 @@ class KVMemory(Cache):  # type: ignore[misc]
             advance: how far the clock moves.
             prefix: these tokens are the fixed prefix, never evicted.
         """
-        stamped = bool((tokens.kind == int(Kind.TIMESTAMP)).any())
-        protected = bool(tokens.protected.any())
-        for layer in self.layers:
-            layer.has_timestamps |= stamped
-            layer.has_protected |= protected and not prefix
-            batch = layer.keys.shape[0]
-            if layer.positions is None:
-                layer.clock = torch.zeros(batch, 1, device=layer.keys.device)
-            rows = layer.rows
-            new = layer.clock.to(positions)[None, :, :, None] + positions[:, None, None, :]
-            table = tokens.table[:, None, None, :].to(layer.keys.device).expand(-1, batch, rows, -1)
-            if self.keep_written:
-                fresh = layer.keys[:, :, layer.length :]
-                layer.written = (
-                    (fresh, new)
-                    if layer.written is None
-                    else (torch.cat((layer.written[0], fresh), 2), torch.cat((layer.written[1], new), -1))
-                )
-            if layer.positions is None or layer.tokens is None:
-                layer.positions, layer.tokens = new, Provenance(table)
-            else:
-                layer.positions = torch.cat((layer.positions, new), dim=-1)
-                layer.tokens = Provenance(torch.cat((layer.tokens.table, table), dim=-1))
-            layer.clock = layer.clock + advance
-            layer.start = self.next_position + advance
-            if prefix:
-                layer.prefix += len(tokens)
-        self.next_position += advance
-        self.top += advance
-        self.prefix = self.layers[0].prefix
+        with self._whole():
+            for layer in self.layers:
+                self._commit_layer(layer, positions, tokens, advance, prefix)
+            self.next_position += advance
+            self.top += advance
+            self.prefix = self.layers[0].prefix
+
+    def _commit_layer(
+        self, layer: KVLayer, positions: Tensor, tokens: Provenance, advance: int, prefix: bool
+    ) -> None:
+        layer.has_timestamps |= bool((tokens.kind == int(Kind.TIMESTAMP)).any())
+        layer.has_protected |= bool(tokens.protected.any()) and not prefix
+        batch = layer.keys.shape[0]
+        if layer.positions is None:
+            layer.clock = torch.zeros(batch, 1, device=layer.keys.device)
+        rows, relative = layer.rows, positions.to(layer.keys.device, torch.float32)
+        new = layer.clock[None, :, :, None] + relative[:, None, None, :]
+        table = tokens.table[:, None, None, :].to(layer.keys.device).expand(-1, batch, rows, -1)
+        if self.keep_written:
+            fresh = layer.keys[:, :, layer.length :]
+            layer.written = (
+                (fresh, new)
+                if layer.written is None
+                else (torch.cat((layer.written[0], fresh), 2), torch.cat((layer.written[1], new), -1))
+            )
+        if layer.positions is None or layer.tokens is None:
+            layer.positions, layer.tokens = new, Provenance(table)
+        else:
+            layer.positions = torch.cat((layer.positions, new), dim=-1)
+            layer.tokens = Provenance(torch.cat((layer.tokens.table, table), dim=-1))
+        layer.clock = layer.clock + advance
+        layer.start = self.next_position + advance
+        if prefix:
+            layer.prefix += len(tokens)
 
     def rollback(self) -> None:
         """Drop the pending tokens, as if the forward pass that wrote them had not happened."""
@@ -142,25 +148,41 @@ class KVMemory(Cache):  # type: ignore[misc]
             compact: re-index the positions of all layers (arXiv 2601.14724, Sec. 3.3).
 
         Raises:
-            HermesError: an update for a layer that there is not. After any error the memory is as it was.
+            HermesError: an update for a layer that there is not, or slots that are not ascending, not held,
+                or lack the prefix. After any error the memory is as it was.
         """
         if not updates and not compact:
             return
         if unknown := [index for index in updates if not 0 <= index < len(self.layers)]:
             raise HermesError(f"an update for layer {unknown[0]} of a memory of {len(self.layers)} layers")
         sizes = [update.mix.size for update in updates.values() if update.mix is not None]
-        before = [layer.fork() for layer in self.layers]
-        try:
+        with self._whole():
+            flaws = []
             for index, layer in enumerate(self.layers):
                 update = updates.get(index)
+                if update is not None:
+                    flaws.append(_flaw(update.keep, layer))
                 if update is not None or compact:
                     self._apply_layer(layer, update, compact)
+            self.next_summary_id -= max(sizes, default=0)
+            wrong = self.align(flaws)
+            if any(wrong):
+                index = sorted(updates)[wrong.index(True)]
+                raise HermesError(
+                    f"the update of layer {index} keeps slots that are not ascending, not held, or lack the "
+                    f"prefix (slots 0 to {self.prefix - 1})"
+                )
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """All of a change or none of it, also when interrupted: layers must agree with each other."""
+        layers, rest = [layer.fork() for layer in self.layers], dict(self.__dict__)
+        try:
+            yield
         except BaseException:
-            # Not half of it: the layers' clocks would no longer agree with the shared one.
-            self.layers = before
+            self.__dict__.update(rest)
+            self.layers = layers
             raise
-        self.next_summary_id -= max(sizes, default=0)
-        self.align()
 
     def _apply_layer(self, layer: KVLayer, update: LayerUpdate | None, compact: bool) -> None:
         keep = None if update is None else update.keep
@@ -254,12 +276,21 @@ class KVMemory(Cache):  # type: ignore[misc]
         table[7].scatter_(2, targets, mass)
         return plan, place, table
 
-    def align(self) -> None:
-        """Set the shared next position to the largest clock and each layer's turn to the difference."""
+    def align(self, flaws: Sequence[Tensor] = ()) -> list[bool]:
+        """Set the shared next position to the largest clock and each layer's turn to the difference.
+
+        Args:
+            flaws: flags to bring to the host with the clocks.
+
+        Returns:
+            the flags.
+        """
+        device = self.layers[0].clock.device
+        parts = [layer.clock.flatten().to(device) for layer in self.layers]
+        parts += [flaw.to(device, torch.float32).flatten() for flaw in flaws]
         # The one copy to the host in a streaming step.
-        clocks = torch.cat(
-            [layer.clock.flatten().to(self.layers[0].clock.device) for layer in self.layers]
-        ).tolist()
+        clocks = torch.cat(parts).tolist()
+        clocks, flags = clocks[: len(clocks) - len(flaws)], clocks[len(clocks) - len(flaws) :]
         first = int(max(clocks[: self.layers[0].clock.numel()]))
         self.top = int(max(clocks))
         self.next_position = self.top if self.clock_mode == "per_layer" else first
@@ -273,6 +304,7 @@ class KVMemory(Cache):  # type: ignore[misc]
             if behind and self.clock_mode == "per_layer":
                 shift = (self.next_position - layer.clock)[None, :, :, None]
                 layer.turn = self.rotary.angles(shift.expand(self.rotary.axes, -1, -1, -1))
+        return [bool(flag) for flag in flags]
 
     def fork(self) -> KVMemory:
         """A copy that shares every tensor; writing to it leaves this memory as it is, bit for bit."""
@@ -282,18 +314,32 @@ class KVMemory(Cache):  # type: ignore[misc]
         return other
 
     def reset(self) -> None:
+        """Empty every layer and set the clock to zero."""
         for layer in self.layers:
             layer.reset()
         self.prefix = self.next_position = self.top = 0
         self.next_summary_id = -2
 
     def save(self, folder: str | Path) -> None:
-        """Write the memory to a folder as safetensors and JSON (see :mod:`hermes.storage`)."""
+        """Write the memory to a folder as safetensors and JSON (see :mod:`hermes.storage`).
+
+        Raises:
+            HermesError: tokens are pending.
+        """
         save_memory(self, folder)
 
     def state(self) -> Sequence[Tensor]:
         """Every tensor held, in a fixed order, for comparing two memories."""
         return [tensor for layer in self.layers for tensor in layer.tensors().values()]
+
+
+def _flaw(keep: Int[Tensor, "B R K"], layer: KVLayer) -> Tensor:
+    """Whether slots break the rules of an update: ascending, held, and the prefix among them."""
+    prefix, device = layer.prefix, keep.device
+    if keep.shape[-1] < max(prefix, 1):
+        return torch.ones((), device=device)
+    fixed = (keep[..., :prefix] != torch.arange(prefix, device=device)).any()
+    return fixed | (keep.diff(dim=-1) <= 0).any() | (keep[..., -1] >= layer.length).any()
 
 
 def _take(x: Tensor, index: Int[Tensor, "B R K"]) -> Tensor:

@@ -38,7 +38,7 @@ _SUMMARY = "#e8000b"
 
 @dataclass(frozen=True)
 class Cell:
-    """What one layer holds of one frame.
+    """What one layer holds of one frame (this project).
 
     Attributes:
         frame: index of the sampled frame, or of the newest one that a summary stands for.
@@ -55,7 +55,10 @@ class Cell:
 
 
 def held_frames(memory: KVMemory) -> list[Cell]:
-    """What each layer holds of each frame, by layer, then by time; frames without any token are left out."""
+    """What each layer holds of each frame, by layer, then by time; frames without any token are left out.
+
+    Source: this project.
+    """
     cells = []
     for layer in memory:
         if not layer.length:
@@ -133,6 +136,9 @@ def session_map(session: StreamSession, path: str | Path, *, start: float = 0.0,
     """The memory map of a session, with the tiers of its policy and everything it has seen.
 
     Source: this project. See :func:`memory_map`.
+
+    Raises:
+        InputError: another suffix, or a path that cannot be written.
     """
     boundaries = getattr(session.policy, "boundaries", None)
     return memory_map(
@@ -147,7 +153,7 @@ def session_map(session: StreamSession, path: str | Path, *, start: float = 0.0,
 
 
 def check_map_path(path: str | Path) -> Path:
-    """The path of a picture that can be written, checked before anything long is begun.
+    """The path of a picture that can be written, checked before anything long is begun (this project).
 
     Raises:
         InputError: it cannot.

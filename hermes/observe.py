@@ -25,6 +25,8 @@ Mode = Literal["exact", "embedding"]
 class Guidance:
     """What a scorer wants to know: the attention of a text to the video tokens.
 
+    Source: arXiv 2601.14724, Sec. 3.1 (pseudo-queries); ``embedding`` as its release.
+
     Attributes:
         text: the pseudo-query.
         mode: ``exact``, a true forward of the text over the memory; or ``embedding``, in which every layer

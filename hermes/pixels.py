@@ -99,7 +99,11 @@ class PixelRecipe:
         return self.patch_size * self.merge_size
 
     def target(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width a frame is resized to."""
+        """Height and width a frame is resized to.
+
+        Raises:
+            InputError: one side is over 200 times the other.
+        """
         if not self.do_resize:
             return height, width
         if "height" in self.size:
@@ -135,7 +139,7 @@ class PixelRecipe:
 
 
 def stack(frames: Sequence[Frame]) -> UInt8[Tensor, "T 3 H W"]:
-    """The frames as one tensor.
+    """The frames as one tensor (this project).
 
     Raises:
         InputError: no frame, not RGB in uint8, or frames of different sizes.
@@ -154,7 +158,13 @@ def stack(frames: Sequence[Frame]) -> UInt8[Tensor, "T 3 H W"]:
 def prepare(
     frames: Sequence[Frame], recipe: PixelRecipe, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "T 3 H W"]:
-    """Frames resized and normalised, float32 on ``device``; only the resized bytes travel there."""
+    """Frames resized and normalised, float32 on ``device``; only the resized bytes travel there.
+
+    Source: this project.
+
+    Raises:
+        InputError: frames that cannot be stacked, or are too narrow.
+    """
     images = stack(frames)
     images = resize(images, recipe.target(*images.shape[-2:]), recipe.resample)
     return normalize(images.to(device), recipe)
@@ -163,7 +173,13 @@ def prepare(
 def prepare_patches(
     frames: Sequence[Frame], recipe: PixelRecipe, weight: Tensor
 ) -> tuple[Float[Tensor, "n values"], tuple[int, int, int]]:
-    """Frames as :func:`patchify` gives them, on the device and in the type of the tower's ``weight``."""
+    """Frames as :func:`patchify` gives them, on the device and in the type of the tower's ``weight``.
+
+    Source: this project.
+
+    Raises:
+        InputError: frames that cannot be stacked, or are too narrow.
+    """
     patches, grid = patchify(
         prepare(frames, recipe, weight.device),
         patch=recipe.patch_size,
@@ -238,7 +254,10 @@ def _fast_bilinear() -> bool:
 
 
 def normalize(images: UInt8[Tensor, "T 3 H W"], recipe: PixelRecipe) -> Float[Tensor, "T 3 H W"]:
-    """Rescale and normalise in float32; the two are one step, as in Hugging Face's tensor processors."""
+    """Rescale and normalise in float32; the two are one step, as in Hugging Face's tensor processors.
+
+    Source: this project.
+    """
     pixels = images.float()
     # In this order of operations, or the last bit differs.
     unit = 1.0 / recipe.rescale_factor if recipe.do_rescale else 1.0
@@ -255,6 +274,8 @@ def patchify(
     images: Float[Tensor, "T C H W"], *, patch: int, merge: int, temporal: int
 ) -> tuple[Float[Tensor, "n values"], tuple[int, int, int]]:
     """Frames as the flat patches the Qwen-VL towers read; an incomplete last group repeats its last frame.
+
+    Source: this project; the order is that of the Qwen-VL family's preprocessing.
 
     Args:
         images: sides are multiples of ``patch * merge``.

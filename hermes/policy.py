@@ -24,6 +24,8 @@ Bound = Literal["bounded", "growing", "unbounded"]
 class StreamContext:
     """What a policy may know of the stream it serves; ``history`` and ``extent`` change as it runs.
 
+    Source: this project.
+
     Attributes:
         num_layers, num_kv_heads: of the decoder.
         max_position: positions the decoder was built for.
@@ -46,7 +48,7 @@ class StreamContext:
 
 @dataclass
 class Recall:
-    """What a policy may work with at a question.
+    """What a policy may work with at a question (this project).
 
     Attributes:
         memory: a fork of the stream's memory; changes to it are dropped after the answer.

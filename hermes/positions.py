@@ -79,7 +79,7 @@ class Rotary:
 
 
 def expand_axes(positions: Num[Tensor, "*batch T"], axes: int) -> Num[Tensor, "A *batch T"]:
-    """The same position on every axis, as text has it."""
+    """The same position on every axis, as text has it (this project)."""
     return positions.unsqueeze(0).expand(axes, *positions.shape)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from hermes.attention import AttentionView
@@ -16,9 +17,9 @@ from hermes.config import Part, setting
 class AttentionProbe(Part, ABC):
     """Watches attention as it happens; subclass it and implement :meth:`observe`.
 
-    Source: this project. A probe is handed to ``session.feed``, ``session.ask`` or
-    :func:`hermes.attention.attending`; registered under the entry point group ``hermes.probes`` or named by
-    dotted path. It must not change the tensors it is shown.
+    Source: this project. A probe is handed to ``session.ask``, to the session, or to a
+    ``with probing(session, probe)`` block; registered under the entry point group ``hermes.probes`` or
+    named by dotted path. It must not change the tensors it is shown.
     """
 
     kind: ClassVar[str] = "probe"
@@ -38,9 +39,10 @@ class AttentionProbe(Part, ABC):
 
 @dataclass
 class AttentionMass(AttentionProbe):
-    """Mean attention each held token received, summed over calls, per layer ``[B, R, T]``.
+    """Mean attention each held token received, over heads and query tokens, per layer ``[B, R, T]``.
 
-    Source: arXiv 2601.14724, Sec. 2 (mean over heads and query tokens).
+    Source: arXiv 2601.14724, Sec. 2. Every query token counts alike, over all calls since the layer last
+    held the same tokens: a layer whose tokens change starts afresh.
 
     >>> AttentionMass(only=[0, 2]).layers(10)
     [0, 2]
@@ -48,16 +50,24 @@ class AttentionMass(AttentionProbe):
 
     only: list[int] | None = setting(None, help="layers to watch; null for all")
     per_head: bool = setting(False, help="one row per KV head instead of the mean over heads")
-    _mass: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+    # Per layer: ids of the held tokens, summed mass, query tokens seen.
+    _seen: dict[int, tuple[Tensor, Tensor, int]] = field(default_factory=dict, init=False, repr=False)
 
     def layers(self, num_layers: int) -> Iterable[int]:
+        """The layers of ``only``, or all."""
         return range(num_layers) if self.only is None else self.only
 
     def observe(self, view: AttentionView) -> None:
-        mass = view.mass(per_head=self.per_head)
-        held = self._mass.get(view.layer)
-        # A memory that changed between calls starts the sum afresh.
-        self._mass[view.layer] = mass if held is None or held.shape != mass.shape else held + mass
+        """Add one call's attention to the layer's sum."""
+        if not view.held.length:
+            return
+        queries = view.query.shape[2]
+        mass = view.mass(per_head=self.per_head) * queries
+        ids, held = view.tokens.id, self._seen.get(view.layer)
+        if held is not None and torch.equal(held[0], ids):
+            mass, queries = held[1] + mass, held[2] + queries
+        self._seen[view.layer] = (ids, mass, queries)
 
     def result(self) -> dict[int, Tensor]:
-        return dict(self._mass)
+        """The mass so far by layer index, float32 ``[B, R, T]``."""
+        return {layer: mass / queries for layer, (_, mass, queries) in self._seen.items()}

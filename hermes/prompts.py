@@ -15,7 +15,10 @@ PROMPT_KINDS = ("local", "global", "mixed")
 
 @dataclass(frozen=True)
 class Turn:
-    """One round of the conversation: a question, its answer and, for multiple choice, the options."""
+    """One round of the conversation: a question, its answer and, for multiple choice, the options.
+
+    Source: this project.
+    """
 
     question: str
     answer: str
@@ -46,6 +49,9 @@ class GuidancePrompts:
     Source: arXiv 2601.14724, Sec. 3.1. The wording is this project's; the paper prints its own in App. B,
     Figs 7 to 10. The mixed prompt is the two joined by ``joint``. After a question, both are
     preceded by a reminder of the last round.
+
+    Raises:
+        SettingError: a history text with other fields than {question} and {answer}.
 
     >>> GuidancePrompts(local_text="What now?", global_text="What so far?").render("mixed")
     'What now?; What so far?'
@@ -93,7 +99,7 @@ class GuidancePrompts:
 
 
 def letters(count: int) -> list[str]:
-    """Option letters: A, B, C, ..."""
+    """Option letters from A on, ``count`` of them (this project)."""
     return [chr(ord("A") + i) for i in range(count)]
 
 

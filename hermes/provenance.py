@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Kind(IntEnum):
-    """What a cached token is."""
+    """What a cached token is (this project)."""
 
     PREFIX = 0
     VISUAL = 1
@@ -45,10 +45,12 @@ class Provenance:
 
     @property
     def id(self) -> Int[Tensor, "*batch T"]:
+        """Unique in the stream, the same in every layer."""
         return self.table[0]
 
     @property
     def frame(self) -> Int[Tensor, "*batch T"]:
+        """Index of the sampled frame, -1 for text."""
         return self.table[1]
 
     @property
@@ -58,28 +60,34 @@ class Provenance:
 
     @property
     def row(self) -> Int[Tensor, "*batch T"]:
+        """Row of the patch in the frame, -1 for text."""
         return self.table[3]
 
     @property
     def col(self) -> Int[Tensor, "*batch T"]:
+        """Column of the patch in the frame, -1 for text."""
         return self.table[4]
 
     @property
     def kind(self) -> Int[Tensor, "*batch T"]:
+        """What the token is, a :class:`Kind`."""
         return self.table[5]
 
     @property
     def protected(self) -> Bool[Tensor, "*batch T"]:
+        """Whether no selector may evict it."""
         return self.table[6].bool()
 
     @property
     def mass(self) -> Int[Tensor, "*batch T"]:
+        """How many written tokens it stands for."""
         return self.table[7]
 
     def __len__(self) -> int:
         return self.table.shape[-1]
 
     def to(self, device: torch.device | str) -> Provenance:
+        """The same table on another device."""
         return Provenance(self.table.to(device))
 
     def select(self, index: Int[Tensor, " K"]) -> Provenance:
@@ -88,6 +96,7 @@ class Provenance:
 
     @staticmethod
     def cat(parts: Sequence[Provenance]) -> Provenance:
+        """The tokens of all parts, in order."""
         return Provenance(torch.cat([part.table for part in parts], dim=-1))
 
     @staticmethod

@@ -7,7 +7,10 @@ from typing import Any
 
 
 def pytest_addoption(parser: Any) -> None:
-    """Register ``--oracle``: a conftest would be too late, the folder would be taken for a test."""
+    """Register ``--oracle``: a conftest would be too late, the folder would be taken for a test.
+
+    Source: this project.
+    """
     parser.addoption(
         "--oracle",
         type=Path,

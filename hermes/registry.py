@@ -37,7 +37,10 @@ KINDS = {
 
 
 class Entry(NamedTuple):
-    """One line of `hermes list`: name, first docstring line (or why it cannot be imported), origin."""
+    """One line of `hermes list`: name, first docstring line (or why it cannot be imported), origin.
+
+    Source: this project.
+    """
 
     name: str
     summary: str
@@ -174,7 +177,7 @@ class Registry:
 
 @functools.cache
 def registry(kind: str) -> Registry:
-    """The registry of one kind of object, such as `registry("policy")`.
+    """The registry of one kind of object, such as `registry("policy")` (this project).
 
     Raises:
         HermesError: no such kind.

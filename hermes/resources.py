@@ -9,7 +9,7 @@ import torch
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak bytes: allocated on a CUDA device, or resident in this process on the CPU."""
+    """Peak bytes: allocated on a CUDA device, or resident in this process on the CPU (this project)."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

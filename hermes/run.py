@@ -20,7 +20,7 @@ def open_session(
     *,
     overrides: Sequence[str] = (),
 ) -> StreamSession:
-    """A session on a checkpoint, with a policy and a budget.
+    """A session on a checkpoint, with a policy and a budget (this project).
 
     Args:
         backbone: a shipped config, a hub id, a local folder, or a loaded backbone.
@@ -56,7 +56,12 @@ def open_session(
 
 
 def session_from(config: RunConfig, backbone: Backbone | None = None) -> StreamSession:
-    """A session from a run's settings; the backbone is loaded unless one is given."""
+    """A session from a run's settings; the backbone is loaded unless one is given (this project).
+
+    Raises:
+        SettingError: a setting that the model or the machine does not allow.
+        InputError: a checkpoint that cannot be loaded.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     loaded = load_backbone(config.backbone) if backbone is None else backbone

@@ -42,7 +42,8 @@ def self_check(backbone: Backbone) -> dict[str, float]:
     try:
         plain, moved = DynamicCache(config=config), DynamicCache(config=config)
         _forward(backbone, embeds[:, :_HELD], 0, plain)
-        _forward(backbone, embeds[:, :_HELD], _SHIFT, moved)
+        # Each axis moves by its own amount, so that axes taken for one another show.
+        _forward(backbone, embeds[:, :_HELD], 0, moved, shift=_SHIFT)
         expected = _forward(backbone, embeds[:, _HELD:], _HELD, plain, output_attentions=True)
     finally:
         backbone.model.set_attn_implementation({"text_config": before})
@@ -57,8 +58,8 @@ def self_check(backbone: Backbone) -> dict[str, float]:
             ours = _forward(backbone, embeds[:, _HELD:], _HELD, memory)
 
     # The first layer shows rotation and probe without the rounding that depth adds up.
-    shift = torch.full((1, 1, _HELD), float(_SHIFT), device=memory[0].keys.device)
-    turned = backbone.rotary.turn(plain.layers[0].keys[:, :, :_HELD], expand_axes(shift, backbone.axes))
+    shift = _shifts(backbone, _SHIFT)[..., None].expand(-1, -1, -1, _HELD).to(memory[0].keys.device)
+    turned = backbone.rotary.turn(plain.layers[0].keys[:, :, :_HELD], shift)
     weights: Tensor = expected.attentions[0][..., :_HELD].float().mean(dim=(1, 2))
     found = {
         "rotation": _apart(turned, moved.layers[0].keys),
@@ -76,10 +77,18 @@ def self_check(backbone: Backbone) -> dict[str, float]:
     return found
 
 
-def _forward(backbone: Backbone, embeds: Tensor, start: int, cache: Any, **options: Any) -> Any:
+def _shifts(backbone: Backbone, shift: int) -> Tensor:
+    """How far each position axis is moved, ``[A, 1, 1]``: shift, 2 shift, 3 shift."""
+    return shift * torch.arange(1.0, backbone.axes + 1)[:, None, None]
+
+
+def _forward(
+    backbone: Backbone, embeds: Tensor, start: int, cache: Any, *, shift: int = 0, **options: Any
+) -> Any:
     positions = torch.arange(start, start + embeds.shape[1], device=embeds.device)[None]
-    if backbone.axes > 1:
-        positions = expand_axes(positions, backbone.axes)
+    positions = expand_axes(positions, backbone.axes) + _shifts(backbone, shift).to(embeds.device)
+    if backbone.axes == 1:
+        positions = positions[0]
     return backbone.decoder(
         inputs_embeds=embeds, position_ids=positions, past_key_values=cache, use_cache=True, **options
     )

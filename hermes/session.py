@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class MemoryConfig:
-    """How the memory stores keys (settings ``memory.*``)."""
+    """How the memory stores keys (settings ``memory.*``; this project)."""
 
     keep_written: bool = setting(
         False,
@@ -47,16 +47,27 @@ class MemoryConfig:
 
 
 class Callback(Part):
-    """Watches a session; every method may be overridden and does nothing by default."""
+    """Watches a session; every method may be overridden and does nothing by default (this project)."""
 
     kind: ClassVar[str] = "callback"
 
-    def on_encode_start(self, session: StreamSession, frames: Sequence[Frame]) -> None: ...
-    def on_encode_end(self, session: StreamSession, chunk: Chunk) -> None: ...
-    def on_compress_start(self, session: StreamSession) -> None: ...
-    def on_compress_end(self, session: StreamSession, changed: bool) -> None: ...
-    def on_ask_start(self, session: StreamSession, question: str) -> None: ...
-    def on_ask_end(self, session: StreamSession, answer: Answer) -> None: ...
+    def on_encode_start(self, session: StreamSession, frames: Sequence[Frame]) -> None:
+        """Before frames are encoded."""
+
+    def on_encode_end(self, session: StreamSession, chunk: Chunk) -> None:
+        """After a chunk is in the memory, not yet compressed."""
+
+    def on_compress_start(self, session: StreamSession) -> None:
+        """Before the policy's step."""
+
+    def on_compress_end(self, session: StreamSession, changed: bool) -> None:
+        """After the policy's step; ``changed``: whether it changed the memory."""
+
+    def on_ask_start(self, session: StreamSession, question: str) -> None:
+        """Before a question is answered."""
+
+    def on_ask_end(self, session: StreamSession, answer: Answer) -> None:
+        """After a question is answered."""
 
 
 class StreamSession:
@@ -78,6 +89,10 @@ class StreamSession:
         now: seconds of the stream that have passed: the last frame's end, or where ``watch`` stopped.
 
     A session is opened by :func:`hermes.open_session` or built from its parts.
+
+    Raises:
+        SettingError: ``chunk_frames`` below 1, or a policy that evicts where the layout forbids it.
+        UnsupportedModelError: the self-check failed.
     """
 
     def __init__(
@@ -156,7 +171,12 @@ class StreamSession:
             outer.__exit__(None, None, None)
 
     def feed(self, frames: Iterable[Frame]) -> None:
-        """Take frames in; whenever ``chunk_frames`` have gathered, encode them and compress the memory."""
+        """Take frames in; whenever ``chunk_frames`` have gathered, encode them and compress the memory.
+
+        Raises:
+            SettingError: a budget below the tokens of one frame.
+            InputError: frames that cannot be encoded together.
+        """
         for frame in frames:
             self.waiting.append(frame)
             self.now = frame.time + 1 / self.fps
@@ -164,7 +184,7 @@ class StreamSession:
                 self.flush()
 
     def flush(self) -> None:
-        """Encode the frames that wait for their chunk to fill."""
+        """Encode the frames that wait for their chunk to fill; raises as :meth:`feed`."""
         if not self.waiting:
             return
         # The prefix first: token ids count up from it.
@@ -187,7 +207,7 @@ class StreamSession:
             self._compress()
 
     def feed_chunk(self, chunk: Chunk) -> None:
-        """Take in a chunk that is already embedded."""
+        """Take in a chunk that is already embedded; raises SettingError as :meth:`feed`."""
         self._write(self.policy.reduce(chunk), time.perf_counter())
         self.frames_seen += chunk.frames
         self.now += chunk.frames / self.fps
@@ -391,7 +411,7 @@ class StreamSession:
 
 @contextmanager
 def probing(session: StreamSession, probe: AttentionProbe) -> Iterator[AttentionProbe]:
-    """Let a probe watch everything a session encodes inside the block."""
+    """Let a probe watch everything a session encodes inside the block (this project)."""
     before, session.probe = session.probe, probe
     try:
         yield probe

@@ -17,7 +17,7 @@ from hermes.session import Callback, MemoryConfig
 
 @dataclass
 class VideoConfig:
-    """How frames are read (settings ``video.*``)."""
+    """How frames are read (settings ``video.*``; this project)."""
 
     fps: float | None = setting(None, help="frames sampled per second; default: the backbone's", gt=0)
     start: float = setting(0.0, help="where to begin", unit="s", ge=0)
@@ -27,7 +27,7 @@ class VideoConfig:
 
 @dataclass
 class StreamConfig:
-    """How the stream is cut (settings ``stream.*``)."""
+    """How the stream is cut (settings ``stream.*``; this project)."""
 
     chunk_frames: int = setting(
         16, help="frames encoded at once; a question cuts a chunk short", unit="frames", ge=1
@@ -36,7 +36,7 @@ class StreamConfig:
 
 @dataclass
 class RunConfig:
-    """The settings of one run; every one is ``key=value`` on the command line."""
+    """The settings of one run; every one is ``key=value`` on the command line (this project)."""
 
     policy: MemoryPolicy = setting(help="the memory policy")
     backbone: BackboneConfig = setting(BackboneConfig(), help="the model")
@@ -57,7 +57,7 @@ FALLBACKS: Mapping[str, Fallback] = {"backbone": backbone_fallback}
 
 
 def run_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> RunConfig:
-    """The settings of a run from ``key=value`` overrides on the defaults.
+    """The settings of a run from ``key=value`` overrides on the defaults (this project).
 
     Raises:
         SettingError: an unknown setting, a wrong type or value, an unknown policy or backbone.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def save_memory(memory: KVMemory, folder: str | Path) -> None:
-    """Write a memory to a folder: ``memory.safetensors`` and ``memory.json``.
+    """Write a memory to a folder: ``memory.safetensors`` and ``memory.json`` (this project).
 
     Raises:
         HermesError: tokens are pending.
@@ -48,7 +48,7 @@ def save_memory(memory: KVMemory, folder: str | Path) -> None:
 
 
 def load_memory(folder: str | Path, rotary: Rotary, device: torch.device | str = "cpu") -> KVMemory:
-    """Read a memory written by :func:`save_memory`, bit for bit.
+    """Read a memory written by :func:`save_memory`, bit for bit (this project).
 
     Args:
         rotary: of the decoder that wrote it (``backbone.rotary``).

@@ -32,7 +32,10 @@ from hermes.prompts import GuidancePrompts
 
 @dataclass
 class Tier:
-    """A share of the layers and how their tokens are scored and merged (settings ``policy.tiers.NAME.*``)."""
+    """A share of the layers and how their tokens are scored and merged (settings ``policy.tiers.NAME.*``).
+
+    Source: arXiv 2601.14724, Sec. 3.1, generalised.
+    """
 
     share: float = setting(help="share of the decoder's layers", ge=0, le=1)
     scorer: Scorer = setting(help="what a token is worth")
@@ -50,6 +53,9 @@ class TieredPolicy(MemoryPolicy):
 
     With budget weights, layer l holds ``floor(w_l / sum(w) * budget * L)`` video tokens and the last layer
     the rounding residue besides (Table 5).
+
+    Raises:
+        SettingError: no tier, or shares that do not sum to 1.
     """
 
     bound: ClassVar[Literal["bounded", "growing", "unbounded"]] = "bounded"
@@ -107,6 +113,11 @@ class TieredPolicy(MemoryPolicy):
         return [name for name, layers in self.boundaries(num_layers).items() for _ in layers]
 
     def start(self, context: StreamContext) -> None:
+        """Begin a stream.
+
+        Raises:
+            SettingError: a budget that leaves some layer nothing besides its summaries.
+        """
         super().start(context)
         slots = max(tier.merger.slots for tier in self.tiers.values())
         if min(self.budgets(context.num_layers)) <= slots:
@@ -117,6 +128,7 @@ class TieredPolicy(MemoryPolicy):
             )
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        """Score, select and merge in every layer that is over its budget."""
         count = len(memory.layers)
         names, budgets = self._names(count), self.budgets(count)
         if self.trigger == "first_layer":

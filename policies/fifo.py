@@ -27,6 +27,7 @@ class Fifo(MemoryPolicy):
     reindex: Reindexer = setting(Lazy(), help="when positions become dense again")
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        """Keep the newest tokens once a layer is over budget."""
         length = memory[0].video_length
         if length <= self.budget:
             return {}

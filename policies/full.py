@@ -27,4 +27,5 @@ class Full(MemoryPolicy):
     reindex: Reindexer = setting(Never(), help="when positions become dense again")
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        """Evict nothing."""
         return {}

@@ -18,7 +18,10 @@ _WORKING = {"llava": (1.0, 0.9, 19.5), "qwen": (0.75, 0.6, 12.0)}
 def release_tiers(
     schedule: Schedule, probe: Literal["exact", "embedding"] = "embedding", half: bool = False
 ) -> dict[str, Tier]:
-    """The release's tiers for one of its two schedules."""
+    """The release's tiers for one of its two schedules.
+
+    Source: the authors' release (May 2026) as described for arXiv 2601.14724.
+    """
     weight, drop, k_drop = _WORKING[schedule]
     mixed = GuidedAttention(prompt="mixed", probe=probe, half=half)
     working = Blend(mixed, Recency(k_drop=k_drop), weight, drop)
@@ -46,6 +49,6 @@ class HermesRelease(TieredPolicy):
 
     tiers: dict[str, Tier] = setting(release_tiers("llava"), help="the release's tiers")
     smoother: Smoother = setting(Chain(recursive=True), help="from the deepest layer down")
-    selector: Selector = setting(TopK(timestamps=False), help="top-k per layer")
+    selector: Selector = setting(TopK(timestamps=0.0), help="top-k per layer")
     reindex: Reindexer = setting(Lazy(whole_chunk=False, only_compressing=True), help="lazy, margin 1024")
     trigger: Literal["layer", "first_layer"] = setting("first_layer", help="as in TieredPolicy")

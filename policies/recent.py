@@ -32,10 +32,16 @@ class Recent(MemoryPolicy):
     held: deque[Frame] = field(default_factory=deque, init=False, repr=False, compare=False)
 
     def start(self, context: StreamContext) -> None:
+        """Begin a stream, with no frame held."""
         super().start(context)
         self.held = deque()
 
     def admit(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+        """Hold the newest frames; none is encoded now.
+
+        Raises:
+            SettingError: a budget below the tokens of one frame, or one group of frames.
+        """
         self.held.extend(frames)
         height, width = frames[-1].image.shape[:2]
         group = self.context.frames_per_group
@@ -49,7 +55,9 @@ class Recent(MemoryPolicy):
         return ()
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        """Evict nothing: only the prefix is held."""
         return {}
 
     def recall(self, call: Recall) -> None:
+        """Encode the held frames into the fork that answers."""
         call.encode(list(self.held))

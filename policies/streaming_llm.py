@@ -23,6 +23,9 @@ class StreamingLLM(MemoryPolicy):
     Source: arXiv 2309.17453, Sec. 3.2. Difference: the text prefix, which is never evicted, is a sink
     already, so ``sinks`` counts video tokens besides it and may be 0. Positions are contiguous within the
     cache, as there: eager re-indexing.
+
+    Raises:
+        SettingError: as many sinks as the budget, or more.
     """
 
     source: ClassVar[str] = "arXiv 2309.17453"
@@ -36,6 +39,7 @@ class StreamingLLM(MemoryPolicy):
             raise SettingError("sinks", self.sinks, f"less than the budget of {self.budget}")
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        """Keep the sinks and the newest tokens once a layer is over budget."""
         length = memory[0].video_length
         if length <= self.budget:
             return {}

@@ -29,6 +29,7 @@ class Uniform(MemoryPolicy):
     reindex: Reindexer = setting(Lazy(), help="when positions become dense again")
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        """Keep an even spread once a layer is over budget."""
         video = memory[0].video
         if len(video) <= self.budget:
             return {}

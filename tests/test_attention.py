@@ -144,12 +144,12 @@ def test_mass_of_views_and_large_logits():
 @pytest.mark.unit
 @pytest.mark.parametrize("own", [True, False])
 def test_mass_never_makes_the_attention_matrix(own):
-    hq, hkv, n, held, d = 8, 4, 16, 5 * BLOCK, 4
+    hq, hkv, n, held, d = 8, 4, 16, 10_000, 4
     query, memory = randn(1, hq, n, d), randn(1, hkv, held, d, seed=1)
     keys = randn(1, hkv, n, d) if own else None
     with LargestTensor() as made:
         attention_mass(query, memory, keys, scaling=0.5)
-    assert made.largest <= hq * n * BLOCK < hq * n * held
+    assert made.largest < hq * n * held / 4
 
 
 # -- attention over the memory -----------------------------------------------------------------------------

@@ -157,7 +157,8 @@ def write(
         )
     frequencies, axes = rotary.frequencies.tolist(), rotary.axis.tolist()
     ids = torch.arange(first_id, first_id + length)
-    with attending(memory):
+    with attending(memory) as scope:
+        scope.attended = True  # keys are written by hand here
         for layer in memory:
             keys, values = torch.randn(2, len(plain), heads, length, width, generator=generator)
             shared = rope(keys, memory.next_position + positions, frequencies, axes).float()
@@ -344,7 +345,8 @@ def test_a_fork_shares_and_does_not_disturb():
 def test_pending_tokens_are_dropped_on_rollback():
     memory, _ = toy()
     before = cloned(memory)
-    with attending(memory):
+    with attending(memory) as scope:
+        scope.attended = True  # keys are written by hand here
         memory.update(torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8), 0)
         memory.update(torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8), 1)
     assert [layer.pending for layer in memory] == [4, 4, 0]
@@ -426,7 +428,8 @@ def test_what_cannot_be_saved_or_loaded_is_refused(tmp_path):
     memory, _ = toy()
     with pytest.raises(InputError, match="no saved memory"):
         load_memory(tmp_path, memory.rotary)
-    with attending(memory):
+    with attending(memory) as scope:
+        scope.attended = True  # keys are written by hand here
         memory.update(torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8), 0)
     with pytest.raises(HermesError, match="pending"):
         memory.save(tmp_path)

@@ -386,16 +386,16 @@ def test_attention_mass_is_the_dense_reference(family, per_head):
         close("observed", mass[0], expected)
 
 
-def test_attention_mass_adds_up_while_the_memory_stays():
+def test_attention_mass_averages_queries_while_the_memory_stays():
     backbone = tiny("llava_onevision")
     memory, _ = filled(backbone)
     probe, sums = AttentionMass(only=[2]), []
-    for seed in (5, 6):
+    for seed, length in ((5, 4), (6, 2)):
         alone = AttentionMass(only=[2])
-        prefill(backbone, memory.fork(), noise_chunk(backbone, 4, seed), probe=alone)
-        prefill(backbone, memory.fork(), noise_chunk(backbone, 4, seed), probe=probe)
+        prefill(backbone, memory.fork(), noise_chunk(backbone, length, seed), probe=alone)
+        prefill(backbone, memory.fork(), noise_chunk(backbone, length, seed), probe=probe)
         sums.append(alone.result()[2])
-    close("observed", probe.result()[2], sums[0] + sums[1])
+    close("observed", probe.result()[2], (4 * sums[0] + 2 * sums[1]) / 6)
     memory.apply({2: memory[2].keeping(torch.arange(9))})
     prefill(backbone, memory.fork(), noise_chunk(backbone, 4, 7), probe=probe)
     assert probe.result()[2].shape == (1, 1, memory[2].length)

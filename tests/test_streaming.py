@@ -307,6 +307,20 @@ def test_generate_takes_what_transformers_takes():
         == ids[: ids.index(ids[2]) + 1]
     )
     assert session.generation == PLAIN
+    for option in ({"use_cache": False}, {"prefill_chunk_size": 4}, {"return_dict_in_generate": True}):
+        with pytest.raises(SettingError, match=rf"generation\.{next(iter(option))}"):
+            session.ask(QUESTION, **option)
+
+
+@family
+def test_speculative_decoding_is_greedy_decoding(family, monkeypatch):
+    """Prompt lookup guesses tokens and takes back those that were wrong."""
+    session, cropped, crop = session_on(family, Hermes(budget=40)), [], KVMemory.crop
+    session.feed(frames(12))
+    monkeypatch.setattr(KVMemory, "crop", lambda memory, count: cropped.append(count) or crop(memory, count))
+    ids = session.ask(QUESTION, max_new_tokens=40).ids.tolist()
+    assert session.ask(QUESTION, max_new_tokens=40, prompt_lookup_num_tokens=4).ids.tolist() == ids
+    assert min(cropped) < 0
 
 
 # -- callbacks, recall, history ----------------------------------------------------------------------------

@@ -30,7 +30,10 @@ class Part:
 
 
 class Setting(NamedTuple):
-    """One setting of a dataclass: its name, its resolved type, and the dataclass field behind it."""
+    """One setting of a dataclass: its name, its resolved type, and the dataclass field behind it.
+
+    Source: this project.
+    """
 
     name: str
     type: object
@@ -81,7 +84,7 @@ def setting(
 
 
 def settings_of(cls: type) -> Mapping[str, Setting]:
-    """The settings of a dataclass, in order; read-only.
+    """The settings of a dataclass, in order; read-only (this project).
 
     Raises:
         HermesError: the class itself is at fault (an unresolvable annotation, `@dataclass` forgotten).
@@ -108,12 +111,12 @@ def _settings_of(cls: type) -> Mapping[str, Setting]:
 
 
 def join(where: str, key: object) -> str:
-    """`where.key`, or whichever of the two is not empty."""
+    """`where.key`, or whichever of the two is not empty (this project)."""
     return f"{where}.{key}" if where and key != "" else where or str(key)
 
 
 def elements(hint: object) -> tuple[object, bool, tuple[object, ...]]:
-    """A type as (its core without None, whether None is allowed, its arguments).
+    """A type's core without None, whether None is allowed, and its arguments (this project).
 
     >>> elements(list[int] | None)
     (<class 'list'>, True, (<class 'int'>,))
@@ -136,13 +139,16 @@ def elements(hint: object) -> tuple[object, bool, tuple[object, ...]]:
 
 
 def part_type(hint: object) -> type[Part] | None:
-    """The part class of `Scorer` or `Scorer | None`; None for any other type."""
+    """The part class of `Scorer` or `Scorer | None`; None for any other type (this project)."""
     core = elements(hint)[0]
     return core if isinstance(core, type) and issubclass(core, Part) else None
 
 
 def words(hint: object, limits: Mapping[str, Any] = types.MappingProxyType({})) -> str:
-    """A type and its limits in words, for errors and documentation.
+    """A type and its limits in words, for errors and documentation (this project).
+
+    Raises:
+        HermesError: a type that no setting can have.
 
     >>> words(list[int] | None, {"gt": 0})
     'a list, each a whole number above 0, or null'
@@ -187,6 +193,8 @@ def _range(limits: Mapping[str, Any]) -> str:
 
 def convert(hint: object, value: Any, where: str, limits: Mapping[str, Any]) -> Any:
     """A plain value as the scalar type `hint`, checked; nothing is rounded or turned into text.
+
+    Source: this project.
 
     Raises:
         SettingError: wrong type, or out of bounds.

@@ -47,7 +47,7 @@ _NO_LIMITS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Row(NamedTuple):
-    """One setting in the documentation: dotted key, type in words, default, help."""
+    """One setting in the documentation: dotted key, type in words, default, help (this project)."""
 
     key: str
     type: str
@@ -81,7 +81,7 @@ def build(cls: type[T], spec: object = None, where: str = "") -> T:
 
 
 def expand(hint: object, spec: object, where: str = "") -> Any:
-    """The plain spec with every default written out, so that it can be edited and referred to.
+    """The plain spec with every default written out, so that it can be edited and referred to (this project).
 
     Values are not checked yet, since they may be interpolations; names and keys are.
 
@@ -204,7 +204,7 @@ def _settings(cls: type, spec: Mapping[str, Any], where: str, make: bool, defaul
 
 
 def unknown(where: str, key: object, given: object, options: Mapping[str, object]) -> SettingError:
-    """The error for a key that no setting has."""
+    """The error for a key that no setting has (this project)."""
     hint = f"There is no setting {key!r}. {did_you_mean(str(key), options)}".strip()
     return SettingError(join(where, key), given, f"the settings {', '.join(options) or '(none)'}", hint)
 
@@ -277,12 +277,20 @@ def to_dict(obj: object) -> Any:
 
 
 def resolved_yaml(obj: object) -> str:
-    """Every setting of an object as YAML, in order (this project)."""
+    """Every setting of an object as YAML, in order (this project).
+
+    Raises:
+        InputError: a value that no setting can hold.
+    """
     return OmegaConf.to_yaml(OmegaConf.create(to_dict(obj)))
 
 
 def config_hash(obj: object) -> str:
-    """16 hexadecimal digits that depend on every setting, and on nothing else (this project)."""
+    """16 hexadecimal digits that depend on every setting, and on nothing else (this project).
+
+    Raises:
+        InputError: a value that no setting can hold.
+    """
     # Unsorted: the order of tiers matters, and that of fields is the class's.
     text = json.dumps(to_dict(obj), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -292,6 +300,9 @@ def settings_table(cls: type, where: str = "") -> list[Row]:
     """The settings of a dataclass, one row each, nested dataclasses included (this project).
 
     In a named mapping NAME stands for the entry's name. Parts have tables of their own.
+
+    Raises:
+        HermesError: the class itself is at fault.
     """
     rows = []
     for setting in settings_of(cls).values():

@@ -17,6 +17,8 @@ Angles = tuple[Tensor, Tensor]  # cosine and sine, float32 [B, R, T, D/2]
 class MixPlan:
     """Weighted mixes of held tokens: for each row, ``E`` members in ``groups`` (0 .. S-1).
 
+    Source: arXiv 2601.14724, Eq. 6 and App. F, generalised.
+
     ``angles`` turn each member's key to the position of the token it goes into; weights sum to 1 a group.
     ``targets`` are the slots, among the kept ones, that the mixes replace; without them they are appended.
     """
@@ -30,7 +32,10 @@ class MixPlan:
 
 
 def gather(x: Float[Tensor, "B H T D"], index: Int[Tensor, "B R K"]) -> Float[Tensor, "B H K D"]:
-    """Tokens of ``x`` at ``index``, one index row for all heads (R = 1) or one per head (R = H)."""
+    """Tokens of ``x`` at ``index``, one index row for all heads (R = 1) or one per head (R = H).
+
+    Source: this project.
+    """
     if index.shape[:2] == (1, 1) and x.shape[0] == 1:
         return x.index_select(2, index[0, 0])
     index = index.expand(x.shape[0], x.shape[1], -1)

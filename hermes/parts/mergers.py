@@ -15,12 +15,16 @@ from hermes.memory import KVLayer, Mix
 
 
 class Merger(Part, ABC):
-    """Turns a layer's evicted tokens into new ones; ``slots`` of the budget are set aside for them."""
+    """Turns a layer's evicted tokens into new ones; ``slots`` of the budget are set aside for them.
+
+    Source: this project, after arXiv 2601.14724, App. F.
+    """
 
     kind: ClassVar[str] = "merger"
 
     @property
     def slots(self) -> int:
+        """Tokens of each layer's budget set aside for what this makes; none by default."""
         return 0
 
     @abstractmethod
@@ -30,9 +34,13 @@ class Merger(Part, ABC):
 
 @dataclass
 class Drop(Merger):
-    """Evicted tokens are gone."""
+    """Evicted tokens are gone.
+
+    Source: arXiv 2601.14724 (sensory and working memory).
+    """
 
     def merge(self, layer: KVLayer, evicted: Int[Tensor, "B R E"]) -> Mix | None:
+        """No mix: the evicted tokens are dropped."""
         return None
 
 
@@ -51,9 +59,11 @@ class Summary(Merger):
 
     @property
     def slots(self) -> int:
+        """One token, the summary."""
         return 1
 
     def merge(self, layer: KVLayer, evicted: Int[Tensor, "B R E"]) -> Mix | None:
+        """A weighted mean of all evicted tokens."""
         weight = torch.ones(evicted.shape, device=evicted.device)
         if self.weights == "mass" and layer.tokens is not None:
             mass = layer.tokens.mass

@@ -29,17 +29,22 @@ class Reindexer(Part, ABC):
 
 @dataclass
 class Never(Reindexer):
-    """Positions only grow: right for short videos, wrong beyond the decoder's range."""
+    """Positions only grow: right for short videos, wrong beyond the decoder's range (this project)."""
 
     def due(self, memory: KVMemory, *, compressing: bool, max_position: int, extent: int) -> bool:
+        """Never."""
         return False
 
 
 @dataclass
 class Eager(Reindexer):
-    """Compact at each eviction (the paper's choice for offline video)."""
+    """Compact at each eviction (the paper's choice for offline video).
+
+    Source: arXiv 2601.14724, Sec. 3.3, Tables 8 and 9.
+    """
 
     def due(self, memory: KVMemory, *, compressing: bool, max_position: int, extent: int) -> bool:
+        """At each step that evicts."""
         return compressing
 
 
@@ -57,6 +62,7 @@ class Lazy(Reindexer):
     only_compressing: bool = setting(False, help="look only at steps that evict, as the release does")
 
     def due(self, memory: KVMemory, *, compressing: bool, max_position: int, extent: int) -> bool:
+        """Once a position held is past the limit."""
         if self.only_compressing and not compressing:
             return False
         limit = max_position - self.margin - (extent if self.whole_chunk else 0)

@@ -30,7 +30,7 @@ def normalise(x: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
 
 @dataclass(frozen=True)
 class LayerContext:
-    """What a scorer may read about one layer.
+    """What a scorer may read about one layer (this project).
 
     Attributes:
         layer: keys, values, positions and provenance.
@@ -68,7 +68,8 @@ class Scorer(Part, ABC):
         return ()
 
     @abstractmethod
-    def score(self, context: LayerContext) -> Float[Tensor, "B R V"]: ...
+    def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
+        """Worth of each video token, float32 ``[B, R, V]``."""
 
 
 @dataclass
@@ -83,6 +84,7 @@ class Recency(Scorer):
     k_drop: float = setting(0.0, help="by how much k has fallen at the end of the tier")
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
+        """Forgetting by age, the same in every KV head."""
         n, device = context.length, context.layer.keys.device
         k = self.k - self.k_drop * context.depth
         age = torch.arange(n - 1, -1, -1, device=device, dtype=torch.float32) / max(n - 1, 1)
@@ -106,9 +108,11 @@ class GuidedAttention(Scorer):
         return Guidance(context.prompt(self.prompt), self.probe, context.per_head, self.half)
 
     def queries(self, context: LayerContext) -> Sequence[Guidance]:
+        """The guidance prompt, as it reads now."""
         return (self._guidance(context),)
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
+        """The observed attention, normalised."""
         return normalise(context.attention[self._guidance(context)])
 
 
@@ -126,9 +130,11 @@ class Blend(Scorer):
     weight_drop: float = setting(0.6, help="by how much w has fallen at the end of the tier")
 
     def queries(self, context: LayerContext) -> Sequence[Guidance]:
+        """What either scorer asks for."""
         return (*self.first.queries(context), *self.second.queries(context))
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
+        """The weighted sum of both scores, at this layer's depth."""
         w = self.weight - self.weight_drop * context.depth
         return (1 - w) * self.first.score(context) + w * self.second.score(context)
 
@@ -145,11 +151,12 @@ class RandomScore(Scorer):
     redraw: bool = setting(False, help="draw anew at every step and in every layer")
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
+        """Each token's own number in [0, 1), or a fresh one with ``redraw``."""
         ids = context.layer.video.id
         if self.redraw:
             return torch.rand(ids.shape, generator=context.generator).to(ids.device)
         # SplitMix64's mixing, in wrapping int64 arithmetic, needs no state per token.
-        x = ids + context.generator.initial_seed() * 1_000_003
+        x = ids + context.generator.initial_seed() % 2**40 * 1_000_003
         for multiplier in (-4658895280553007687, -7723592293110705685):
             x = (x ^ (x >> 30)) * multiplier
         return ((x >> 20) & 0xFFFFFF).float() / 2**24

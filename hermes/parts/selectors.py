@@ -18,7 +18,10 @@ from hermes.provenance import Kind
 
 @dataclass(frozen=True)
 class Selection:
-    """One layer to select from: its tokens, their scores ``[B, R, V]``, how many to keep, and its tier."""
+    """One layer to select from: its tokens, their scores ``[B, R, V]``, how many to keep, and its tier.
+
+    Source: this project.
+    """
 
     layer: KVLayer
     scores: Float[Tensor, "B R V"]
@@ -27,7 +30,7 @@ class Selection:
 
 
 class Selector(Part, ABC):
-    """Chooses the video tokens each layer keeps."""
+    """Chooses the video tokens each layer keeps (this project)."""
 
     kind: ClassVar[str] = "selector"
 
@@ -49,20 +52,28 @@ class TopK(Selector):
     all layers, the floor per frame, the recent window and timestamp coupling are this project's.
 
     A shared ranking averages a token's score over the layers that hold it. Set aside first: tokens marked
-    protected, then the newest ``recent`` tokens, then each frame's best ``per_frame`` tokens; all of them
-    count against the budget.
+    protected and the best frames' timestamps, then the newest ``recent`` tokens, then each frame's best
+    ``per_frame`` tokens; all of them count against the budget. Other timestamps go first.
     """
 
     rank: Literal["layer", "kv_head", "tier", "all"] = setting("layer", help="where one ranking is made")
     recent: int = setting(0, help="newest tokens always kept", unit="tokens", ge=0)
     per_frame: int = setting(0, help="best tokens of every frame always kept", unit="tokens", ge=0)
-    timestamps: bool = setting(True, help="a frame's timestamp text stays as long as its best token")
+    timestamps: float = setting(
+        0.25,
+        help="share of the budget for the timestamps of the best frames, each kept whole; 0: their tokens "
+        "compete like any other",
+        ge=0,
+        le=1,
+    )
 
     @property
     def per_head(self) -> bool:
+        """Whether ``rank`` is ``kv_head``."""
         return self.rank == "kv_head"
 
     def select(self, layers: Sequence[Selection]) -> list[Int[Tensor, "B R K"]]:
+        """Per layer, the best tokens by the ranking of ``rank``."""
         scores = [
             one.scores if self.per_head or one.layer.rows > 1 else one.scores.mean(1, keepdim=True)
             for one in layers
@@ -77,9 +88,8 @@ class TopK(Selector):
         scores = scores.expand(-1, rows, -1)
         length = scores.shape[-1]
         budget = min(one.budget, length)
-        if self.timestamps and one.layer.has_timestamps:
-            scores = _with_timestamps(scores, video.frame, video.kind)
-        if not (self.recent or self.per_frame or one.layer.has_protected):
+        stamps = self.timestamps > 0 and one.layer.has_timestamps
+        if not (self.recent or self.per_frame or stamps or one.layer.has_protected):
             return scores.topk(budget, dim=-1).indices
         order = scores.argsort(dim=-1)
         rank = torch.empty_like(order).scatter_(
@@ -91,6 +101,11 @@ class TopK(Selector):
             bonus = bonus + newest.long() * 2
         if self.per_frame:
             bonus = bonus + (_rank_in_frame(scores, video.frame) < self.per_frame).long()
+        if stamps:
+            room = int(self.timestamps * budget)
+            stamp = (video.kind == int(Kind.TIMESTAMP)).expand_as(rank)
+            kept = _best_stamps(scores, video.frame, stamp, room)
+            bonus = torch.where(kept, 4, torch.where(stamp, -1, bonus))
         return (rank + bonus * length).topk(budget, dim=-1).indices
 
     def _shared(self, layers: Sequence[Selection], scores: list[Tensor]) -> list[Tensor]:
@@ -120,14 +135,22 @@ def _frame_slots(frame: Int[Tensor, "B R V"]) -> tuple[Tensor, int]:
     return inverse, int(inverse.max()) + 1 if inverse.numel() else 0
 
 
-def _with_timestamps(scores: Tensor, frame: Tensor, kind: Tensor) -> Tensor:
-    """Give every timestamp token its frame's best visual score, so that they stay and go together."""
+def _best_stamps(scores: Tensor, frame: Tensor, stamp: Tensor, room: int) -> Tensor:
+    """The best frames' timestamps, each whole and with the frame's best token, within ``room`` tokens.
+
+    A frame is as good as its best visual token.
+    """
     inverse, count = _frame_slots(frame)
-    inverse, stamp = inverse.expand_as(scores), (kind == int(Kind.TIMESTAMP)).expand_as(scores)
-    low = scores.amin(dim=-1, keepdim=True)
+    inverse, blank = inverse.expand_as(scores), scores.new_zeros(*scores.shape[:2], count)
+    low = scores.amin(dim=-1, keepdim=True) - 1
     visual = torch.where(stamp, low, scores)
-    best = low.expand(*scores.shape[:2], count).scatter_reduce(-1, inverse, visual, "amax")
-    return torch.where(stamp, best.gather(-1, inverse), scores)
+    best = (blank + low).scatter_reduce(-1, inverse, visual, "amax")
+    cost = 1 + blank.scatter_add(-1, inverse, stamp.to(blank.dtype))
+    cost = torch.where(best == low, room + 1, cost)  # no visual token left
+    order = best.argsort(dim=-1, descending=True, stable=True)
+    spent = cost.gather(-1, order).cumsum(-1)
+    chosen = torch.zeros_like(order).scatter_(-1, order, (spent <= room).long())
+    return (stamp | (_rank_in_frame(visual, frame) == 0)) & chosen.gather(-1, inverse).bool()
 
 
 def _rank_in_frame(scores: Tensor, frame: Tensor) -> Tensor:

@@ -20,7 +20,10 @@ Scores = Sequence["Float[Tensor, 'B _R _V'] | None"]
 
 
 class Smoother(Part, ABC):
-    """Lets the scores of a layer hear those of the layer above."""
+    """Lets the scores of a layer hear those of the layer above.
+
+    Source: this project, after arXiv 2601.14724, Sec. 3.2.
+    """
 
     kind: ClassVar[str] = "smoother"
 
@@ -52,6 +55,7 @@ class Chain(Smoother):
     recursive: bool = setting(False, help="read the smoothed scores of the layer above, as the release does")
 
     def needs(self, wanted: Sequence[bool], weights: Sequence[float]) -> list[bool]:
+        """The wanted layers and those above that they read."""
         needed = list(wanted)
         for index in range(len(wanted) - 1):
             # Recursively a layer may lean on every layer above it, as far as the weights are not zero.
@@ -66,12 +70,14 @@ class Chain(Smoother):
     def smooth(
         self, scores: Scores, weights: Sequence[float], layers: Sequence[KVLayer]
     ) -> list[Tensor | None]:
+        """Scores blended with those of the layer above, by the layer's weight."""
         out = list(scores)
         source = out if self.recursive else scores
         for index in range(len(scores) - 2, -1, -1):
             own, above, weight = scores[index], source[index + 1], weights[index]
             if own is None or above is None or not weight:
                 continue
+            above = above.to(own.device)
             if self.align == "identity":
                 above = _by_identity(own, above, layers[index], layers[index + 1])
             elif above.shape[-1] != own.shape[-1]:

@@ -86,10 +86,12 @@ class VideoSource(FrameSource):
         super().__init__(name, sampling, duration=duration, tolerance=tolerance)
 
     def close(self) -> None:
+        """Release the decoder; no frame comes after."""
         super().close()
         self._container.close()
 
     def images(self) -> Iterator[TimedImage]:
+        """Every picture on the stream's clock, converted to RGB once it is sampled."""
         shift = until = 0.0
         complete = False
         try:

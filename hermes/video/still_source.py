@@ -41,12 +41,15 @@ class StillSource(FrameSource):
         self._source_fps = source_fps
 
     def images(self) -> Iterator[TimedImage]:
+        """Every picture, loaded once it is sampled."""
         for i in range(self._count):
             yield TimedImage(i / self._source_fps, 1 / self._source_fps, partial(self._load, i))
 
 
 def image_folder(folder: Path, sampling: Sampling, *, source_fps: float) -> StillSource:
     """The images of a folder in natural order (``2.png`` before ``10.png``), EXIF orientation applied.
+
+    Source: this project.
 
     Raises:
         InputError: no image in the folder; (while iterating) an image that cannot be read.
@@ -67,7 +70,7 @@ def image_folder(folder: Path, sampling: Sampling, *, source_fps: float) -> Stil
 
 
 def array_frames(array: np.ndarray, sampling: Sampling, *, name: str, source_fps: float) -> StillSource:
-    """The frames of an array uint8 ``[T, H, W, 3]``.
+    """The frames of an array uint8 ``[T, H, W, 3]`` (this project).
 
     Raises:
         InputError: another shape or type.
@@ -101,6 +104,11 @@ class IteratorSource(FrameSource):
         self._source_fps = source_fps
 
     def images(self) -> Iterator[TimedImage]:
+        """Every item as a timed picture.
+
+        Raises:
+            InputError: times that do not increase.
+        """
         before = -1.0
         for i, item in enumerate(self._items):
             time, duration, image = i / self._source_fps, 1 / self._source_fps, item
@@ -130,6 +138,8 @@ class IteratorSource(FrameSource):
 def as_array(value: Any) -> np.ndarray | None:
     """A numpy array or torch tensor (of any device) as a numpy array; ``None`` for anything else.
 
+    Source: this project.
+
     >>> as_array([1, 2]) is None
     True
     """
@@ -139,7 +149,7 @@ def as_array(value: Any) -> np.ndarray | None:
 
 
 def natural_key(path: Path) -> list[str | int]:
-    """Sort key that reads runs of digits as numbers.
+    """Sort key that reads runs of digits as numbers (this project).
 
     >>> [p.name for p in sorted([Path("f10.png"), Path("f9.png")], key=natural_key)]
     ['f9.png', 'f10.png']

@@ -20,7 +20,7 @@ _WITH_CRF = ("libx264", "libx265", "libvpx", "libvpx-vp9", "libsvtav1")
 
 
 def video_encoders() -> list[str]:
-    """Those encoders :func:`write_video` knows that this PyAV build has.
+    """Those encoders :func:`write_video` knows that this PyAV build has (this project).
 
     >>> "mpeg4" in video_encoders()
     True
