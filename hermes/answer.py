@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from jaxtyping import Int
 from torch import Tensor
 
-from hermes.prompts import letters
+from hermes.errors import InputError
+from hermes.prompts import Turn, letters
 
 
 @dataclass
 class Answer:
     """One answered question and what it cost (this project).
 
-    Times are of the stream in seconds (``time_s``) or wall-clock in milliseconds (``*_ms``).
+    Times are of the stream in seconds (``time_s``) or wall-clock in milliseconds (``*_ms``);
+    ``encode_ms`` and ``compress_ms`` are the sums over the stream so far.
     """
 
     question: str
@@ -26,6 +28,8 @@ class Answer:
     correct: bool | None
     ttft_ms: float
     tpot_ms: float | None
+    encode_ms: float
+    compress_ms: float
     frames_seen: int
     tokens_per_layer: list[int]
     memory_bytes: int
@@ -46,18 +50,39 @@ class Stats:
     memory_bytes: int = 0
 
 
-def is_correct(correct: str, given: str, choices: Sequence[str]) -> bool:
-    """Whether an answer is right: by letter or option text if there are choices, else by its words.
+def choice_of(text: str, choices: Sequence[str]) -> str | None:
+    """The letter a text means, ``B``, ``(B)`` or an option's own text; None if it means none (this project).
 
-    Source: this project.
-
-    >>> is_correct("red", "B", ["blue", "red"]), is_correct("(A)", "A", ["x"]), is_correct("Two.", "two", [])
-    (True, True, True)
+    >>> choice_of("(B) blue", ["red", "blue"]), choice_of("red", ["red", "blue"]), choice_of("green", ["red"])
+    ('B', 'A', None)
     """
     names = letters(len(choices))
+    if text in choices:
+        return names[list(choices).index(text)]
+    meant = Turn("", text, tuple(choices)).answer_text
+    return names[list(choices).index(meant)] if meant in choices else None
+
+
+def is_correct(correct: str, given: str, choices: Sequence[str]) -> bool:
+    """Whether an answer is right: by letter or option if there are choices, else by its words (this project).
+
+    >>> is_correct("red", "B", ["blue", "red"]), is_correct("(A)", "A", ["x", "y"])
+    (True, True)
+    >>> is_correct("Two.", "two", [])
+    True
+    """
     if choices:
-        wanted = correct.strip().strip("().")
-        if wanted not in names and correct in choices:
-            wanted = names[list(choices).index(correct)]
-        return given == wanted
+        return given == choice_of(correct, choices)
     return correct.strip().casefold().rstrip(".") == given.strip().casefold().rstrip(".")
+
+
+def check_choices(choices: Sequence[str], correct: str | None) -> None:
+    """Refuse a multiple-choice question that cannot be asked or judged (this project).
+
+    Raises:
+        InputError: a single choice or too many, or a right answer that is none of them.
+    """
+    if choices and not 2 <= len(choices) <= 26:
+        raise InputError(f"a multiple-choice question needs 2 to 26 choices, not {len(choices)}")
+    if choices and correct is not None and choice_of(correct, choices) is None:
+        raise InputError(f"the right answer {correct!r} is none of the choices: {', '.join(choices)}")

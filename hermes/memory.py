@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from hermes.config import setting
 from hermes.errors import HermesError
 from hermes.kernels.compact import MixPlan, compact_layer
 from hermes.layer import KVLayer, LayerUpdate, Mix
@@ -18,7 +21,21 @@ from hermes.positions import Rotary, compacted
 from hermes.provenance import Kind, Provenance
 from hermes.storage import save_memory
 
-__all__ = ["KVLayer", "KVMemory", "LayerUpdate", "Mix"]
+__all__ = ["KVLayer", "KVMemory", "LayerUpdate", "MemoryConfig", "Mix"]
+
+
+@dataclass
+class MemoryConfig:
+    """How the memory stores keys (settings ``memory.*``; this project)."""
+
+    keep_written: bool = setting(
+        False,
+        help="hold a second copy of the keys as first written: no rounding drift under eager re-indexing",
+    )
+    clock: Literal["per_layer", "first_layer"] = setting(
+        "per_layer",
+        help="first_layer rotates every layer at the first layer's clock (the release, for Qwen2.5-VL)",
+    )
 
 
 class KVMemory(Cache):  # type: ignore[misc]

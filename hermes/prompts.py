@@ -78,6 +78,9 @@ class GuidancePrompts:
     )
 
     def __post_init__(self) -> None:
+        for name in ("local_text", "global_text"):
+            if not getattr(self, name).strip():
+                raise SettingError(name, getattr(self, name), "a text: its attention scores the tokens")
         for name in ("local_history", "global_history"):
             try:
                 getattr(self, name).format(question="", answer="")

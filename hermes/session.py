@@ -3,71 +3,38 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hermes.answer import Answer, Stats, is_correct
+from hermes.answer import Answer, Stats, check_choices, is_correct
 from hermes.attention import attending, installed
 from hermes.backbone import Backbone, Chunk, VideoState
-from hermes.config import Part, setting
+from hermes.callback import Callback
 from hermes.errors import InputError, SettingError
 from hermes.generation import Generated, GenerationConfig, generate
-from hermes.memory import KVMemory
+from hermes.memory import KVMemory, MemoryConfig
 from hermes.observe import Observer
 from hermes.policy import MemoryPolicy, Recall, StreamContext
 from hermes.probe import AttentionProbe
 from hermes.prompts import Turn, letters, multiple_choice
 from hermes.provenance import Provenance
-from hermes.resources import peak_memory_bytes
+from hermes.resources import Stopwatch, peak_memory_bytes, settle
 from hermes.selfcheck import self_check
+from hermes.storage import load_memory, load_record, save_memory
 
 if TYPE_CHECKING:
     from hermes.video import Frame
 
-
-@dataclass
-class MemoryConfig:
-    """How the memory stores keys (settings ``memory.*``; this project)."""
-
-    keep_written: bool = setting(
-        False,
-        help="hold a second copy of the keys as first written: no rounding drift under eager re-indexing",
-    )
-    clock: Literal["per_layer", "first_layer"] = setting(
-        "per_layer",
-        help="first_layer rotates every layer at the first layer's clock (the release, for Qwen2.5-VL)",
-    )
-
-
-class Callback(Part):
-    """Watches a session; every method may be overridden and does nothing by default (this project)."""
-
-    kind: ClassVar[str] = "callback"
-
-    def on_encode_start(self, session: StreamSession, frames: Sequence[Frame]) -> None:
-        """Before frames are encoded."""
-
-    def on_encode_end(self, session: StreamSession, chunk: Chunk) -> None:
-        """After a chunk is in the memory, not yet compressed."""
-
-    def on_compress_start(self, session: StreamSession) -> None:
-        """Before the policy's step."""
-
-    def on_compress_end(self, session: StreamSession, changed: bool) -> None:
-        """After the policy's step; ``changed``: whether it changed the memory."""
-
-    def on_ask_start(self, session: StreamSession, question: str) -> None:
-        """Before a question is answered."""
-
-    def on_ask_end(self, session: StreamSession, answer: Answer) -> None:
-        """After a question is answered."""
+logger = logging.getLogger(__name__)
 
 
 class StreamSession:
@@ -108,8 +75,14 @@ class StreamSession:
         probe: AttentionProbe | None = None,
         seed: int = 0,
     ) -> None:
-        if chunk_frames < 1:
-            raise SettingError("stream.chunk_frames", chunk_frames, "an integer of at least 1")
+        group = backbone.frames_per_group
+        if chunk_frames < 1 or chunk_frames % group:
+            allowed = (
+                "an integer of at least 1"
+                if group == 1
+                else f"a multiple of {group}, frames encoded together"
+            )
+            raise SettingError("stream.chunk_frames", chunk_frames, allowed)
         if backbone.config.layout == "native" and not backbone.native_evicts and policy.bound != "unbounded":
             raise SettingError(
                 "backbone.layout",
@@ -118,8 +91,10 @@ class StreamSession:
                 "This family's stock positions go back in time; native goes with policy=full.",
             )
         self.backbone = backbone
-        self.policy = policy
-        self.fps = fps or backbone.config.fps or backbone.default_fps
+        # A policy that serves another stream already keeps it; this one gets a fresh copy of its settings.
+        fresh: Any = policy
+        self.policy: MemoryPolicy = replace(fresh) if hasattr(policy, "context") else policy
+        self.fps = fps or backbone.fps
         self.chunk_frames = chunk_frames
         self.generation = generation or GenerationConfig()
         self.memory_config = memory or MemoryConfig()
@@ -128,6 +103,7 @@ class StreamSession:
         self.seed = seed
         self._outer: Any = None
         if not backbone.checked:
+            backbone.check()
             self_check(backbone)
             backbone.checked = True
         self.reset()
@@ -154,6 +130,9 @@ class StreamSession:
         self.waiting: list[Frame] = []
         self.frames_seen = 0
         self.now = 0.0
+        self._encoding = Stopwatch(self.backbone.device)
+        self._compressing = Stopwatch(self.backbone.device)
+        self._warned = False
         self._stats = Stats()
 
     def __enter__(self) -> StreamSession:
@@ -191,44 +170,54 @@ class StreamSession:
         self._begin()
         frames, before = self.waiting, copy.copy(self.video)
         frames_in = self.policy.admit(frames)
+        chunk = None
         if frames_in:
             self._notify("on_encode_start", frames_in)
-            started = time.perf_counter()
             try:
-                chunk = self.policy.reduce(self.backbone.video(frames_in, self.video, fps=self.fps))
-                self._write(chunk, started)
-            except BaseException:
-                # Nothing of the chunk is in the memory: the frames wait for the next call.
+                with self._encoding:
+                    chunk = self.policy.reduce(self.backbone.video(frames_in, self.video, fps=self.fps))
+                    self._write(chunk)
+            except BaseException as error:
+                # Nothing of the chunk is in the memory: the frames wait for the next call, unless it is
+                # they that cannot be encoded.
                 self.video = before
+                if isinstance(error, InputError):
+                    self.waiting = []
                 raise
         self.waiting = []
         self.frames_seen += len(frames)
-        if frames_in:
-            self._compress()
+        if chunk is not None:
+            self._written(chunk)
 
     def feed_chunk(self, chunk: Chunk) -> None:
         """Take in a chunk that is already embedded; raises SettingError as :meth:`feed`."""
-        self._write(self.policy.reduce(chunk), time.perf_counter())
+        self._notify("on_encode_start", ())
+        with self._encoding:
+            chunk = self.policy.reduce(chunk)
+            self._write(chunk)
         self.frames_seen += chunk.frames
         self.now += chunk.frames / self.fps
-        self._compress()
+        self._written(chunk)
 
-    def _write(self, chunk: Chunk, started: float) -> None:
+    def _write(self, chunk: Chunk) -> None:
         if self._stats.chunks == 0:
             self._check_budget(chunk)
         self._begin(chunk.embeds.shape[0])
         self._prefill(self.memory, chunk)
-        self._stats.encode_ms += 1e3 * (time.perf_counter() - started)
+
+    def _written(self, chunk: Chunk) -> None:
         self._stats.chunks += 1
         self.context.extent = chunk.advance
+        if self.memory.top > self.backbone.max_position and not self._warned:
+            self._warned = True
+            logger.warning(
+                "positions have passed %d, the decoder's range: choose a re-indexer (policy.reindex)",
+                self.backbone.max_position,
+            )
         self._notify("on_encode_end", chunk)
-
-    def _compress(self) -> None:
         self._notify("on_compress_start")
-        started = time.perf_counter()
-        with torch.no_grad():
+        with self._compressing, torch.no_grad():
             changed = self.policy.step(self.memory, self.observer)
-        self._stats.compress_ms += 1e3 * (time.perf_counter() - started)
         self._notify("on_compress_end", changed)
 
     def _check_budget(self, chunk: Chunk) -> None:
@@ -270,10 +259,10 @@ class StreamSession:
                     use_cache=True,
                     **self.backbone.prefill_kwargs(chunk),
                 )
+            memory.commit(chunk.positions, chunk.tokens, chunk.advance, prefix=prefix)
         except BaseException:
             memory.rollback()
             raise
-        memory.commit(chunk.positions, chunk.tokens, chunk.advance, prefix=prefix)
 
     def ask(
         self,
@@ -302,8 +291,7 @@ class StreamSession:
         """
         if not question.strip() and ids is None:
             raise InputError("the question is empty")
-        if len(choices) == 1:
-            raise InputError("a multiple-choice question needs at least two choices")
+        check_choices(choices, correct)
         self.flush()
         if self.memory.batch_size > 1:
             raise InputError(
@@ -312,15 +300,22 @@ class StreamSession:
         if self.frames_seen == 0:
             raise InputError("no frame was seen before the question: feed frames first, or ask later")
         self._notify("on_ask_start", question)
+        settle(self.backbone.device)
         started = time.perf_counter()
         self._begin()
-        fork = self.memory.fork()
-        observer = Observer(self.backbone, fork)
-        self.policy.recall(Recall(fork, question, lambda piece: self._recall(fork, piece), observer))
+        fork, video = self.memory.fork(), copy.copy(self.video)
+
+        def encode(piece: Sequence[Frame] | Chunk) -> None:
+            if not isinstance(piece, Chunk) and piece:
+                piece = self.backbone.video(piece, video, fps=self.fps)
+            if isinstance(piece, Chunk):
+                self._prefill(fork, piece)
+
+        self.policy.recall(Recall(fork, question, encode, Observer(self.backbone, fork)))
         if ids is None:
             text = multiple_choice(question, choices) if choices else question
             ids = self.backbone.encode(self.backbone.question_text(text, "Best option: (" if choices else ""))
-        closing = self.backbone.closing(self.video)
+        closing = self.backbone.closing(video)
         if closing is not None:
             n = closing.shape[1]
             positions = torch.arange(n, dtype=torch.float32, device=closing.device).expand(
@@ -344,13 +339,6 @@ class StreamSession:
         self._notify("on_ask_end", answer)
         return answer
 
-    def _recall(self, fork: KVMemory, piece: Sequence[Frame] | Chunk) -> None:
-        if not isinstance(piece, Chunk):
-            if not piece:
-                return
-            piece = self.backbone.video(piece, VideoState(next_id=1 << 40), fps=self.fps)
-        self._prefill(fork, piece)
-
     def _answer(self, question: str, choices: Sequence[str], correct: str | None, made: Generated) -> Answer:
         text = self.backbone.decode(made.ids).strip()
         choice, probabilities = None, None
@@ -370,6 +358,8 @@ class StreamSession:
             correct=None if correct is None else is_correct(correct, choice or text, choices),
             ttft_ms=1e3 * made.ttft,
             tpot_ms=None if made.tpot is None else 1e3 * made.tpot,
+            encode_ms=self._encoding.ms,
+            compress_ms=self._compressing.ms,
             frames_seen=self.frames_seen,
             tokens_per_layer=last,
             memory_bytes=self.memory.memory_bytes,
@@ -379,10 +369,48 @@ class StreamSession:
 
     def stats(self) -> Stats:
         """What was done so far, and what the memory holds."""
-        self._stats.frames = self.frames_seen
-        self._stats.tokens_per_layer = self.memory.lengths
-        self._stats.memory_bytes = self.memory.memory_bytes
-        return self._stats
+        return replace(
+            self._stats,
+            frames=self.frames_seen,
+            encode_ms=self._encoding.ms,
+            compress_ms=self._compressing.ms,
+            tokens_per_layer=self.memory.lengths,
+            memory_bytes=self.memory.memory_bytes,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the stream's state to a folder, so that :meth:`resume` goes on from here (this project).
+
+        Frames that wait for their chunk are encoded first. The policy's own state is not saved: one that
+        holds frames, such as ``recent``, begins anew.
+        """
+        self.flush()
+        turns = [asdict(turn) for turn in self.context.history]
+        state = {
+            "video": asdict(self.video),
+            "frames_seen": self.frames_seen,
+            "now": self.now,
+            "history": turns,
+        }
+        save_memory(self.memory, folder, state)
+
+    def resume(self, folder: str | Path) -> None:
+        """Go on from a folder written by :meth:`save`, as if the stream had not been interrupted.
+
+        Raises:
+            InputError: no saved stream there, or one of another decoder.
+        """
+        state = load_record(folder)
+        memory = load_memory(folder, self.backbone.rotary, self.backbone.device)
+        if len(memory.layers) != self.backbone.num_layers or "video" not in state:
+            raise InputError(f"{folder}: not a stream of a model with {self.backbone.num_layers} layers")
+        self.reset()
+        self.memory, self.observer = memory, Observer(self.backbone, memory)
+        self.video = VideoState(**state["video"])
+        self.frames_seen, self.now = state["frames_seen"], state["now"]
+        turns = (Turn(turn["question"], turn["answer"], tuple(turn["choices"])) for turn in state["history"])
+        self.context.history.extend(turns)
+        self._stats.chunks = 1
 
     def watch(self, frames: Iterable[Frame], times: Sequence[float]) -> Iterator[float]:
         """Feed frames and stop at each of the given times (s), with just the frames before it seen.

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.backbone import BackboneConfig
+from hermes.callback import Callback
 from hermes.config import Fallback, compose, setting
 from hermes.generation import GenerationConfig
 from hermes.loading import backbone_fallback
+from hermes.memory import MemoryConfig
 from hermes.policy import MemoryPolicy
 from hermes.probe import AttentionProbe
-from hermes.session import Callback, MemoryConfig
 
 
 @dataclass

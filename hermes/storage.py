@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from hermes.memory import KVMemory
 
 
-def save_memory(memory: KVMemory, folder: str | Path) -> None:
+def save_memory(memory: KVMemory, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write a memory to a folder: ``memory.safetensors`` and ``memory.json`` (this project).
 
     Raises:
@@ -35,7 +36,7 @@ def save_memory(memory: KVMemory, folder: str | Path) -> None:
             tensors[f"{layer.index}.{name}"] = tensor.contiguous().clone()
         flags = {"has_timestamps": layer.has_timestamps, "has_protected": layer.has_protected}
         layers.append({"prefix": layer.prefix, **flags})
-    record = {
+    record: dict[str, Any] = {
         "format": 1,
         "clock": memory.clock_mode,
         "keep_written": memory.keep_written,
@@ -43,8 +44,25 @@ def save_memory(memory: KVMemory, folder: str | Path) -> None:
         "axes": memory.rotary.axes,
         "layers": layers,
     }
-    save_file(tensors, path / "memory.safetensors")
-    (path / "memory.json").write_text(json.dumps(record, indent=1))
+    record |= extra or {}
+    # Written aside and renamed: an interruption leaves what was there, or nothing.
+    save_file(tensors, path / "memory.safetensors.part")
+    (path / "memory.json.part").write_text(json.dumps(record, indent=1))
+    for name in ("memory.safetensors", "memory.json"):
+        (path / f"{name}.part").replace(path / name)
+
+
+def load_record(folder: str | Path) -> dict[str, Any]:
+    """What was written beside a memory's tensors (this project).
+
+    Raises:
+        InputError: no saved memory.
+    """
+    path = Path(folder)
+    if not (path / "memory.json").is_file() or not (path / "memory.safetensors").is_file():
+        raise InputError(f"{path}: no saved memory (memory.json and memory.safetensors) in this folder")
+    record: dict[str, Any] = json.loads((path / "memory.json").read_text())
+    return record
 
 
 def load_memory(folder: str | Path, rotary: Rotary, device: torch.device | str = "cpu") -> KVMemory:
@@ -58,10 +76,7 @@ def load_memory(folder: str | Path, rotary: Rotary, device: torch.device | str =
     """
     from hermes.memory import KVMemory
 
-    path = Path(folder)
-    if not (path / "memory.json").is_file() or not (path / "memory.safetensors").is_file():
-        raise InputError(f"{path}: no saved memory (memory.json and memory.safetensors) in this folder")
-    record = json.loads((path / "memory.json").read_text())
+    path, record = Path(folder), load_record(folder)
     if record["axes"] != rotary.axes:
         raise InputError(f"{path}: saved with {record['axes']} position axes, this decoder has {rotary.axes}")
     memory = KVMemory(

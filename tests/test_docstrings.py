@@ -102,7 +102,7 @@ def sourceless() -> None:
 def test_faults_are_found() -> None:
     module = ModuleType(__name__)
     module.__dict__.update(Silent=Silent, sourceless=sourceless)
-    assert [fault.removeprefix(f"{__name__}") for fault in faults(module)] == [
+    assert [fault.removeprefix(__name__) for fault in faults(module)] == [
         ": no docstring",
         ".Silent: no docstring",
         ".Silent.empty: no docstring",

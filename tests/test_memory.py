@@ -288,9 +288,12 @@ def test_what_is_kept_is_kept_bit_for_bit_without_reindexing():
     [
         (7, torch.arange(4)[None, None]),
         (1, torch.tensor([[[0, 1, 2, 99]]])),
+        (1, torch.tensor([[[0, 1, 2, 5, 4]]])),
+        (1, torch.tensor([[[0, 1, 2, 4, 4]]])),
+        (1, torch.tensor([[[1, 2, 4]]])),
         (1, torch.arange(3).expand(1, 5, 3)),
     ],
-    ids=["no such layer", "out of range", "five heads"],
+    ids=["no such layer", "out of range", "not ascending", "twice", "no prefix", "five heads"],
 )
 def test_an_update_that_fails_leaves_the_memory_as_it_was(layer, keep):
     memory, plain = toy()

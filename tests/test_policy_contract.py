@@ -17,6 +17,7 @@ from hermes.loading import load_backbone
 from hermes.memory import LayerUpdate
 from hermes.parts import Eager, Never, Reindexer
 from hermes.positions import compacted
+from hermes.provenance import Provenance
 from hermes.registry import registry
 from hermes.testing import CLAUSES, ContractError, Trial, check_policy, clauses, over_clauses, over_policies
 from policies.fifo import Fifo
@@ -147,31 +148,35 @@ class WastesBudget(Random):
         return {index: LayerUpdate(update.keep[..., :-1]) for index, update in updates.items()}
 
 
-@dataclass
-class DropsPrefix(Fifo):
-    def compress(self, memory, observe):
-        return {
-            layer.index: LayerUpdate(torch.arange(9, 50)[None, None]) for layer in full_layers(self, memory)
-        }
+class AfterwardsPolicy(Fifo):
+    """Does something to every layer after each step that changed the memory."""
+
+    def step(self, memory, observe):
+        changed = super().step(memory, observe)
+        for layer in memory if changed else ():
+            self.afterwards(layer)
+        return changed
 
 
 @dataclass
-class Unsorted(Fifo):
-    def compress(self, memory, observe):
-        updates = super().compress(memory, observe)
-        for index, update in updates.items():
-            head, tail = update.keep[..., : memory.prefix], update.keep[..., memory.prefix :]
-            updates[index] = LayerUpdate(torch.cat((head, tail.flip(-1)), dim=-1))
-        return updates
+class ChangesPrefix(AfterwardsPolicy):
+    def afterwards(self, layer):
+        layer.values = torch.cat((layer.values[:, :, :1] + 1, layer.values[:, :, 1:]), dim=2)
 
 
 @dataclass
-class KeepsTwice(Fifo):
-    def compress(self, memory, observe):
-        updates = super().compress(memory, observe)
-        for index, update in updates.items():
-            updates[index] = LayerUpdate(torch.cat((update.keep[..., :-1], update.keep[..., -2:-1]), dim=-1))
-        return updates
+class DisordersPositions(AfterwardsPolicy):
+    def afterwards(self, layer):
+        last = layer.positions[..., -2:].flip(-1)
+        layer.positions = torch.cat((layer.positions[..., :-2], last), dim=-1)
+
+
+@dataclass
+class HoldsATokenTwice(AfterwardsPolicy):
+    def afterwards(self, layer):
+        table = layer.tokens.table.clone()
+        table[0, ..., -1] = table[0, ..., -2]
+        layer.tokens = Provenance(table)
 
 
 @dataclass
@@ -279,9 +284,9 @@ class RecallsIntoTheStream(Fifo):
 BROKEN = {
     OverBudget: clauses.budget_is_kept,
     WastesBudget: clauses.lengths_are_as_declared,
-    DropsPrefix: clauses.prefix_is_kept,
-    Unsorted: clauses.positions_are_ordered,
-    KeepsTwice: clauses.kept_indices_are_valid,
+    ChangesPrefix: clauses.prefix_is_kept,
+    DisordersPositions: clauses.positions_are_ordered,
+    HoldsATokenTwice: clauses.kept_indices_are_valid,
     WritesBehindOurBack: clauses.untriggered_memory_is_untouched,
     NeverReindexes: clauses.positions_stay_in_range,
     ForgetsToRotate: clauses.keys_are_rope_from_scratch,
@@ -308,10 +313,10 @@ def test_a_broken_policy_is_caught(policy):
 def test_all_that_is_broken_is_told_at_once():
     backbone = load_backbone(BackboneConfig(family="tiny_llava_onevision"))
     with pytest.raises(ContractError) as failure:
-        check_policy(Unsorted(), backbone)
+        check_policy(DisordersPositions(), backbone)
     told = [line.split(":")[0] for line in str(failure.value).splitlines()]
-    assert {"kept_indices_are_valid", "positions_are_ordered"} <= set(told)
-    assert not {"settings_round_trip", "prefix_is_kept"} & set(told)
+    assert {"positions_are_ordered", "keys_are_rope_from_scratch"} <= set(told)
+    assert not {"settings_round_trip", "prefix_is_kept", "budget_is_kept"} & set(told)
 
 
 def test_every_clause_has_a_policy_that_breaks_it():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hermes.backbone import Backbone, Chunk, VideoState
+from hermes.callback import Callback
 from hermes.config import build, to_dict
 from hermes.errors import HermesError
 from hermes.generation import GenerationConfig
@@ -21,7 +22,7 @@ from hermes.loading import load_backbone
 from hermes.memory import KVMemory, LayerUpdate
 from hermes.observe import Observer
 from hermes.policy import MemoryPolicy
-from hermes.session import Callback, StreamSession
+from hermes.session import StreamSession
 from hermes.video import Frame
 
 __all__ = [
