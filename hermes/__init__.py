@@ -40,7 +40,7 @@ _PUBLIC = {
     "load_memory": "hermes.storage",
     "open_session": "hermes.run",
     "open_source": "hermes.video",
-    "probing": "hermes.session",
+    "probing": "hermes.probe",
     "setting": "hermes.config",
 }
 
@@ -71,10 +71,10 @@ if TYPE_CHECKING:
     from hermes.policy import StreamContext as StreamContext
     from hermes.probe import AttentionMass as AttentionMass
     from hermes.probe import AttentionProbe as AttentionProbe
+    from hermes.probe import probing as probing
     from hermes.provenance import Provenance as Provenance
     from hermes.run import open_session as open_session
     from hermes.session import StreamSession as StreamSession
-    from hermes.session import probing as probing
     from hermes.storage import load_memory as load_memory
     from hermes.tiers import Tier as Tier
     from hermes.tiers import TieredPolicy as TieredPolicy

@@ -114,8 +114,13 @@ class KVMemory(Cache):  # type: ignore[misc]
             advance: how far the clock moves.
             prefix: these tokens are the fixed prefix, never evicted.
         """
+        # Asked of the device once, not once a layer.
+        stamped = bool((tokens.kind == int(Kind.TIMESTAMP)).any())
+        protected = bool(tokens.protected.any()) and not prefix
         with self._whole():
             for layer in self.layers:
+                layer.has_timestamps |= stamped
+                layer.has_protected |= protected
                 self._commit_layer(layer, positions, tokens, advance, prefix)
             self.next_position += advance
             self.top += advance
@@ -124,8 +129,6 @@ class KVMemory(Cache):  # type: ignore[misc]
     def _commit_layer(
         self, layer: KVLayer, positions: Tensor, tokens: Provenance, advance: int, prefix: bool
     ) -> None:
-        layer.has_timestamps |= bool((tokens.kind == int(Kind.TIMESTAMP)).any())
-        layer.has_protected |= bool(tokens.protected.any()) and not prefix
         batch = layer.keys.shape[0]
         if layer.positions is None:
             layer.clock = torch.zeros(batch, 1, device=layer.keys.device)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from hermes.attention import AttentionView
 from hermes.config import Part, setting
+
+if TYPE_CHECKING:
+    from hermes.session import StreamSession
 
 
 class AttentionProbe(Part, ABC):
@@ -71,3 +75,13 @@ class AttentionMass(AttentionProbe):
     def result(self) -> dict[int, Tensor]:
         """The mass so far by layer index, float32 ``[B, R, T]``."""
         return {layer: mass / queries for layer, (_, mass, queries) in self._seen.items()}
+
+
+@contextmanager
+def probing(session: StreamSession, probe: AttentionProbe) -> Iterator[AttentionProbe]:
+    """Let a probe watch everything a session encodes inside the block (this project)."""
+    before, session.probe = session.probe, probe
+    try:
+        yield probe
+    finally:
+        session.probe = before

@@ -60,6 +60,9 @@ class Stopwatch:
 
 
 def settle(device: torch.device) -> None:
-    """Wait until a CUDA device has done what it was given, so that a clock read now means something."""
+    """Wait until a CUDA device has done what it was given, so that a clock read now means something.
+
+    Source: this project.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -6,7 +6,6 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hermes.answer import Answer, Stats, check_choices, is_correct
-from hermes.attention import attending, installed
+from hermes.attention import installed
 from hermes.backbone import Backbone, Chunk, VideoState
 from hermes.callback import Callback
 from hermes.errors import InputError, SettingError
@@ -24,6 +23,7 @@ from hermes.generation import Generated, GenerationConfig, generate
 from hermes.memory import KVMemory, MemoryConfig
 from hermes.observe import Observer
 from hermes.policy import MemoryPolicy, Recall, StreamContext
+from hermes.prefill import check_budget, prefill
 from hermes.probe import AttentionProbe
 from hermes.prompts import Turn, letters, multiple_choice
 from hermes.provenance import Provenance
@@ -201,9 +201,9 @@ class StreamSession:
 
     def _write(self, chunk: Chunk) -> None:
         if self._stats.chunks == 0:
-            self._check_budget(chunk)
+            check_budget(self.policy, chunk)
         self._begin(chunk.embeds.shape[0])
-        self._prefill(self.memory, chunk)
+        prefill(self.backbone, self.memory, chunk, probe=self.probe)
 
     def _written(self, chunk: Chunk) -> None:
         self._stats.chunks += 1
@@ -220,14 +220,6 @@ class StreamSession:
             changed = self.policy.step(self.memory, self.observer)
         self._notify("on_compress_end", changed)
 
-    def _check_budget(self, chunk: Chunk) -> None:
-        frame = chunk.tokens.frame
-        cost = int((frame == frame[0]).sum()) if len(frame) else 0
-        if self.policy.bound != "unbounded" and self.policy.budget < cost:
-            raise SettingError(
-                "policy.budget", self.policy.budget, f"at least {cost}, the tokens of one frame"
-            )
-
     def _begin(self, batch: int = 1) -> None:
         """Encode the prefix before anything else."""
         if self.memory.prefix == 0:
@@ -236,33 +228,7 @@ class StreamSession:
                 prefix = Chunk(
                     prefix.embeds.expand(batch, -1, -1), prefix.positions, prefix.advance, prefix.tokens, 0
                 )
-            self._prefill(self.memory, prefix, prefix=True)
-
-    @torch.no_grad()
-    def _prefill(self, memory: KVMemory, chunk: Chunk, *, prefix: bool = False) -> None:
-        if len(chunk) == 0:
-            return
-        # [A, n] -> [B, n] for 1-D positions, [3, B, n] for M-RoPE
-        positions = (memory.next_position + chunk.positions).to(chunk.embeds.device)
-        batch = chunk.embeds.shape[0]
-        positions = (
-            positions.expand(batch, -1)
-            if self.backbone.axes == 1
-            else positions[:, None].expand(-1, batch, -1)
-        )
-        try:
-            with installed(self.backbone.model), attending(memory, self.probe):
-                self.backbone.decoder(
-                    inputs_embeds=chunk.embeds,
-                    position_ids=positions,
-                    past_key_values=memory,
-                    use_cache=True,
-                    **self.backbone.prefill_kwargs(chunk),
-                )
-            memory.commit(chunk.positions, chunk.tokens, chunk.advance, prefix=prefix)
-        except BaseException:
-            memory.rollback()
-            raise
+            prefill(self.backbone, self.memory, prefix, probe=self.probe, prefix=True)
 
     def ask(
         self,
@@ -309,7 +275,7 @@ class StreamSession:
             if not isinstance(piece, Chunk) and piece:
                 piece = self.backbone.video(piece, video, fps=self.fps)
             if isinstance(piece, Chunk):
-                self._prefill(fork, piece)
+                prefill(self.backbone, fork, piece, probe=self.probe)
 
         self.policy.recall(Recall(fork, question, encode, Observer(self.backbone, fork)))
         if ids is None:
@@ -321,7 +287,7 @@ class StreamSession:
             positions = torch.arange(n, dtype=torch.float32, device=closing.device).expand(
                 self.backbone.axes, n
             )
-            self._prefill(fork, Chunk(closing, positions, n, Provenance.text(n), 0))
+            prefill(self.backbone, fork, Chunk(closing, positions, n, Provenance.text(n), 0))
         made = generate(
             self.backbone,
             fork,
@@ -435,13 +401,3 @@ class StreamSession:
     def _notify(self, event: str, *args: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self, *args)
-
-
-@contextmanager
-def probing(session: StreamSession, probe: AttentionProbe) -> Iterator[AttentionProbe]:
-    """Let a probe watch everything a session encodes inside the block (this project)."""
-    before, session.probe = session.probe, probe
-    try:
-        yield probe
-    finally:
-        session.probe = before

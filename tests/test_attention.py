@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hermes.attention import attending, causal_bias, installed, memory_attention
+from hermes.errors import HermesError
 from hermes.kernels import attention_mass, compact_layer
 from hermes.kernels.compact import MixPlan
 from hermes.kernels.mass import BLOCK
@@ -196,35 +197,52 @@ def test_a_mask_covers_what_follows_the_memory():
 @pytest.mark.model
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_sees_what_it_should(family):
-    """A batch whose second text is padded on the left, on a memory of two streams."""
+    """A batch whose second text is padded on the left, on a memory of two streams with tokens of their own."""
     backbone = tiny(family)
     memory = new_memory(backbone)
     for seed, length in ((0, 5), (1, 12)):
         prefill(backbone, memory, noise_chunk(backbone, length, seed, batch=2), prefix=seed == 0)
+    memory.apply({i: memory[i].keeping(torch.tensor([[[0, 3, 8]], [[1, 2, 3]]])) for i in (1, 5)})
     texts = noise_chunk(backbone, 4, 7, batch=2, text=True)
     mask = torch.ones(2, memory.next_position + 4, dtype=torch.long)
     mask[1, memory.next_position : memory.next_position + 2] = 0
-    steps = torch.tensor([[0, 1, 2, 3], [0, 0, 0, 1]])
+    padded = run(backbone, memory.fork(), texts.embeds, torch.tensor([[0, 1, 2, 3], [0, 0, 0, 1]]), mask)
+    short = run(backbone, memory.fork(), texts.embeds[:, 2:], torch.tensor([[0, 1], [0, 1]]))
+    close("one_shot", padded[1, 2:], short[1])
+
+
+def run(backbone, memory, embeds, steps, mask=None):
     positions = memory.next_position + steps
-    fork = memory.fork()
-    with torch.no_grad(), installed(backbone.model), attending(fork):
-        out = backbone.decoder(
-            inputs_embeds=texts.embeds,
+    with torch.no_grad(), installed(backbone.model), attending(memory):
+        return backbone.decoder(
+            inputs_embeds=embeds,
             attention_mask=mask,
-            past_key_values=fork,
+            past_key_values=memory,
             use_cache=True,
             position_ids=positions if backbone.axes == 1 else positions.expand(3, -1, -1),
         ).last_hidden_state
-        alone = memory.fork()
-        short = backbone.decoder(
-            inputs_embeds=texts.embeds[:, 2:],
-            past_key_values=alone,
-            use_cache=True,
-            position_ids=(memory.next_position + torch.arange(2)).expand(
-                *((3,) if backbone.axes == 3 else ()), 2, -1
-            ),
-        ).last_hidden_state
-    close("one_shot", out[1, 2:], short[1])
+
+
+@pytest.mark.model
+def test_a_memory_is_not_read_by_attention_that_cannot():
+    backbone = tiny("llava_onevision")
+    memory = new_memory(backbone)
+    prefill(backbone, memory, noise_chunk(backbone, 5, 0))
+    options = {
+        "inputs_embeds": noise_chunk(backbone, 2, 1).embeds,
+        "past_key_values": memory,
+        "use_cache": True,
+    }
+    with pytest.raises(HermesError, match=r"attending\(memory\)"), installed(backbone.model):
+        backbone.decoder(**options)
+    memory.rollback()
+    with pytest.raises(HermesError, match=r"installed\(model\)"), attending(memory):
+        backbone.decoder(**options)
+    memory.rollback()
+    with pytest.raises(HermesError), installed(backbone.model), attending(memory.fork()):
+        backbone.decoder(**options)
+    memory.rollback()
+    assert memory.lengths == [5] * backbone.num_layers
 
 
 # -- the model's attention implementation --------------------------------------------------------------------

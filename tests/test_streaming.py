@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,12 +14,13 @@ from transformers import DynamicCache, LogitsProcessor
 from hermes import open_session
 from hermes.attention import installed
 from hermes.backbone import VideoState
+from hermes.callback import Callback
 from hermes.errors import InputError, SettingError
 from hermes.generation import GeneratedRepetitionPenalty, GenerationConfig
-from hermes.memory import KVMemory
+from hermes.memory import KVMemory, MemoryConfig
 from hermes.observe import Observer
 from hermes.policy import Recall
-from hermes.session import Callback, MemoryConfig, StreamSession
+from hermes.session import StreamSession
 from hermes.video import Frame
 from policies.fifo import Fifo
 from policies.full import Full
@@ -359,6 +362,9 @@ def test_callbacks_are_called_in_order():
     full = ["encode 4", f"encoded {p + 72}", "compress", f"compressed True {p + 60}"]
     rest = ["encode 1", f"encoded {p + 69}", "compress", f"compressed True {p + 60}"]
     assert log.events == [*chunk, *full, *rest, "ask Why?", "answered Why?"]
+    log.events.clear()
+    session.feed_chunk(session.backbone.video(frames(1), VideoState(next_id=500), fps=1.0))
+    assert log.events == ["encode 0", *rest[1:]]
 
 
 @dataclass
@@ -447,6 +453,66 @@ def test_two_sessions_on_one_model_share_it():
     assert model.config.get_text_config()._attn_implementation == "sdpa"
 
 
+def test_sessions_on_one_model_in_threads_of_their_own():
+    def streamed(seed: int) -> tuple[list[torch.Tensor], list[int]]:
+        session = session_on("llava_onevision", Hermes(budget=40))
+        session.feed(frames(24, seed=seed))
+        return cloned(session.memory), session.ask(QUESTION).ids.tolist()
+
+    alone = [streamed(seed) for seed in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(streamed, range(3)))
+    for (state, ids), (expected, expected_ids) in zip(together, alone, strict=True):
+        assert ids == expected_ids
+        assert all(torch.equal(a, b) for a, b in zip(state, expected, strict=True))
+    assert tiny("llava_onevision").text_config._attn_implementation == "sdpa"
+
+
+@family
+def test_a_saved_stream_is_resumed_in_another_session(family, tmp_path):
+    whole, first, second = (session_on(family, Hermes(budget=40)) for _ in range(3))
+    stream = frames(24)
+    for session in (whole, first):
+        session.feed(stream[:14])
+        session.ask("Which colour?", ["red", "blue"])
+    first.save(tmp_path)
+    second.resume(tmp_path)
+    assert identical(second.memory, cloned(first.memory))
+    assert second.context.history == first.context.history
+    assert (second.frames_seen, second.now) == (14, first.now)
+    for session in (whole, second):
+        session.feed(stream[14:])
+        session.flush()
+    assert identical(second.memory, cloned(whole.memory))
+    assert second.ask(QUESTION).ids.tolist() == whole.ask(QUESTION).ids.tolist()
+    with pytest.raises(InputError):
+        session_on(family, Hermes(budget=40)).resume(tmp_path / "nowhere")
+    first.memory.save(tmp_path / "memory")
+    with pytest.raises(InputError, match="not a stream"):
+        second.resume(tmp_path / "memory")
+
+
+def test_a_policy_serves_one_stream():
+    policy = Random(budget=30)
+    one = session_on("llava_onevision", policy)
+    two = session_on("llava_onevision", policy)
+    assert one.policy is policy
+    assert two.policy is not policy
+    assert two.policy == policy
+    assert two.policy.context is not one.policy.context
+
+
+def test_leaving_the_decoders_range_is_said_once(caplog):
+    session = session_on("llava_onevision")
+    session.backbone.text_config.max_position_embeddings = 100
+    try:
+        with caplog.at_level(logging.WARNING):
+            session.feed(frames(16))
+    finally:
+        session.backbone.text_config.max_position_embeddings = 32768
+    assert [record.getMessage().count("100") for record in caplog.records] == [1]
+
+
 def test_questions_at_given_times_see_the_frames_before_them():
     session = session_on("llava_onevision", fps=2.0)
     stops = session.watch(frames(12), [4.0, 0.5, 1.25, 99.0])
@@ -481,6 +547,20 @@ def test_a_chunk_that_fails_is_not_counted():
     assert session.frames_seen == 4
 
 
+@family
+def test_frames_that_cannot_be_encoded_do_not_block_the_stream(family):
+    session, whole = session_on(family), session_on(family)
+    session.feed(frames(4))
+    wide = Frame(np.zeros((40, 120, 3), np.uint8), 2.0, 4)
+    with pytest.raises(InputError, match="one size"):
+        session.feed([wide, *frames(8)[5:]])
+    assert session.waiting == []
+    assert session.frames_seen == 4
+    session.feed(frames(12)[8:])
+    whole.feed([*frames(4), *frames(12)[8:]])
+    assert identical(session.memory, cloned(whole.memory))
+
+
 def test_what_is_refused():
     session = session_on("llava_onevision", Fifo(budget=20))
     with pytest.raises(InputError, match="no frame"):
@@ -488,10 +568,11 @@ def test_what_is_refused():
     with pytest.raises(InputError, match="empty"):
         session.ask("  ")
     session.feed(frames(4))
-    with pytest.raises(InputError, match="two choices"):
+    with pytest.raises(InputError, match="2 to 26 choices"):
         session.ask(QUESTION, ["yes"])
-    with pytest.raises(SettingError, match=r"stream\.chunk_frames"):
-        session_on("llava_onevision", chunk_frames=0)
+    for name, chunk_frames in (("llava_onevision", 0), ("qwen2_5_vl", 3), ("qwen3_vl", 1)):
+        with pytest.raises(SettingError, match=r"stream\.chunk_frames"):
+            session_on(name, chunk_frames=chunk_frames)
     with pytest.raises(SettingError, match=r"policy\.budget: got 8; allowed: at least 9"):
         session_on("llava_onevision", Fifo(budget=8)).feed(frames(4))
     session_on("llava_onevision", Fifo(budget=9)).feed(frames(4))
