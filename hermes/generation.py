@@ -25,13 +25,11 @@ _NOT_OPTIONS = (
     "attention_mask",
     "input_ids",
     "inputs_embeds",
-    "logits_processor",
     "num_return_sequences",
     "past_key_values",
     "position_ids",
     "prefill_chunk_size",
     "return_dict_in_generate",
-    "streamer",
     "use_cache",
 )
 
@@ -99,8 +97,11 @@ class _FirstLogits(LogitsProcessor):  # type: ignore[misc]
 class _Clock(BaseStreamer):  # type: ignore[misc]
     """Notes when each token arrives and passes it on as text."""
 
-    def __init__(self, backbone: Backbone, on_text: Callable[[str], None] | None) -> None:
+    def __init__(
+        self, backbone: Backbone, on_text: Callable[[str], None] | None, other: BaseStreamer | None = None
+    ) -> None:
         self.backbone = backbone
+        self.other = other
         self.on_text = on_text
         self.times: list[float] = []
         self.ids: list[int] = []
@@ -108,6 +109,8 @@ class _Clock(BaseStreamer):  # type: ignore[misc]
         self.prompt_seen = False
 
     def put(self, value: Tensor) -> None:
+        if self.other is not None:
+            self.other.put(value)
         if not self.prompt_seen:
             self.prompt_seen = True
             return
@@ -123,6 +126,8 @@ class _Clock(BaseStreamer):  # type: ignore[misc]
     def end(self) -> None:
         if self.ids:
             self._show(self.backbone.decode(torch.tensor(self.ids)))
+        if self.other is not None:
+            self.other.end()
 
     def _show(self, text: str) -> None:
         if self.on_text is not None and len(text) > len(self.shown):
@@ -171,11 +176,14 @@ def generate(
     start, length = memory.next_position, ids.shape[1]
     positions = torch.arange(start, start + length, device=ids.device).unsqueeze(0)
     mask = torch.ones(1, start + length, dtype=torch.long, device=ids.device)
-    clock = _Clock(backbone, on_text) if config.num_beams == 1 else None
+    streamer = options.pop("streamer", None)
+    clock = _Clock(backbone, on_text, streamer) if config.num_beams == 1 else None
     if config.num_beams > 1:
         memory.batch_repeat_interleave(config.num_beams)
     first = _FirstLogits()
-    chain = LogitsProcessorList([first, *processors])
+    chain = LogitsProcessorList([first, *processors, *options.pop("logits_processor", ())])
+    if "stop_strings" in options:
+        options.setdefault("tokenizer", backbone.tokenizer)
     if config.repetition_penalty != 1:
         chain.append(GeneratedRepetitionPenalty(config.repetition_penalty, length))
     sampling = (

@@ -31,6 +31,7 @@ class StreamContext:
         max_position: positions the decoder was built for.
         generator: random numbers of this stream, seeded.
         tokens_per_frame: tokens a frame of (height, width) pixels takes.
+        axes: position axes of the decoder, 1 or 3.
         frames_per_group: frames encoded together; an incomplete group costs as much as a full one.
         extent: positions the last chunk took.
         history: rounds answered so far.
@@ -41,6 +42,7 @@ class StreamContext:
     max_position: int
     generator: torch.Generator
     tokens_per_frame: Callable[[int, int], int]
+    axes: int = 1
     frames_per_group: int = 1
     extent: int = 0
     history: list[Turn] = field(default_factory=list)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from hermes.backbone import Backbone
+from hermes.errors import SettingError
 from hermes.loading import load_backbone
 from hermes.policy import MemoryPolicy
 from hermes.session import StreamSession
@@ -49,9 +52,10 @@ def open_session(
         named.append(f"policy.budget={budget}")
     config = run_config([*named, *overrides])
     if isinstance(policy, MemoryPolicy):
-        config.policy = policy
-        if budget is not None:
-            policy.budget = budget
+        given: Any = policy
+        if budget is not None and budget < 1:
+            raise SettingError("policy.budget", budget, "an integer of at least 1")
+        config.policy = given if budget is None else replace(given, budget=budget)
     return session_from(config, None if isinstance(backbone, str) else backbone)
 
 

@@ -124,6 +124,7 @@ class StreamSession:
             max_position=self.backbone.max_position,
             generator=torch.Generator().manual_seed(self.seed),
             tokens_per_frame=self.backbone.tokens_per_frame,
+            axes=self.backbone.axes,
             frames_per_group=self.backbone.frames_per_group,
         )
         self.policy.start(self.context)

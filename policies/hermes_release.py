@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from hermes.config import setting
 from hermes.parts import Blend, Chain, GuidedAttention, Lazy, Recency, Reindexer, Smoother, Summary, TopK
 from hermes.parts.selectors import Selector
+from hermes.policy import StreamContext
 from hermes.tiers import Tier, TieredPolicy
+
+logger = logging.getLogger(__name__)
 
 Schedule = Literal["llava", "qwen"]
 # Blend weight, its fall, and the fall of the forgetting rate over the working tier.
@@ -52,3 +56,11 @@ class HermesRelease(TieredPolicy):
     selector: Selector = setting(TopK(timestamps=0.0), help="top-k per layer")
     reindex: Reindexer = setting(Lazy(whole_chunk=False, only_compressing=True), help="lazy, margin 1024")
     trigger: Literal["layer", "first_layer"] = setting("first_layer", help="as in TieredPolicy")
+
+    def start(self, context: StreamContext) -> None:
+        super().start(context)
+        if context.axes > 1 and self.tiers == release_tiers("llava"):
+            logger.warning(
+                "hermes_release has the release's schedule for LLaVA-OneVision; for Qwen2.5-VL it is "
+                "policy=hermes_release_qwen memory.clock=first_layer"
+            )

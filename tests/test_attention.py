@@ -197,7 +197,7 @@ def test_a_mask_covers_what_follows_the_memory():
 @pytest.mark.model
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_sees_what_it_should(family):
-    """A batch whose second text is padded on the left, on a memory of two streams with tokens of their own."""
+    """A batch whose second text is padded on the left; each stream holds tokens of its own."""
     backbone = tiny(family)
     memory = new_memory(backbone)
     for seed, length in ((0, 5), (1, 12)):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import SuppressTokensLogitsProcessor, TextIteratorStreamer
 
 from hermes.attention import attending
 from hermes.backbone import BackboneConfig
@@ -164,3 +165,17 @@ def test_choices_are_checked(backbone, choices: list[str], correct: str | None, 
     stream.feed(frames(0, 4))
     with pytest.raises(InputError, match=message):
         stream.ask("Which?", choices, correct=correct)
+
+
+def test_generate_options_work_as_users_know_them(backbone) -> None:
+    stream = session(backbone)
+    stream.feed(frames(0, 8))
+    plain = stream.ask("What now?")
+    stream.context.history.clear()
+    pieces = TextIteratorStreamer(backbone.tokenizer, skip_prompt=True)
+    first = backbone.decode(plain.ids[:1])
+    assert stream.ask("What now?", streamer=pieces).ids.tolist() == plain.ids.tolist()
+    assert "".join(pieces) == backbone.tokenizer.decode(plain.ids)
+    assert stream.ask("What now?", stop_strings=[first]).ids.tolist() == plain.ids[:1].tolist()
+    ban = SuppressTokensLogitsProcessor(plain.ids[:1].tolist(), device="cpu")
+    assert int(stream.ask("What now?", logits_processor=[ban]).ids[0]) != int(plain.ids[0])
