@@ -592,5 +592,6 @@ def test_a_session_in_a_few_lines():
     assert (session.chunk_frames, session.seed) == (2, 3)
     assert answer.tokens_per_layer == [session.memory.prefix + 64] * 10
     policy = Fifo(budget=99)
-    assert open_session(tiny("qwen3_vl"), policy, 40).policy is policy
-    assert policy.budget == 40
+    assert open_session(tiny("qwen3_vl"), policy).policy is policy
+    assert open_session(tiny("qwen3_vl"), policy, 40).policy == Fifo(budget=40)
+    assert policy.budget == 99
