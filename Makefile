@@ -7,7 +7,7 @@ DONE := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint bench wheel clean setup
+.PHONY: demo test lint bench bench-cpu bench-gpu wheel clean setup
 
 setup: $(DONE)
 
@@ -32,6 +32,19 @@ lint: $(DONE)
 
 bench: $(DONE)
 	$(BIN)/python -m benchmarks.step
+
+bench-cpu: $(DONE)
+	$(BIN)/python -m benchmarks.lockstep --csv benchmarks/results/lockstep.csv
+	$(BIN)/python -m pytest -p no:xdist benchmarks --benchmark-only
+
+# Kernel tests and times, then the paper's efficiency table for two published shapes with random weights.
+bench-gpu: $(DONE)
+	$(BIN)/python -m pytest -q tests -m gpu -k kernel
+	$(BIN)/python -m benchmarks.kernels
+	for shape in random_llava_onevision_7b random_qwen2_5_vl_7b; do for policy in hermes hermes_embedding; do \
+	$(BIN)/hermes bench backbone=$$shape policy=$$policy policy.budget=4000 generation.decoder=compile \
+	generation.max_new_tokens=64 --csv benchmarks/results/gpu.csv --plot benchmarks/results/$$shape-$$policy.png \
+	|| exit 1; done; done
 
 wheel: $(DONE)
 	$(BIN)/python -m build -q

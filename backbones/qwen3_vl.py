@@ -124,9 +124,10 @@ class Qwen3VL(Backbone):
         """The deepstack features of the chunk and where its visual tokens are."""
         if not chunk.deepstack:
             return {}
-        visual = chunk.tokens.kind == int(Kind.VISUAL)
-        batch = chunk.embeds.shape[0]
+        # [B, n]
+        visual = (chunk.tokens.kind == int(Kind.VISUAL)).to(chunk.embeds.device)
+        visual = visual.expand(chunk.embeds.shape[0], -1)
         return {
-            "visual_pos_masks": visual.to(chunk.embeds.device).expand(batch, -1),
-            "deepstack_visual_embeds": [level[:, visual].flatten(0, 1) for level in chunk.deepstack],
+            "visual_pos_masks": visual,
+            "deepstack_visual_embeds": [level[visual] for level in chunk.deepstack],
         }

@@ -58,7 +58,7 @@ class _Tiny(Backbone):
 
         if config.checkpoint:
             raise SettingError("backbone.checkpoint", config.checkpoint, "empty: this family is random")
-        tokenizer = _tokenizer(cls.default_template)
+        tokenizer = byte_tokenizer(cls.default_template)
         ids = {
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
@@ -171,8 +171,8 @@ def _sharpen(model: Any) -> None:
             projection.bias.normal_(std=0.5)
 
 
-def _tokenizer(chat_template: str) -> Any:
-    """A byte-level BPE tokenizer with the Qwen family's special tokens, trained on the spot."""
+def byte_tokenizer(chat_template: str) -> Any:
+    """A byte-level BPE tokenizer with Qwen's special tokens, trained on the spot (this project)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -19,8 +19,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from hermes.errors import HermesError
-from hermes.kernels.mass import attention_mass
-from hermes.kernels.rotate import rotate
+from hermes.kernels import Kernels
 from hermes.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -59,7 +58,9 @@ class AttentionView:
 
     def mass(self, *, per_head: bool = False) -> Float[Tensor, "B R T"]:
         """Mean attention to each held token (see :func:`hermes.kernels.attention_mass`)."""
-        return attention_mass(self.query, self.memory, self.own, scaling=self.scaling, per_head=per_head)
+        return self.held.kernels.attention_mass(
+            self.query, self.memory, self.own, scaling=self.scaling, per_head=per_head
+        )
 
 
 @dataclass
@@ -149,7 +150,8 @@ def memory_attention(
     Source: this project. Registered as ``hermes_memory``. Queries are turned to the layer's own clock
     where it is behind the shared one.
     """
-    scope = _scope.get()
+    # Decoding in place needs no memory, and a compiled step cannot look into a context variable.
+    scope = None if kwargs.get("in_place") else _scope.get()
     queries, columns = query.shape[2], key.shape[2]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if scope is not None:
@@ -158,7 +160,7 @@ def memory_attention(
         held = scope.memory.layers[index]
         if held.turn is not None:
             cos, sin = held.turn
-            query = rotate_query(query, cos, -sin, key.shape[1])
+            query = rotate_query(query, cos, -sin, key.shape[1], held.kernels)
         if index in scope.watched and scope.probe is not None:
             end = held.length
             view = AttentionView(index, query, key[:, :, :end], key[:, :, end:], held, scaling)
@@ -190,14 +192,33 @@ def _flash(query: Tensor) -> bool:
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    groups = query.shape[1] // key.shape[1]
-    if mask is not None and query.is_cuda and groups > 1:
+    if mask is not None and query.is_cuda and query.shape[1] > key.shape[1]:
         # Masked grouped-query attention falls to the math kernel on CUDA, which makes [H, Q, T].
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        return folded_sdpa(query, key, value, mask, scaling)
     out = F.scaled_dot_product_attention(
         query, key, value, mask, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
     )
     return out.transpose(1, 2).contiguous()
+
+
+def folded_sdpa(
+    query: Float[Tensor, "B Hq Q D"],
+    key: Float[Tensor, "B Hkv T D"],
+    value: Float[Tensor, "B Hkv T D"],
+    mask: Tensor,
+    scaling: float,
+) -> Float[Tensor, "B Q Hq D"]:
+    """Masked grouped-query attention with each group's heads as more queries of one KV head.
+
+    Source: this project. Keys and values are read as they lie, where repeating them would write and read
+    each one as many times as there are heads in a group. ``mask [*, Q, T]`` is the same for all heads.
+    """
+    heads, queries = query.shape[1:3]
+    groups = heads // key.shape[1]
+    folded = query.reshape(query.shape[0], key.shape[1], groups * queries, query.shape[3])
+    mask = mask.repeat(*(1,) * (mask.ndim - 2), groups, 1)
+    out = F.scaled_dot_product_attention(folded, key, value, mask, scale=scaling)
+    return out.reshape(query.shape).transpose(1, 2).contiguous()
 
 
 def _shared_bias(scope: Scope | None, queries: int, columns: int, like: Tensor) -> Tensor:
@@ -210,15 +231,17 @@ def _shared_bias(scope: Scope | None, queries: int, columns: int, like: Tensor) 
 
 
 def rotate_query(
-    query: Float[Tensor, "B Hq Q D"], cos: Tensor, sin: Tensor, kv_heads: int
+    query: Float[Tensor, "B Hq Q D"], cos: Tensor, sin: Tensor, kv_heads: int, kernels: Kernels
 ) -> Float[Tensor, "B Hq Q D"]:
     """Rotate queries by angles ``[B, R, #Q, D/2]``; where R is the KV heads, each query group by its own.
 
     Source: this project.
     """
     if cos.shape[1] == 1:
-        return rotate(query, cos, sin)
-    return rotate(query.unflatten(1, (kv_heads, -1)), cos.unsqueeze(2), sin.unsqueeze(2)).flatten(1, 2)
+        return kernels.rotate(query, cos, sin)
+    return kernels.rotate(query.unflatten(1, (kv_heads, -1)), cos.unsqueeze(2), sin.unsqueeze(2)).flatten(
+        1, 2
+    )
 
 
 AttentionInterface.register(NAME, memory_attention)

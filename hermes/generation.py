@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from hermes.attention import attending, installed
@@ -19,6 +25,9 @@ from hermes.config import setting
 from hermes.errors import SettingError
 from hermes.memory import KVMemory
 from hermes.probe import AttentionProbe
+from hermes.static import StaticDecoder, refusal
+
+_log = logging.getLogger(__name__)
 
 # What `generate` is given by us, or cannot do over a memory.
 _NOT_OPTIONS = (
@@ -47,6 +56,11 @@ class GenerationConfig:
     temperature: float = setting(1.0, help="of sampling", gt=0)
     top_p: float = setting(1.0, help="nucleus of sampling", gt=0, le=1)
     num_beams: int = setting(1, help="beams; more than one gives no token streaming", ge=1)
+    decoder: Literal["generate", "static", "compile"] = setting(
+        "generate",
+        help="generate: transformers' own; static: in place, in preallocated buffers; compile: with steps of "
+        "fixed shapes besides, compiled (CUDA graphs on a GPU)",
+    )
 
 
 @dataclass(frozen=True)
@@ -135,6 +149,70 @@ class _Clock(BaseStreamer):  # type: ignore[misc]
             self.shown = text
 
 
+def _in_place(
+    static: StaticDecoder,
+    memory: KVMemory,
+    ids: Tensor,
+    config: GenerationConfig,
+    processors: Sequence[LogitsProcessor],
+    clock: _Clock,
+    started: float,
+    seed: int | None,
+) -> Generated:
+    """Greedy decoding or sampling in preallocated buffers."""
+    model = static.backbone.model
+    seeded = config.do_sample and seed is not None
+    with torch.random.fork_rng(enabled=seeded):
+        if seeded:
+            torch.manual_seed(seed)
+        static.load(memory, ids.shape[1] + config.max_new_tokens)
+        choose, ends = chooser(config, processors, ids.shape[1]), stop_tokens(model)
+        clock.put(ids)
+        logits = static.prefill(ids)
+        first, everything = logits[0].float(), ids
+        while True:
+            token = choose(everything, logits)
+            everything = torch.cat((everything, token), dim=1)
+            # The host must know the token, to stream it and to stop.
+            value = token.cpu()
+            clock.put(value)
+            if int(value) in ends or len(clock.times) == config.max_new_tokens:
+                break
+            logits = static.step(token)
+        clock.end()
+    times = clock.times
+    tpot = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+    return Generated(everything[0, ids.shape[1] :], first, times[0] - started, tpot)
+
+
+def chooser(
+    config: GenerationConfig, processors: Sequence[LogitsProcessor], prompt_length: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What turns ids ``[B, n]`` and logits ``[B, vocab]`` into tokens ``[B, 1]`` (this project)."""
+    chain = LogitsProcessorList(processors)
+    if config.repetition_penalty != 1:
+        chain.append(GeneratedRepetitionPenalty(config.repetition_penalty, prompt_length))
+    if config.do_sample and config.temperature != 1:
+        chain.append(TemperatureLogitsWarper(config.temperature))
+    if config.do_sample and config.top_p < 1:
+        chain.append(TopPLogitsWarper(config.top_p))
+
+    def choose(ids: Tensor, logits: Tensor) -> Tensor:
+        scores = chain(ids, logits.float())
+        if config.do_sample:
+            return torch.multinomial(scores.softmax(-1), 1)
+        best: Tensor = scores.argmax(-1, keepdim=True)
+        return best
+
+    return choose
+
+
+def stop_tokens(model: Any) -> frozenset[int]:
+    """Tokens that end an answer (this project)."""
+    given = model.generation_config.eos_token_id
+    return frozenset([] if given is None else given if isinstance(given, list) else [given])
+
+
 @torch.no_grad()
 def generate(
     backbone: Backbone,
@@ -147,6 +225,7 @@ def generate(
     on_text: Callable[[str], None] | None = None,
     seed: int | None = None,
     processors: Sequence[LogitsProcessor] = (),
+    static: StaticDecoder | None = None,
     **options: Any,
 ) -> Generated:
     """Answer from ``memory``, which is written to: pass a fork (this project).
@@ -158,6 +237,7 @@ def generate(
         on_text: called with each new piece of the answer.
         seed: of sampling.
         processors: applied to the raw logits, before the repetition penalty.
+        static: decodes in place where nothing speaks against it; what does is logged.
         options: settings that replace those of ``config``, and anything else ``generate`` takes.
 
     Returns:
@@ -173,6 +253,12 @@ def generate(
     started = time.perf_counter() if started is None else started
     own = {field.name for field in fields(config)} & options.keys()
     config = replace(config, **{name: options.pop(name) for name in own})
+    if static is not None:
+        reason = refusal(static, memory, beams=config.num_beams, probe=probe, options=options)
+        if reason is None:
+            watch = _Clock(backbone, on_text)
+            return _in_place(static, memory, ids, config, processors, watch, started, seed)
+        _log.warning("generation.decoder=%s: transformers' generate answers, as %s", static.mode, reason)
     start, length = memory.next_position, ids.shape[1]
     positions = torch.arange(start, start + length, device=ids.device).unsqueeze(0)
     mask = torch.ones(1, start + length, dtype=torch.long, device=ids.device)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -11,10 +12,28 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from hermes.attention import check_scope
+from hermes.config import setting
 from hermes.errors import HermesError
-from hermes.kernels.rotate import rotate
+from hermes.kernels import Kernels
 from hermes.positions import Rotary
 from hermes.provenance import Provenance
+
+
+@dataclass
+class MemoryConfig:
+    """How the memory stores keys (settings ``memory.*``; this project)."""
+
+    keep_written: bool = setting(
+        False,
+        help="hold a second copy of the keys as first written: no rounding drift under eager re-indexing",
+    )
+    clock: Literal["per_layer", "first_layer"] = setting(
+        "per_layer",
+        help="first_layer rotates every layer at the first layer's clock (the release, for Qwen2.5-VL)",
+    )
+    kernels: Literal["auto", "torch", "triton"] = setting(
+        "auto", help="auto: Triton kernels on a CUDA device, plain PyTorch elsewhere"
+    )
 
 
 @dataclass(frozen=True)
@@ -59,13 +78,14 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
     position. Tokens appended by a forward pass but not yet committed are pending.
     """
 
-    def __init__(self, index: int, rotary: Rotary) -> None:
+    def __init__(self, index: int, rotary: Rotary, kernels: Kernels) -> None:
         super().__init__()
         self.keys: Any = None
         self.values: Any = None
         self.is_initialized: bool = False
         self.index = index
         self.rotary = rotary
+        self.kernels = kernels
         self.prefix = 0
         self.positions: Float[Tensor, "A B R T"] | None = None
         self.tokens: Provenance | None = None
@@ -138,7 +158,7 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
         check_scope(self)
         if self.turn is not None:
             cos, sin = self.turn
-            key_states = rotate(key_states, cos, -sin)
+            key_states = self.kernels.rotate(key_states, cos, -sin)
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
             self.keys, self.values = key_states, value_states
@@ -191,6 +211,18 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
         other = KVLayer.__new__(KVLayer)
         other.__dict__.update(self.__dict__)
         return other
+
+    def select(self, streams: Sequence[int]) -> None:
+        """Keep only some streams of the batch."""
+        if self.positions is None:
+            return
+        one = slice(streams[0], streams[0] + 1)
+        rows: Any = one if len(streams) == 1 else torch.tensor(streams, device=self.keys.device)
+        self.keys, self.values = self.keys[rows], self.values[rows]
+        self.positions, self.tokens = self.positions[:, rows], Provenance(self.held.table[:, rows])
+        self.clock = self.clock[rows]
+        if self.written is not None:
+            self.written = (self.written[0][rows], self.written[1][:, rows])
 
     def widen(self, rows: int) -> None:
         """Give every KV head its own row of positions and provenance."""

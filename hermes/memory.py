@@ -4,38 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from hermes.config import setting
 from hermes.errors import HermesError
-from hermes.kernels.compact import MixPlan, compact_layer
-from hermes.layer import KVLayer, LayerUpdate, Mix
+from hermes.kernels import Kernels
+from hermes.kernels.compact import MixPlan
+from hermes.layer import KVLayer, LayerUpdate, MemoryConfig, Mix
 from hermes.positions import Rotary, compacted
 from hermes.provenance import Kind, Provenance
 from hermes.storage import save_memory
 
 __all__ = ["KVLayer", "KVMemory", "LayerUpdate", "MemoryConfig", "Mix"]
-
-
-@dataclass
-class MemoryConfig:
-    """How the memory stores keys (settings ``memory.*``; this project)."""
-
-    keep_written: bool = setting(
-        False,
-        help="hold a second copy of the keys as first written: no rounding drift under eager re-indexing",
-    )
-    clock: Literal["per_layer", "first_layer"] = setting(
-        "per_layer",
-        help="first_layer rotates every layer at the first layer's clock (the release, for Qwen2.5-VL)",
-    )
 
 
 class KVMemory(Cache):  # type: ignore[misc]
@@ -54,6 +38,7 @@ class KVMemory(Cache):  # type: ignore[misc]
             half precision does not add up rounding errors.
         clock: ``per_layer``; or ``first_layer``, which rotates every layer at the first layer's clock while
             recording positions per layer, as the release does for Qwen2.5-VL.
+        kernels: chooses between the reference and the Triton kernel of each operation.
 
     >>> memory = KVMemory(2, Rotary(torch.tensor([1.0]), torch.tensor([0]), axes=1))
     >>> memory.next_position, memory.lengths
@@ -63,9 +48,17 @@ class KVMemory(Cache):  # type: ignore[misc]
     layers: list[KVLayer]
 
     def __init__(
-        self, num_layers: int, rotary: Rotary, *, keep_written: bool = False, clock: str = "per_layer"
+        self,
+        num_layers: int,
+        rotary: Rotary,
+        *,
+        keep_written: bool = False,
+        clock: str = "per_layer",
+        kernels: Kernels | None = None,
     ) -> None:
-        super().__init__(layers=[KVLayer(i, rotary) for i in range(num_layers)])
+        kernels = kernels or Kernels()
+        super().__init__(layers=[KVLayer(i, rotary, kernels) for i in range(num_layers)])
+        self.use(kernels)
         self.rotary = rotary
         self.keep_written = keep_written
         self.clock_mode = clock
@@ -74,6 +67,23 @@ class KVMemory(Cache):  # type: ignore[misc]
         # The largest clock of any layer: no position is beyond it.
         self.top = 0
         self.next_summary_id = -2
+
+    @staticmethod
+    def of(num_layers: int, rotary: Rotary, config: MemoryConfig) -> KVMemory:
+        """An empty memory as ``config`` has it."""
+        return KVMemory(
+            num_layers,
+            rotary,
+            keep_written=config.keep_written,
+            clock=config.clock,
+            kernels=Kernels(config.kernels),
+        )
+
+    def use(self, kernels: Kernels) -> None:
+        """Run on these kernels from now on."""
+        self.kernels = kernels
+        for layer in self.layers:
+            layer.kernels = kernels
 
     def __iter__(self) -> Iterator[KVLayer]:
         return iter(self.layers)
@@ -114,27 +124,29 @@ class KVMemory(Cache):  # type: ignore[misc]
             advance: how far the clock moves.
             prefix: these tokens are the fixed prefix, never evicted.
         """
-        # Asked of the device once, not once a layer.
-        stamped = bool((tokens.kind == int(Kind.TIMESTAMP)).any())
-        protected = bool(tokens.protected.any()) and not prefix
         with self._whole():
+            # Asked of the chunk's own table, which lies on the host: no wait for the device.
+            stamped = bool((tokens.kind == int(Kind.TIMESTAMP)).any())
+            protected = bool(tokens.protected.any()) and not prefix
+            table = tokens.table if tokens.table.ndim == 3 else tokens.table[:, None]
+            table = table.unsqueeze(2).to(self.layers[0].keys.device)
             for layer in self.layers:
                 layer.has_timestamps |= stamped
                 layer.has_protected |= protected
-                self._commit_layer(layer, positions, tokens, advance, prefix)
+                self._commit_layer(layer, positions, table, advance, prefix)
             self.next_position += advance
             self.top += advance
             self.prefix = self.layers[0].prefix
 
     def _commit_layer(
-        self, layer: KVLayer, positions: Tensor, tokens: Provenance, advance: int, prefix: bool
+        self, layer: KVLayer, positions: Tensor, table: Tensor, advance: int, prefix: bool
     ) -> None:
         batch = layer.keys.shape[0]
         if layer.positions is None:
             layer.clock = torch.zeros(batch, 1, device=layer.keys.device)
         rows, relative = layer.rows, positions.to(layer.keys.device, torch.float32)
         new = layer.clock[None, :, :, None] + relative[:, None, None, :]
-        table = tokens.table[:, None, None, :].to(layer.keys.device).expand(-1, batch, rows, -1)
+        table = table.to(layer.keys.device).expand(-1, batch, rows, -1)
         if self.keep_written:
             fresh = layer.keys[:, :, layer.length :]
             layer.written = (
@@ -150,7 +162,7 @@ class KVMemory(Cache):  # type: ignore[misc]
         layer.clock = layer.clock + advance
         layer.start = self.next_position + advance
         if prefix:
-            layer.prefix += len(tokens)
+            layer.prefix += table.shape[-1]
 
     def rollback(self) -> None:
         """Drop the pending tokens, as if the forward pass that wrote them had not happened."""
@@ -160,18 +172,21 @@ class KVMemory(Cache):  # type: ignore[misc]
                 layer.values = layer.values[:, :, : layer.length] if layer.length else None
                 layer.is_initialized = layer.keys is not None
 
-    def apply(self, updates: Mapping[int, LayerUpdate], *, compact: bool = False) -> None:
+    def apply(
+        self, updates: Mapping[int, LayerUpdate], *, compact: bool | Bool[Tensor, " B"] = False
+    ) -> None:
         """Evict, mix and re-index.
 
         Args:
             updates: per layer index; layers not named keep every token.
-            compact: re-index the positions of all layers (arXiv 2601.14724, Sec. 3.3).
+            compact: re-index the positions of all layers (arXiv 2601.14724, Sec. 3.3), or those of the
+                streams that are true.
 
         Raises:
             HermesError: an update for a layer that there is not, or slots that are not ascending, not held,
                 or lack the prefix. After any error the memory is as it was.
         """
-        if not updates and not compact:
+        if not updates and compact is False:
             return
         if unknown := [index for index in updates if not 0 <= index < len(self.layers)]:
             raise HermesError(f"an update for layer {unknown[0]} of a memory of {len(self.layers)} layers")
@@ -182,7 +197,7 @@ class KVMemory(Cache):  # type: ignore[misc]
                 update = updates.get(index)
                 if update is not None:
                     flaws.append(_flaw(update.keep, layer))
-                if update is not None or compact:
+                if update is not None or compact is not False:
                     self._apply_layer(layer, update, compact)
             self.next_summary_id -= max(sizes, default=0)
             wrong = self.align(flaws)
@@ -204,7 +219,9 @@ class KVMemory(Cache):  # type: ignore[misc]
             self.layers = layers
             raise
 
-    def _apply_layer(self, layer: KVLayer, update: LayerUpdate | None, compact: bool) -> None:
+    def _apply_layer(
+        self, layer: KVLayer, update: LayerUpdate | None, compact: bool | Bool[Tensor, " B"]
+    ) -> None:
         keep = None if update is None else update.keep
         if keep is not None and max(keep.shape[1], layer.rows) > 1:
             layer.widen(int(layer.keys.shape[1]))
@@ -213,16 +230,19 @@ class KVMemory(Cache):  # type: ignore[misc]
         if positions is None:
             raise HermesError(f"layer {layer.index} of the memory is empty")
         if keep is not None:
-            keep = keep.expand(layer.keys.shape[0], -1, -1)
+            if update is not None and update.mix is not None:
+                keep = keep.expand(layer.keys.shape[0], -1, -1)
             kept, table = _take(positions, keep), _take(table, keep)
         else:
             kept = positions
-        new = compacted(kept, layer.prefix) if compact else kept
+        new = kept if compact is False else compacted(kept, layer.prefix)
+        if isinstance(compact, Tensor):
+            new = torch.where(compact.to(kept.device)[:, None, None], new, kept)
         origin = layer.written[1] if layer.written is not None else positions
         origin_kept = origin if keep is None else _take(origin, keep)
         turn = (
-            self.rotary.angles(new - (origin_kept if layer.written is not None else kept))
-            if compact
+            self.rotary.turning(new - (origin_kept if layer.written is not None else kept))
+            if compact is not False
             else None
         )
 
@@ -235,11 +255,13 @@ class KVMemory(Cache):  # type: ignore[misc]
             else:
                 table = summary
         source = None if layer.written is None else layer.written[0]
-        layer.keys, layer.values = compact_layer(layer.keys, layer.values, keep, turn, plan, source)
+        layer.keys, layer.values = self.kernels.compact_layer(
+            layer.keys, layer.values, keep, turn, plan, source=source
+        )
         if layer.written is not None:
             keys, at = layer.written[0], origin_kept
             if keep is not None:
-                keys, _ = compact_layer(layer.written[0], layer.written[0], keep, None, None)
+                keys, _ = self.kernels.compact_layer(layer.written[0], layer.written[0], keep, None, None)
             if plan is not None:
                 # A mixed token is first written where it is mixed.
                 if plan.targets is None:
@@ -277,7 +299,7 @@ class KVMemory(Cache):  # type: ignore[misc]
             place = _take(new, targets)
         goal = place if groups is None else _take(place, groups)
         old = _take(layer.positions, members)  # type: ignore[arg-type]
-        plan = MixPlan(members, weights, groups, mix.size, self.rotary.angles(goal - old), targets)
+        plan = MixPlan(members, weights, groups, mix.size, self.rotary.turning(goal - old), targets)
 
         origin = _take(layer.held.table, members)
         index = torch.zeros_like(members) if groups is None else groups
@@ -331,6 +353,14 @@ class KVMemory(Cache):  # type: ignore[misc]
         other = KVMemory.__new__(KVMemory)
         other.__dict__.update(self.__dict__)
         other.layers = [layer.fork() for layer in self.layers]
+        return other
+
+    def select(self, streams: Sequence[int]) -> KVMemory:
+        """A copy that holds some of the streams; a single one shares every tensor."""
+        other = self.fork()
+        for layer in other.layers:
+            layer.select(streams)
+        other.align()
         return other
 
     def reset(self) -> None:

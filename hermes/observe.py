@@ -13,7 +13,6 @@ from torch import Tensor
 
 from hermes.attention import AttentionView, attending, installed, rotate_query
 from hermes.backbone import Backbone
-from hermes.kernels.mass import attention_mass
 from hermes.memory import KVLayer, KVMemory
 from hermes.positions import expand_axes
 from hermes.probe import AttentionProbe
@@ -105,8 +104,8 @@ class Observer:
         positions = layer.clock.to(query.device)[..., None] + steps
         rotary = self.backbone.rotary
         cos, sin = (part * rotary.scaling for part in rotary.angles(expand_axes(positions, rotary.axes)))
-        query = rotate_query(query.expand(batch, -1, -1, -1), cos, sin, own.shape[1])
-        own = rotate_query(own.expand(batch, -1, -1, -1), cos, sin, own.shape[1])
+        query = rotate_query(query.expand(batch, -1, -1, -1), cos, sin, own.shape[1], layer.kernels)
+        own = rotate_query(own.expand(batch, -1, -1, -1), cos, sin, own.shape[1], layer.kernels)
         return _mass(query, layer.keys[:, :, : layer.length], own, layer, guidance, causal=False)
 
     def _project(self, index: int, text: str) -> tuple[Tensor, Tensor]:
@@ -215,7 +214,7 @@ def _mass(
     causal: bool,
     scaling: float | None = None,
 ) -> Tensor:
-    mass = attention_mass(
+    mass = layer.kernels.attention_mass(
         query,
         memory,
         own,

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from hermes.errors import UnsupportedModelError
-from hermes.kernels.rotate import rotate
+from hermes.kernels.rotate import Turn, rotate
 
 # Frequencies that change with the sequence length would make stored keys wrong as the stream grows.
 _UNSUPPORTED_ROPE = ("dynamic", "longrope")
@@ -64,13 +64,11 @@ class Rotary:
 
     def angles(self, positions: Float[Tensor, "A *batch T"]) -> tuple[Tensor, Tensor]:
         """Cosine and sine, float32 ``[*batch, T, D/2]``, of positions ``[A, *batch, T]`` (or differences)."""
-        frequencies = self.frequencies.to(positions.device)
-        if self.axes == 1:
-            angle = positions[0].float().unsqueeze(-1) * frequencies
-        else:
-            axis = self.axis.to(positions.device)
-            angle = positions.float().index_select(0, axis).movedim(0, -1) * frequencies
-        return angle.cos(), angle.sin()
+        return self.turning(positions).angles()
+
+    def turning(self, shift: Float[Tensor, "A *batch T"]) -> Turn:
+        """The rotation by position differences ``[A, *batch, T]``, its angles not computed yet."""
+        return Turn(shift, self.frequencies, self.axis)
 
     def turn(self, x: Float[Tensor, "B H T D"], shift: Float[Tensor, "A B R T"]) -> Float[Tensor, "B H T D"]:
         """Rotate ``x`` by position differences; ``R`` is 1 (all heads alike) or the number of KV heads."""

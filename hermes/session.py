@@ -29,6 +29,7 @@ from hermes.prompts import Turn, letters, multiple_choice
 from hermes.provenance import Provenance
 from hermes.resources import Stopwatch, peak_memory_bytes, settle
 from hermes.selfcheck import self_check
+from hermes.static import StaticDecoder
 from hermes.storage import load_memory, load_record, save_memory
 
 if TYPE_CHECKING:
@@ -110,14 +111,11 @@ class StreamSession:
 
     def reset(self) -> None:
         """Forget the stream and start afresh."""
-        self.memory = KVMemory(
-            self.backbone.num_layers,
-            self.backbone.rotary,
-            keep_written=self.memory_config.keep_written,
-            clock=self.memory_config.clock,
-        )
+        self.memory = KVMemory.of(self.backbone.num_layers, self.backbone.rotary, self.memory_config)
         self.video = VideoState()
         self.observer = Observer(self.backbone, self.memory)
+        decoder = self.generation.decoder
+        self.static = None if decoder == "generate" else StaticDecoder(self.backbone, decoder)
         self.context = StreamContext(
             num_layers=self.backbone.num_layers,
             num_kv_heads=self.backbone.num_kv_heads,
@@ -298,6 +296,7 @@ class StreamSession:
             probe=probe or self.probe,
             on_text=on_text,
             seed=self.seed,
+            static=self.static,
             **options,
         )
         answer = self._answer(question, choices, correct, made)
@@ -372,6 +371,7 @@ class StreamSession:
         if len(memory.layers) != self.backbone.num_layers or "video" not in state:
             raise InputError(f"{folder}: not a stream of a model with {self.backbone.num_layers} layers")
         self.reset()
+        memory.use(self.memory.kernels)
         self.memory, self.observer = memory, Observer(self.backbone, memory)
         self.video = VideoState(**state["video"])
         self.frames_seen, self.now = state["frames_seen"], state["now"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 import tests.typechecked  # noqa: F401  the hook finds it by name
@@ -15,8 +17,19 @@ import tests.typechecked  # noqa: F401  the hook finds it by name
 # Before anything of ours is imported: every annotated shape is checked as the tests run.
 install_import_hook(["hermes", "policies", "backbones"], "tests.typechecked.check")
 
+if not torch.cuda.is_available():
+    # Before Triton is imported by anything: its kernels run in its interpreter.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 if TYPE_CHECKING:
     from hermes.backbone import Backbone
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

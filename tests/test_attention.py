@@ -15,6 +15,7 @@ from hermes.errors import HermesError
 from hermes.kernels import attention_mass, compact_layer
 from hermes.kernels.compact import MixPlan
 from hermes.kernels.mass import BLOCK
+from hermes.kernels.rotate import Turn
 from tests.references import FAMILIES, DenseDecoder, eager_mass, new_memory, noise_chunk, prefill, tiny
 from tests.tolerances import close
 
@@ -327,8 +328,8 @@ def test_compaction_of_a_layer_token_by_token(batch, heads, per_head, length, se
         torch.randn(batch, rows, n, half, generator=generator) for n in (kept, length - kept)
     )
     weights = torch.full(gone.shape, 1 / gone.shape[-1])
-    plan = MixPlan(gone, weights, None, 1, (mixed_angle.cos(), mixed_angle.sin()))
-    turn = (angle.cos(), angle.sin()) if turned else None
+    plan = MixPlan(gone, weights, None, 1, by_channel(mixed_angle))
+    turn = by_channel(angle) if turned else None
     new_keys, new_values = compact_layer(keys, values, keep, turn, plan)
     assert new_keys.shape == (batch, heads, kept + 1, 2 * half)
     for b in range(batch):
@@ -342,6 +343,12 @@ def test_compaction_of_a_layer_token_by_token(batch, heads, per_head, length, se
             key = sum(turn_one(keys[b, h, slot], mixed_angle[b, r, e]) for e, slot in enumerate(members))
             close("mix", new_keys[b, h, -1], key / len(members))
             close("mix", new_values[b, h, -1], values[b, h, members].double().mean(0))
+
+
+def by_channel(angle: torch.Tensor) -> Turn:
+    """Every channel pair turned by an angle of its own, ``[B, R, T, half]``."""
+    half = angle.shape[-1]
+    return Turn(angle.movedim(-1, 0), torch.ones(half), torch.arange(half))
 
 
 def turn_one(key: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:

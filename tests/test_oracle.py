@@ -16,12 +16,12 @@ from transformers import LogitsProcessor
 
 from hermes.backbone import Backbone, Chunk, VideoState
 from hermes.generation import GenerationConfig
-from hermes.memory import KVMemory
+from hermes.memory import KVMemory, MemoryConfig
 from hermes.observe import Guidance
 from hermes.parts import Eager, Selection, TopK
 from hermes.prompts import PROMPT_KINDS, GuidancePrompts
 from hermes.provenance import Provenance
-from hermes.session import MemoryConfig, StreamSession
+from hermes.session import StreamSession
 from hermes.tiers import TieredPolicy
 from policies.hermes_release import HermesRelease, release_tiers
 from tests.tolerances import close

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-import hermes.observe
 from backbones.tiny import TinyLlavaOnevision, TinyQwen2_5VL
 from hermes import AttentionMass, AttentionProbe, open_session
 from hermes.backbone import BackboneConfig
+from hermes.kernels import Kernels
 from hermes.observe import Guidance, Observer
 from hermes.session import Callback, StreamSession
 from hermes.settings import run_config
@@ -283,8 +283,8 @@ def test_nothing_is_scored_under_budget(family, monkeypatch):
     backbone = tiny(family)
     ran, stop = counting(list(backbone.decoder.layers))
     masses = []
-    real = hermes.observe.attention_mass
-    monkeypatch.setattr(hermes.observe, "attention_mass", lambda *a, **k: masses.append(1) or real(*a, **k))
+    real = Kernels.attention_mass
+    monkeypatch.setattr(Kernels, "attention_mass", lambda *a, **k: masses.append(1) or real(*a, **k))
     spy = Spy(ran)
     try:
         session = StreamSession(backbone, Hermes(budget=75), chunk_frames=4, callbacks=[spy])

@@ -32,6 +32,15 @@ TOLERANCES = {
     ("mix", torch.float32): 1e-5,
     ("mix", torch.bfloat16): 3e-2,
     ("mix", torch.float16): 4e-3,
+    ("kernel_rotate", torch.float32): 2e-6,
+    ("kernel_rotate", torch.bfloat16): 3.2e-2,
+    ("kernel_rotate", torch.float16): 4e-3,
+    ("kernel_compact", torch.float32): 2e-5,
+    ("kernel_compact", torch.bfloat16): 3.2e-2,
+    ("kernel_compact", torch.float16): 4e-3,
+    ("kernel_mass", torch.float32): 1e-6,
+    ("kernel_half_mass", torch.float32): 1e-3,
+    ("kernel_score", torch.float32): 2e-6,
 }
 
 

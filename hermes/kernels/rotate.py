@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+Angles = tuple[Tensor, Tensor]  # cosine and sine, float32 [*batch, T, D/2]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A rotation given by position differences, whose angles a kernel may compute as it goes.
+
+    Source: this project. Channel pair ``c`` turns by ``shift[axis[c]] * frequencies[c]``: one formula for 1-D
+    RoPE (one axis), M-RoPE (sections) and interleaved M-RoPE. Read as angles, two float32 tensors of half a
+    head a token would have to be written and read again.
+    """
+
+    shift: Float[Tensor, "A *batch T"]
+    frequencies: Float[Tensor, " half"]
+    axis: Int[Tensor, " half"]
+
+    def angles(self) -> Angles:
+        """Cosine and sine, float32 ``[*batch, T, D/2]``."""
+        frequencies = self.frequencies.to(self.shift.device)
+        if self.shift.shape[0] == 1:
+            angle = self.shift[0].float().unsqueeze(-1) * frequencies
+        else:
+            axis = self.axis.to(self.shift.device)
+            angle = self.shift.float().index_select(0, axis).movedim(0, -1) * frequencies
+        return angle.cos(), angle.sin()
 
 
 def rotate(

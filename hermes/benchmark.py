@@ -1,0 +1,202 @@
+"""One record for every measurement, kept as CSV and plotted; and the measurement of a stream."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hermes import __version__
+from hermes.environment import environment
+from hermes.errors import InputError
+from hermes.resources import peak_memory_bytes, settle
+from hermes.session import StreamSession
+from hermes.video import Frame
+
+# arXiv 2601.14724, Table 3 and Fig. 4: LLaVA-OneVision-7B, budget 4 000, one A800; 16 to 512 frames.
+PAPER = {"ttft": "27-29 ms", "tpot": "23.6-24.5 ms", "peak_memory": "16.5-17.7 GB"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measured operation.
+
+    Source: this project.
+
+    Attributes:
+        operation: what was measured.
+        provider: who ran it: ``torch``, ``compile``, ``triton``, a policy.
+        shape: sizes, as text.
+        dtype: of the tensors.
+        unit: of the three values.
+        median, low, high: median, first and last decile over ``rounds``.
+        machine, versions, commit: where and with what.
+    """
+
+    operation: str
+    provider: str
+    shape: str
+    dtype: str
+    unit: str
+    median: float
+    low: float
+    high: float
+    rounds: int
+    machine: str
+    versions: str
+    commit: str
+
+
+class Recorder:
+    """Makes records that share a machine, its versions and a commit (this project).
+
+    >>> record = Recorder("cpu").record("add", "torch", "8", "float32", [1.0, 2.0, 3.0], unit="ms")
+    >>> record.median, record.rounds
+    (2.0, 3)
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        about = environment(device)
+        threads = "" if torch.device(device).type == "cuda" else f", {about['threads']} threads"
+        self.machine = f"{about['device_name']}{threads}"
+        names = ("python", "torch", "triton", "transformers")
+        self.versions = " ".join(f"{name} {about['versions'].get(name)}" for name in names)
+        self.commit = commit()
+
+    def record(
+        self, operation: str, provider: str, shape: str, dtype: str, values: Sequence[float], *, unit: str
+    ) -> Record:
+        """Median and deciles of ``values``.
+
+        Raises:
+            InputError: there are none.
+        """
+        if not values:
+            raise InputError(f"{operation}: nothing was measured")
+        deciles = statistics.quantiles(values, n=10) if len(values) > 1 else [values[0]]
+        return Record(
+            operation,
+            provider,
+            shape,
+            dtype.removeprefix("torch."),
+            unit,
+            statistics.median(values),
+            deciles[0],
+            deciles[-1],
+            len(values),
+            self.machine,
+            self.versions,
+            self.commit,
+        )
+
+
+def commit() -> str:
+    """The commit this package runs from, or its version where it is installed (this project)."""
+    here = Path(__file__).parent
+    if (here.parent / ".git").exists():
+        try:
+            done = subprocess.run(
+                ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return __version__
+        return done.stdout.strip()
+    return __version__
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Append records to a CSV file, which gets its header if it is new (this project)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [field.name for field in fields(Record)])
+        if new:
+            writer.writeheader()
+        writer.writerows(asdict(record) for record in records)
+
+
+def plot_stream(path: Path, records: Sequence[Record]) -> None:
+    """One panel an operation, against the number of frames (this project)."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    names = list(dict.fromkeys(record.operation for record in records))
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(3 * len(names), 3), layout="constrained", squeeze=False
+    )
+    for panel, name in zip(axes[0], names, strict=True):
+        mine = [record for record in records if record.operation == name]
+        frames = [int(record.shape.split()[0]) for record in mine]
+        panel.plot(frames, [record.median for record in mine], marker="o")
+        panel.fill_between(
+            frames, [record.low for record in mine], [record.high for record in mine], alpha=0.2
+        )
+        panel.set(xscale="log", xlabel="frames", title=f"{name} ({mine[0].unit})", ylim=(0, None))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def stream_records(
+    session: StreamSession, counts: Sequence[int], *, size: tuple[int, int], rounds: int
+) -> Iterator[Record]:
+    """Measure one stream after each of ``counts`` frames.
+
+    Source: this project; the quantities of arXiv 2601.14724, Table 3, and encoding and compression besides.
+    Compression is timed apart from encoding, on the device's own clock.
+
+    Args:
+        session: a fresh session; it takes in random frames.
+        counts: numbers of frames, ascending.
+        size: height and width of the frames, pixels.
+        rounds: questions asked after each.
+    """
+    device = session.backbone.device
+    recorder = Recorder(device)
+    dtype, policy = str(session.backbone.dtype), type(session.policy).__name__
+    encode: list[float] = []
+    compress: list[float] = []
+    rng, fed, chunk = np.random.default_rng(0), 0, session.chunk_frames
+    # Made once: drawing pixels is not what is measured.
+    pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(chunk)]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    for count in counts:
+        encode.clear()
+        compress.clear()
+        while fed < count:
+            frames = [
+                Frame(pictures[i], (fed + i) / session.fps, fed + i) for i in range(min(chunk, count - fed))
+            ]
+            stats = session.stats()
+            before = stats.compress_ms
+            settle(device)
+            started = time.perf_counter()
+            session.feed(frames)
+            session.flush()
+            settle(device)
+            seconds = time.perf_counter() - started
+            spent = session.stats().compress_ms - before
+            compress.append(spent)
+            encode.append(len(frames) / max(seconds - spent / 1e3, 1e-9))
+            fed += len(frames)
+        answers = [session.ask("What is happening now?") for _ in range(rounds + 1)][1:]
+        session.context.history.clear()
+        shape = f"{count} frames, budget {getattr(session.policy, 'budget', 0)}, chunk {chunk}"
+        tpot = [answer.tpot_ms for answer in answers if answer.tpot_ms is not None]
+        measured = [("encode", encode, "frames/s"), ("compress", compress, "ms")]
+        measured.append(("ttft", [answer.ttft_ms for answer in answers], "ms"))
+        if tpot:
+            measured.append(("tpot", tpot, "ms"))
+        measured.append(("peak_memory", [peak_memory_bytes(device) / 1e9], "GB"))
+        for operation, values, unit in measured:
+            yield recorder.record(operation, policy, shape, dtype, values, unit=unit)
