@@ -58,6 +58,7 @@ class HermesRelease(TieredPolicy):
     trigger: Literal["layer", "first_layer"] = setting("first_layer", help="as in TieredPolicy")
 
     def start(self, context: StreamContext) -> None:
+        """Begin a stream; warns where the model is of the family with the other schedule."""
         super().start(context)
         if context.axes > 1 and self.tiers == release_tiers("llava"):
             logger.warning(
