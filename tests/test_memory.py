@@ -345,6 +345,25 @@ def test_a_fork_shares_and_does_not_disturb():
 
 
 @pytest.mark.unit
+def test_beams_of_two_streams_keep_their_clocks():
+    memory, _ = toy(batch=2)
+    memory.apply({1: memory[1].keeping(torch.tensor([[[1, 7]], [[0, 2]]]))})
+    keys, values = torch.randn(2, 2, 2, 1, 8)
+    plain, beams = memory.fork(), memory.fork()
+    beams.batch_repeat_interleave(3)
+    with attending(plain) as scope:
+        scope.attended = True
+        once = [plain.update(keys, values, layer.index)[0] for layer in plain]
+    with attending(beams) as scope:
+        scope.attended = True
+        thrice = [beams.update(*(x.repeat_interleave(3, 0) for x in (keys, values)), i)[0] for i in range(3)]
+    assert memory[1].turn is not None
+    assert memory[1].turn[0].shape[0] == 2
+    for one, many in zip(once, thrice, strict=True):
+        assert torch.equal(many, one.repeat_interleave(3, 0))
+
+
+@pytest.mark.unit
 def test_pending_tokens_are_dropped_on_rollback():
     memory, _ = toy()
     before = cloned(memory)
