@@ -58,9 +58,13 @@ class Qwen3VL(Backbone):
         return replace(clip, size={"shortest_edge": least, "longest_edge": most}, grow_small=True)
 
     def tokens_per_frame(self, height: int, width: int) -> int:
-        """Tokens one frame of this size (pixels) costs: half of its pair's with the timestamp, rounded up."""
+        """Tokens one frame of this size (pixels) costs: half of its pair's with the timestamp, rounded up.
+
+        Timestamps grow with the stream; this is the cost at 9 999 999 s (115 days), so that no frame before
+        costs more.
+        """
         high, wide = self.recipe.target(height, width)
-        stamp = self._stamp(100.0).shape[1] + 1
+        stamp = self._stamp(9_999_999.0).shape[1] + 1
         tokens = (high // self.recipe.factor) * (wide // self.recipe.factor) + stamp
         return math.ceil(tokens / self.recipe.temporal_patch_size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -56,10 +57,11 @@ def test_what_a_chunk_says_of_its_tokens(family):
     assert set(tokens.kind[~visual].tolist()) <= {int(Kind.TIMESTAMP)}
     assert bool(visual.all()) == (family != "qwen3_vl")
     assert not tokens.protected.any()
-    # Of Qwen3-VL, with the timestamp of a time of three digits.
-    assert (
-        backbone.tokens_per_frame(72, 128) == {"llava_onevision": 9, "qwen2_5_vl": 4, "qwen3_vl": 9}[family]
-    )
+    # Of Qwen3-VL, with the timestamp of a time of seven digits.
+    cost = {"llava_onevision": 9, "qwen2_5_vl": 4, "qwen3_vl": 11}[family]
+    assert backbone.tokens_per_frame(72, 128) == cost
+    late = [replace(frame, time=12_345.0 + frame.time) for frame in make_frames(2)]
+    assert len(backbone.video(late, VideoState(), fps=2.0)) <= 2 * cost
     assert len(chunk) <= state.groups * group * backbone.tokens_per_frame(72, 128)
 
 
