@@ -17,7 +17,7 @@ from hermes.settings import RunConfig, run_config
 
 
 def open_session(
-    backbone: str | Backbone = "tiny_llava_onevision",
+    backbone: str | Backbone = "embedded",
     policy: str | MemoryPolicy = "hermes",
     budget: int | None = None,
     *,

@@ -51,7 +51,7 @@ class RunConfig:
     threads: int | None = setting(None, help="CPU threads; default: PyTorch's choice", ge=1)
 
 
-DEFAULTS: Mapping[str, str] = {"backbone": "tiny_llava_onevision", "policy": "hermes"}
+DEFAULTS: Mapping[str, str] = {"backbone": "embedded", "policy": "hermes"}
 
 
 FALLBACKS: Mapping[str, Fallback] = {"backbone": backbone_fallback}

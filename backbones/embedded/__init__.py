@@ -1,0 +1,26 @@
+"""The model that comes with Hermes: small, trained on Wanderer, no download."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from backbones.llava_onevision import LlavaOnevision
+from hermes.backbone import Backbone, BackboneConfig
+
+FOLDER = Path(__file__).parent / "model"
+
+
+class Embedded(LlavaOnevision):
+    """A LLaVA-OneVision of 2.4 M parameters that answers questions about Wanderer, 4 tokens a frame.
+
+    Source: this project; trained by ``hermes train training=embedded``.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ()
+    default_fps = 1.0
+
+    @classmethod
+    def load(cls, config: BackboneConfig) -> Backbone:
+        return super().load(replace(config, checkpoint=config.checkpoint or str(FOLDER)))

@@ -1,0 +1,46 @@
+"""`hermes train`: the embedded model from scratch, stage by stage, or on from where it was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hermes.cli.arguments import split_settings
+from hermes.cli.output import err, out
+from hermes.config import compose, resolved_yaml
+from hermes.errors import InputError, SettingError
+
+
+def train(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings: training=embedded, training.seed=1, ...", metavar="KEY=VALUE"),
+    ] = None,
+    folder: Annotated[
+        Path,
+        typer.Option(
+            help="Checkpoints, logs and the model go here; a run that was stopped goes on.", metavar="FOLDER"
+        ),
+    ] = Path("runs/train"),
+) -> None:
+    """Train the embedded model on Wanderer and write it as a directory that transformers can load.
+
+    The same command again goes on from the last checkpoint. Logs: FOLDER/logs/decoder.
+    """
+    words, given = split_settings(settings or [])
+    if words:
+        raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as training.seed=1")
+    from hermes.training.run import TrainRun, train_model
+
+    run = compose({"training": "embedded"}, given, TrainRun)
+    resolved, kept = resolved_yaml(run), folder / "config.yaml"
+    if kept.exists() and kept.read_text(encoding="utf-8") != resolved:
+        raise SettingError(
+            "--folder", str(folder), "a new folder", f"It holds a run with other settings: {kept}."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    kept.write_text(resolved, encoding="utf-8")
+    err().print(f"training in {folder}; progress in {folder}/logs")
+    out().print(str(train_model(run.training, folder)), soft_wrap=True)

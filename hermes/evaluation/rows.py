@@ -1,0 +1,139 @@
+"""One line for every question asked, written as it is answered, and where they are kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hermes.answer import Answer
+from hermes.data.annotations import Clip, TimedQuestion
+from hermes.errors import InputError
+
+__all__ = ["Journal", "Row"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A question of a benchmark, its answer, and what the memory held.
+
+    Source: this project.
+
+    Attributes:
+        clip, number: which question: index of the video, and of the question in it.
+        video: its path, or the name of a stream that has no file.
+        task, kind, category: the benchmark's names, as far as it has them.
+        expected: the right answer.
+        chance: accuracy of a guess; None where the benchmark does not say and there are no choices.
+        time_s: when it was asked, in seconds of the stream.
+        age_s: how long before that the evidence was last on screen; None where it is everywhere or unknown.
+        correct: None where the benchmark has no answer.
+    """
+
+    clip: int
+    number: int
+    video: str
+    task: str
+    kind: str
+    category: str
+    question: str
+    choices: tuple[str, ...]
+    expected: str
+    chance: float | None
+    time_s: float
+    age_s: float | None
+    answer: str
+    choice: str | None
+    probabilities: Mapping[str, float] | None
+    correct: bool | None
+    frames_seen: int
+    tokens_per_layer: tuple[int, ...]
+    memory_bytes: int
+    ttft_ms: float
+
+    @classmethod
+    def of(cls, place: tuple[int, int], clip: Clip, question: TimedQuestion, answer: Answer) -> Row:
+        """The row of one answer; ``place`` is (clip, number)."""
+        extra, choices = question.extra, question.choices
+        chance = extra.get("chance", 1 / len(choices) if choices else None)
+        return cls(
+            *place,
+            video=clip.id if not clip.video else clip.video,
+            task=question.task,
+            kind=str(extra.get("kind", question.task)),
+            category=str(extra.get("category", "")),
+            question=question.question,
+            choices=choices,
+            expected=question.answer,
+            chance=chance,
+            time_s=answer.time_s,
+            age_s=_age(question, answer.time_s),
+            answer=answer.answer,
+            choice=answer.choice,
+            probabilities=answer.probabilities,
+            correct=answer.correct,
+            frames_seen=answer.frames_seen,
+            tokens_per_layer=tuple(answer.tokens_per_layer),
+            memory_bytes=answer.memory_bytes,
+            ttft_ms=answer.ttft_ms,
+        )
+
+
+def _age(question: TimedQuestion, time: float) -> float | None:
+    if question.evidence is None:
+        return None
+    start, end = question.evidence
+    # Evidence from the first second to now is everywhere: it has no age.
+    return None if start <= 0 and end >= time else max(time - end, 0.0)
+
+
+class Journal:
+    """The rows of a run in a folder, ``rows.jsonl``; what a run that was killed has left is found again.
+
+    Source: this project. A last line that was cut short is dropped; every other line stays as it is.
+
+    Raises:
+        InputError: a file that holds something else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "rows.jsonl"
+        self.rows: dict[tuple[int, int], Row] = {}
+        if self.path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        text = self.path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        if len(whole) < len(text):
+            self.path.write_text(whole, encoding="utf-8")
+        names = {f.name for f in fields(Row)}
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                content = json.loads(line)
+                row = Row(**{**content, **_tuples(content)})
+            except (ValueError, TypeError, KeyError) as error:
+                wanted = ", ".join(sorted(names))
+                raise InputError(
+                    f"{self.path}, line {number}: not a row of an evaluation ({wanted})"
+                ) from error
+            self.rows[row.clip, row.number] = row
+
+    def add(self, row: Row) -> None:
+        """Append a row; it is on disk when this returns."""
+        self.rows[row.clip, row.number] = row
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({k: _plain(v) for k, v in asdict(row).items()}, allow_nan=False) + "\n")
+
+
+def _tuples(content: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    return {name: tuple(content[name]) for name in ("choices", "tokens_per_layer")}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,151 @@
+"""A whole training: vision, the table of looks, the decoder's stages, and the directory at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, IterableDataset
+
+from hermes.training.card import write_card
+from hermes.training.decoder import DecoderModule
+from hermes.training.model import build_model, save_model
+from hermes.training.packing import Batch, Packer
+from hermes.training.settings import Schedule, TrainConfig
+from hermes.training.vision import Pictures, VisionModule, feature_table
+from hermes.training.words import Prompt, build_tokenizer
+
+__all__ = ["Streams", "TrainRun", "train_model"]
+
+
+@dataclass
+class TrainRun:
+    """Settings of ``hermes train``."""
+
+    training: TrainConfig = field(
+        default_factory=TrainConfig, metadata={"help": "a file of configs/training"}
+    )
+
+
+class _Steps(IterableDataset[Batch]):
+    """Batches from the trainer's current step on, so that a resumed run goes on where it was."""
+
+    def __init__(self, data: Streams) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = self.data.trainer.global_step if self.data.trainer else 0
+        for step in range(start, self.data.schedule.steps):
+            yield self.data.batch(step)
+
+
+class Streams(LightningDataModule):  # type: ignore[misc]
+    """Packed rows of Wanderer: training by stages, validation on held-out ones (this project)."""
+
+    def __init__(self, config: TrainConfig, prompt: Prompt) -> None:
+        super().__init__()
+        self.config = config
+        self.prompt = prompt
+        self.schedule = Schedule(config)
+
+    def batch(self, step: int) -> Batch:
+        """The training batch of a step."""
+        _, stage, _ = self.schedule.stage(step)
+        packer = Packer(
+            self.prompt, "train", self.config.seed, rows=stage.rows, slots=stage.slots, slot=self.config.slot
+        )
+        return packer.batch(stage.mixture, step)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(_Steps(self), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        rows = 16
+        packer = Packer(
+            self.prompt, "validation", self.config.seed, rows=rows, slots=4, slot=self.config.slot
+        )
+        batches = [
+            packer.batch(self.config.validation, i) for i in range(-(-self.config.validate_rows // rows))
+        ]
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def train_model(config: TrainConfig, folder: Path) -> Path:
+    """Train from scratch, or go on from the last checkpoint in ``folder``.
+
+    Source: this project.
+
+    Returns:
+        The model's directory, ``folder/model``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    seed_everything(config.seed, verbose=False)
+    tokenizer = build_tokenizer()
+    prompt = Prompt(tokenizer)
+    model = build_model(config.model, tokenizer)
+    _see(model, config, prompt, folder)
+    schedule = Schedule(config)
+    table = feature_table(model, config.vision.variants, config.seed)
+    module = DecoderModule(
+        model,
+        table,
+        schedule,
+        slot=config.slot,
+        compiled=config.compile,
+        hint_layer=config.hint_layer,
+        hint_weight=config.hint_weight,
+    )
+    checkpoint = ModelCheckpoint(
+        dirpath=folder / "decoder", filename="{step}", every_n_train_steps=config.save_every, save_last=True
+    )
+    trainer = _trainer(config, folder, "decoder", schedule.steps, checkpoint, config.validate_every)
+    last = folder / "decoder" / "last.ckpt"
+    trainer.fit(module, datamodule=Streams(config, prompt), ckpt_path=last if last.exists() else None)
+    save_model(model, tokenizer, folder / "model")
+    if config.test_streams:
+        write_card(folder / "model", config, module.seconds)
+    return folder / "model"
+
+
+def _see(model: Any, config: TrainConfig, prompt: Prompt, folder: Path) -> None:
+    """Stage 0, once: its result is kept beside the checkpoints."""
+    done = folder / "vision.pt"
+    if done.exists():
+        model.load_state_dict(torch.load(done))
+        return
+    embedding = model.get_input_embeddings().weight.detach().clone()
+    pictures = Pictures(config.vision, "train", config.seed, embedding, prompt)
+    trainer = _trainer(config, folder, "vision", config.vision.steps, None, None)
+    trainer.fit(VisionModule(model, config.vision), DataLoader(pictures, batch_size=None, shuffle=False))
+    torch.save(model.state_dict(), done)
+
+
+def _trainer(
+    config: TrainConfig, folder: Path, name: str, steps: int, checkpoint: Any, validate_every: int | None
+) -> Trainer:
+    return Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=config.precision if name == "decoder" else "32-true",
+        max_steps=steps,
+        max_epochs=-1,
+        val_check_interval=validate_every,
+        check_val_every_n_epoch=None if validate_every else 1,
+        limit_val_batches=1.0 if validate_every else 0,
+        num_sanity_val_steps=0,
+        gradient_clip_val=None,
+        logger=CSVLogger(folder / "logs", name=name, flush_logs_every_n_steps=20),
+        callbacks=[checkpoint] if checkpoint else [],
+        enable_checkpointing=checkpoint is not None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=20,
+    )
