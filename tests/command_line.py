@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from hermes.cli import main
 
 BUDGET = 64
-FAST = (f"policy.budget={BUDGET}", "generation.max_new_tokens=4")
+FAST = ("backbone=tiny_llava_onevision", f"policy.budget={BUDGET}", "generation.max_new_tokens=4")
 
 
 class Result(NamedTuple):

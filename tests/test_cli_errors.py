@@ -64,8 +64,8 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "unknown option": (lambda t: ["sample", "q", "--jsn"], "--jsn"),
     "no number": (lambda t: ["sample", "q", "--at", "soon"], "--at"),
     "budget under a frame": (
-        lambda t: ["sample", "q", "policy.budget=5"],
-        "policy.budget: got 5; allowed: at least 9",
+        lambda t: ["sample", "q", "policy.budget=3"],
+        "policy.budget: got 3; allowed: at least 4",
     ),
     "uncovered layers": (
         lambda t: ["sample", "q", "policy.tiers.working.share=0.2"],

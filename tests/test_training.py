@@ -50,6 +50,7 @@ def settings(**changes) -> TrainConfig:
             "vision": {"steps": 2, "batch": 8, "variants": 1},
             "compile": False,
             "precision": "32-true",
+            "hint_layer": 1,
             "test_streams": 0,
             "validate_every": 3,
             "validate_rows": 2,
@@ -130,7 +131,7 @@ def test_a_packed_question_is_answered_as_if_alone(prompt, model, newline):
     packer = Packer(prompt, "test", 0, rows=1, slots=3)
     batch = packer.batch(Mixture(length=[8, 8], choices=0.5, gaps=0.0, newline=newline), 5)
     with torch.no_grad():
-        logits, target = module.logits(batch)
+        logits, target = module.logits(module.hidden(batch)[0], batch.target)
     model.set_attn_implementation({"text_config": "sdpa"})
     learned = (batch.target[0] != IGNORED).nonzero().flatten().tolist()
     segment = F.pad(batch.segment[0], (batch.context, 0))
@@ -199,7 +200,8 @@ def test_vision_learns_and_its_table_matches_the_tower(prompt, model):
 
 def test_the_card_says_how_it_was_trained_and_how_well_it_answers(prompt, model, tmp_path):
     save_model(model, prompt.tokenizer, tmp_path)
-    write_card(tmp_path, settings(test_streams=2, test_lengths=[12], seed=7), seconds=600)
+    config = settings(test_streams=2, test_lengths=[12], seed=7)
+    write_card(tmp_path, config, seconds=600, rows=tmp_path / "eval")
     card = (tmp_path / "README.md").read_text()
     assert "training.seed=7" in card
     assert "10 minutes" in card

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,27 +17,29 @@ def train(
         list[str] | None,
         typer.Argument(help="Settings: training=embedded, training.seed=1, ...", metavar="KEY=VALUE"),
     ] = None,
-    folder: Annotated[
-        Path,
-        typer.Option(
-            help="Checkpoints, logs and the model go here; a run that was stopped goes on.", metavar="FOLDER"
-        ),
-    ] = Path("runs/train"),
 ) -> None:
     """Train the embedded model on Wanderer and write it as a directory that transformers can load.
 
-    The same command again goes on from the last checkpoint. Logs: FOLDER/logs/decoder.
-    """
+    Checkpoints, logs and the model go to output=FOLDER (default runs/train). The same command again goes on
+    from the last checkpoint.
+
+    Examples:
+    \b
+    hermes train                                         the shipped model
+    hermes train training.seed=1 output=runs/seed1       another seed
+    hermes train training.stages.long.steps=5000         longer
+    """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
     words, given = split_settings(settings or [])
     if words:
         raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as training.seed=1")
     from hermes.training.run import TrainRun, train_model
 
     run = compose({"training": "embedded"}, given, TrainRun)
-    resolved, kept = resolved_yaml(run), folder / "config.yaml"
+    folder = run.output
+    resolved, kept = resolved_yaml(run.training), folder / "config.yaml"
     if kept.exists() and kept.read_text(encoding="utf-8") != resolved:
         raise SettingError(
-            "--folder", str(folder), "a new folder", f"It holds a run with other settings: {kept}."
+            "output", str(folder), "a new folder", f"It holds a run with other settings: {kept}."
         )
     folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(resolved, encoding="utf-8")

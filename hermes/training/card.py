@@ -5,95 +5,77 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from hermes import __version__
-from hermes.backbone import Backbone
 from hermes.config import resolved_yaml
-from hermes.data.wanderer import KINDS, Wanderer, WorldConfig
+from hermes.data.wanderer import KINDS
+from hermes.evaluation import Score, Summary, eval_config, evaluate
 from hermes.loading import load_backbone
-from hermes.run import open_session
 from hermes.training.settings import Schedule, TrainConfig
 
-__all__ = ["Score", "measure", "write_card"]
+__all__ = ["measure", "write_card"]
 
 
-class Score(NamedTuple):
-    """Right answers among ``total``."""
-
-    right: int = 0
-    total: int = 0
-
-    @property
-    def percent(self) -> float:
-        """Accuracy in per cent."""
-        return 100 * self.right / max(self.total, 1)
-
-
-def measure(
-    backbone: Backbone, length: int, streams: int, *, choices: float, policy: str = "full", seed: int = 0
-) -> dict[str, Score]:
-    """Accuracy by kind on the test split, by generation in a session over frames as they were drawn.
+def measure(model: Path, length: int, streams: int, *, choices: bool, folder: Path) -> Summary:
+    """Accuracy on the test split with the full cache, from frames as they are drawn.
 
     Source: this project.
 
     Args:
-        backbone: the model.
+        model: its directory.
         length: seconds of a stream.
         streams: how many, with one question of each kind where there is one to ask.
-        choices: share of multiple-choice questions.
-        policy: of the memory.
-        seed: of the series of streams.
+        choices: multiple choice, or open questions.
+        folder: of the rows, so that a run that was stopped goes on.
     """
-    bench = Wanderer(
-        streams=streams, questions=len(KINDS), choices=choices, seed=seed, world=WorldConfig(length=length)
+    config = eval_config(
+        [
+            f"backbone={model}",
+            "backbone.fps=1",
+            "policy=full",
+            "generation.max_new_tokens=4",
+            f"data.streams={streams}",
+            f"data.choices={float(choices)}",
+            f"data.world.length={length}",
+        ]
     )
-    scores = dict.fromkeys(KINDS, Score())
-    session = open_session(backbone, policy, overrides=["generation.max_new_tokens=4"])
-    with session:
-        for i in range(streams):
-            session.reset()
-            walk = bench[i]
-            asked = iter(walk.questions)
-            for _ in session.watch(walk.frames(), [q.time for q in walk.questions]):
-                question = next(asked)
-                answer = session.ask(question.text, question.options, correct=question.answer)
-                right, total = scores[question.kind]
-                scores[question.kind] = Score(right + bool(answer.correct), total + 1)
-    return scores
+    return evaluate(config, folder)
 
 
-def write_card(folder: Path, config: TrainConfig, seconds: float, record: Sequence[str] = ()) -> None:
+def write_card(
+    folder: Path, config: TrainConfig, seconds: float, rows: Path, record: Sequence[str] = ()
+) -> None:
     """Measure the model in ``folder`` and write its ``README.md`` and ``accuracy.json``.
 
     Args:
         folder: the model's directory.
         config: how it was trained.
         seconds: that its decoder's stages took.
+        rows: folder of the answers.
         record: more lines on how it came about.
     """
-    backbone = load_backbone({"checkpoint": str(folder), "family": "llava_onevision", "fps": 1.0})
-    columns = [(length, choices) for length in config.test_lengths for choices in (0.0, 1.0)]
-    found = {key: measure(backbone, key[0], config.test_streams, choices=key[1]) for key in columns}
-    raw = [
-        {"kind": name, "length_s": length, "choices": bool(choices), **score._asdict()}
-        for (length, choices), scores in found.items()
-        for name, score in scores.items()
-    ]
+    model = load_backbone({"checkpoint": str(folder), "family": "llava_onevision", "fps": 1.0}).model
+    columns = [(length, choices) for length in config.test_lengths for choices in (False, True)]
+    found = {}
+    for length, choices in columns:
+        name = f"{length} s, {'choice' if choices else 'open'}"
+        at = rows / name.replace(", ", "-").replace(" ", "")
+        found[name] = measure(folder, length, config.test_streams, choices=choices, folder=at)
+    raw: dict[str, Any] = {name: summary.record() for name, summary in found.items()}
     (folder / "accuracy.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-    heads = [f"{length} s, {'choice' if choices else 'open'}" for length, choices in columns]
     table = [
-        "| kind | " + " | ".join(heads) + " | chance, open |",
-        "|---" * (len(heads) + 2) + "|",
+        "| kind | " + " | ".join(found) + " | chance, open |",
+        "|---" * (len(found) + 2) + "|",
         *(
-            f"| {kind.category}: {name} | {' | '.join(_cell(found[key][name]) for key in columns)} "
+            f"| {kind.category}: {name} | {' | '.join(_cell(summary, name) for summary in found.values())} "
             f"| {100 * kind.chance:.0f} |"
             for name, kind in KINDS.items()
         ),
     ]
     schedule = Schedule(config)
     text = _CARD.format(
-        parameters=sum(p.numel() for p in backbone.model.parameters()) / 1e6,
+        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         layers=config.model.layers,
         heads=config.model.heads,
@@ -110,8 +92,9 @@ def write_card(folder: Path, config: TrainConfig, seconds: float, record: Sequen
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def _cell(score: Score) -> str:
-    return f"{score.percent:.1f} ({score.total})"
+def _cell(summary: Summary, kind: str) -> str:
+    score = summary.by_kind.get(kind) or summary.by_kind.get(f"{kind} (choice)") or Score(0, 0, None)
+    return f"{100 * score.accuracy:.1f} ({score.n})"
 
 
 _CARD = """---

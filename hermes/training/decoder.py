@@ -95,7 +95,12 @@ class DecoderModule(LightningModule):  # type: ignore[misc]
         loss = F.cross_entropy(*self.logits(last, batch.target))
         self.log("train/loss", loss, prog_bar=True)
         if early is not None:
-            hint = F.cross_entropy(*self.logits(self.model.model.language_model.norm(early), batch.hint))
+            early = self.model.model.language_model.norm(early)
+            # An option says its letter and still itself, so that the answer's word finds it.
+            option = (batch.hint != IGNORED) & (batch.target == IGNORED)
+            itself = batch.ids.masked_fill(~option, IGNORED)
+            (said, word), (own, name) = self.logits(early, batch.hint), self.logits(early, itself)
+            hint = F.cross_entropy(torch.cat([said, own]), torch.cat([word, name]))
             self.log("train/hint", hint)
             loss = loss + self.hint_weight * hint
         return loss

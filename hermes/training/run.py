@@ -13,10 +13,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
+from hermes.config import setting
 from hermes.training.card import write_card
 from hermes.training.decoder import DecoderModule
 from hermes.training.model import build_model, save_model
 from hermes.training.packing import Batch, Packer
+from hermes.training.progress import StepBar
 from hermes.training.settings import Schedule, TrainConfig
 from hermes.training.vision import Pictures, VisionModule, feature_table
 from hermes.training.words import Prompt, build_tokenizer
@@ -30,6 +32,9 @@ class TrainRun:
 
     training: TrainConfig = field(
         default_factory=TrainConfig, metadata={"help": "a file of configs/training"}
+    )
+    output: Path = setting(
+        Path("runs/train"), help="folder of checkpoints, logs and the model; a stopped run goes on there"
     )
 
 
@@ -111,7 +116,7 @@ def train_model(config: TrainConfig, folder: Path) -> Path:
     trainer.fit(module, datamodule=Streams(config, prompt), ckpt_path=last if last.exists() else None)
     save_model(model, tokenizer, folder / "model")
     if config.test_streams:
-        write_card(folder / "model", config, module.seconds)
+        write_card(folder / "model", config, module.seconds, folder / "eval")
     return folder / "model"
 
 
@@ -143,7 +148,7 @@ def _trainer(
         num_sanity_val_steps=0,
         gradient_clip_val=None,
         logger=CSVLogger(folder / "logs", name=name, flush_logs_every_n_steps=20),
-        callbacks=[checkpoint] if checkpoint else [],
+        callbacks=[StepBar(name), *([checkpoint] if checkpoint else [])],
         enable_checkpointing=checkpoint is not None,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -52,6 +52,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.stages:
             raise SettingError("stages", {}, "at least one stage")
+        if self.hint_weight and self.hint_layer > self.model.layers:
+            allowed = f"1 to {self.model.layers}, the layers of the model"
+            raise SettingError("hint_layer", self.hint_layer, allowed)
 
 
 class Schedule:

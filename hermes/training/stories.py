@@ -33,6 +33,7 @@ STORIES: Mapping[str, str] = MappingProxyType(
         "befores": "List the place before each place.",
         "appeared": "Which objects appeared?",
         "visits": "Which places did we visit?",
+        "firsts": "Which came first of each pair?",
     }
 )
 
@@ -81,6 +82,12 @@ def tell(kind: str, history: History, rng: np.random.Generator) -> Story:
             for before, scene in zip(history.scenes, history.scenes[1:], strict=False)
             if len(history.visits[scene.place]) == 1
         ]
+    elif kind == "firsts":
+        # Places are numbered by their first visit.
+        order = {PLACES[place]: i for i, place in enumerate(history.visits)}
+        mixed = [list(order)[int(i)] for _ in range(_MOST) for i in rng.permutation(len(order))[:2]]
+        twos = [mixed[i : i + 2] for i in range(0, len(mixed) - 1, 2)] if len(order) > 1 else []
+        pairs = [[*two, min(two, key=order.__getitem__)] for two in twos]
     elif kind in ("appeared", "visits"):
         pairs = _whether(kind, history, rng)
     else:
@@ -120,7 +127,8 @@ def _story(kind: str, rows: list[list[str]], joint: str, *, keyed: bool = False)
     learned: list[bool] = []
     for row in rows:
         words += [*row, joint]
-        learned += [False, True, False] if keyed else [True] * (len(row) + 1)
+        # Of a row with keys only the last word is learned.
+        learned += [*[False] * (len(row) - 1), True, False] if keyed else [True] * (len(row) + 1)
     if words:
         words[-1] = "."
     return Story(STORIES[kind], words, learned)

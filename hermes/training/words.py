@@ -43,6 +43,7 @@ _TEXTS = (
     "visit appear appeared?",
     "colour shape corner object place filled places shapes.",
     "Number the places. Which objects appeared? List the place before each place.",
+    "Which came first of each pair?",
     "List the places shapes colours corners objects by place object in order in reverse order; nothing.",
     "Summarise Describe Find recent details related to the last round: Question: Answer: Context of",
 )

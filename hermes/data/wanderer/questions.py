@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -277,16 +277,21 @@ def ask(kind: str, history: History, rng: np.random.Generator, choices: int = 0)
     if made is None:
         return None
     text, answer, evidence = made
-    options = _options(kind, text, answer, choices, rng) if choices else ()
+    seen = {PLACES[place] for place in history.visits}
+    options = _options(kind, text, answer, seen, choices, rng) if choices else ()
     return Question(kind, text, answer, history.time, evidence, options)
 
 
-def _options(kind: str, text: str, answer: str, choices: int, rng: np.random.Generator) -> tuple[str, ...]:
+def _options(
+    kind: str, text: str, answer: str, seen: Set[str], choices: int, rng: np.random.Generator
+) -> tuple[str, ...]:
+    """The answer among others. Places that were seen come first: having been there rules none out."""
     answers = KINDS[kind].answers
     if kind == "order":
         answers = tuple(place for place in PLACES if place in text)
     wrong = [other for other in answers if other != answer]
-    picked = [wrong[int(i)] for i in rng.permutation(len(wrong))[: choices - 1]]
+    mixed = [wrong[int(i)] for i in rng.permutation(len(wrong))]
+    picked = sorted(mixed, key=lambda other: other not in seen)[: choices - 1]
     picked.insert(int(rng.integers(len(picked) + 1)), answer)
     return tuple(picked)
 
