@@ -27,4 +27,5 @@ def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
     share = right / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Exactly, where rounding would leave a trace.
+    return 0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half
