@@ -115,7 +115,7 @@ def test_a_folder_holds_one_run(embedded, tmp_path):
         evaluate(config(), tmp_path, backbone=embedded)
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "rows.jsonl").write_text('{"clip": 0}\n')
-    with pytest.raises(InputError, match="line 1: no row of an evaluation"):
+    with pytest.raises(InputError, match="line 1: not a row of an evaluation"):
         evaluate(config(), tmp_path, backbone=embedded)
 
 

@@ -23,4 +23,5 @@ class Embedded(LlavaOnevision):
 
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:
+        """Load the shipped weights, or those of ``checkpoint``."""
         return super().load(replace(config, checkpoint=config.checkpoint or str(FOLDER)))

@@ -19,6 +19,8 @@ _KNOWN = ("question", "answer", "choices", "end_time", "task", "evidence")
 class TimedQuestion:
     """One question of a benchmark.
 
+    Source: this project.
+
     Attributes:
         question: what is asked.
         answer: the right answer; of a multiple-choice question one of ``choices``, word for word.
@@ -40,7 +42,7 @@ class TimedQuestion:
 
 @dataclass(frozen=True)
 class Clip:
-    """One video of a benchmark and its questions in order of time."""
+    """One video of a benchmark and its questions in order of time (this project)."""
 
     video: str
     questions: tuple[TimedQuestion, ...]
@@ -113,7 +115,10 @@ def _question(item: Any, where: str, task: str) -> TimedQuestion:
 
 
 def write_annotations(path: str | Path, clips: Iterable[Clip]) -> None:
-    """Write what :func:`read_annotations` reads; videos below the file's folder are named from there."""
+    """Write what :func:`read_annotations` reads; videos below the file's folder are named from there.
+
+    Source: this project.
+    """
     path = Path(path)
     content = [_to_json(clip, path.parent) for clip in clips]
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,4 @@
+"""Training of the embedded model, in stages, through Lightning.
+
+Source: this project.
+"""

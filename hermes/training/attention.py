@@ -15,7 +15,10 @@ NAME = "hermes_packed"
 
 
 def register() -> None:
-    """Let transformers' models use it, by ``set_attn_implementation({"text_config": NAME})``."""
+    """Let transformers' models use it, by ``set_attn_implementation({"text_config": NAME})``.
+
+    Source: this project.
+    """
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)

@@ -48,6 +48,8 @@ def write_card(
 ) -> None:
     """Measure the model in ``folder`` and write its ``README.md`` and ``accuracy.json``.
 
+    Source: this project.
+
     Args:
         folder: the model's directory.
         config: how it was trained.

@@ -119,27 +119,33 @@ class DecoderModule(LightningModule):  # type: ignore[misc]
             counted[1] += 1
 
     def on_validation_epoch_end(self) -> None:
+        """Logs accuracies by kind."""
         for kind, (right, count) in sorted(self._right.items()):
             self.log(f"validation/{KIND_NAMES[kind]}", 100 * right / count)
         self._right.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the time spent."""
         checkpoint["seconds"] = self.seconds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on counting the time."""
         self.seconds = checkpoint.get("seconds", 0.0)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, index: int) -> None:
+        """Counts the step."""
         now = time.monotonic()
         self.seconds += now - (self._started or now)
         self._started = now
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        """Sets the step's learning rates."""
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         for group, rate in zip(optimizer.param_groups, self.schedule(self.global_step), strict=True):
             group["lr"] = rate
 
     def configure_optimizers(self) -> MuonAdamW:
+        """The optimiser of every trained parameter."""
         matrices: list[Tensor] = []
         others: list[Tensor] = []
         for name, parameter in self.model.named_parameters():

@@ -29,7 +29,7 @@ _PIXELS = {
 
 @dataclass
 class ModelConfig:
-    """Sizes of the embedded model (settings ``model.*``)."""
+    """Sizes of the embedded model (settings ``model.*``; this project)."""
 
     width: int = setting(128, help="of the decoder", ge=96)
     layers: int = setting(10, help="of the decoder", ge=1)

@@ -27,7 +27,11 @@ _TEXT, NEWLINE = -1, -2
 
 @dataclass
 class Mixture:
-    """What rows are made of (settings of a stage)."""
+    """What rows are made of (settings of a stage; this project).
+
+    Raises:
+        SettingError: a wrong setting.
+    """
 
     length: list[int] = setting([8, 32], help="least and most seconds of a stream", unit="s")
     scene: list[int] = setting([3, 5], help="least and most mean length of a scene", unit="s")
@@ -57,6 +61,8 @@ class Mixture:
 
 class Batch(NamedTuple):
     """Rows of N tokens: a context (prefix and frames), then slots with n tokens of questions in all.
+
+    Source: this project.
 
     Attributes:
         ids: token ids; those of frames and newlines are replaced by features.

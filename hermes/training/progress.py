@@ -25,17 +25,21 @@ class StepBar(Callback):  # type: ignore[misc]
         self.name = name
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Shows the bar."""
         self.bar.update(self.task, completed=trainer.global_step, total=trainer.max_steps)
         self.bar.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
+        """Counts the step."""
         loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs)
         self.bar.update(self.task, completed=trainer.global_step, description=f"{self.name}, loss {loss:.3f}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Hides the bar."""
         self.bar.stop()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, error: BaseException) -> None:
+        """Hides the bar."""
         self.bar.stop()

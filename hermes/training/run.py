@@ -28,7 +28,7 @@ __all__ = ["Streams", "TrainRun", "train_model"]
 
 @dataclass
 class TrainRun:
-    """Settings of ``hermes train``."""
+    """Settings of ``hermes train`` (this project)."""
 
     training: TrainConfig = field(
         default_factory=TrainConfig, metadata={"help": "a file of configs/training"}
@@ -68,9 +68,11 @@ class Streams(LightningDataModule):  # type: ignore[misc]
         return packer.batch(stage.mixture, step)
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the stages, from the trainer's step on."""
         return DataLoader(_Steps(self), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the validation split."""
         rows = 16
         packer = Packer(
             self.prompt, "validation", self.config.seed, rows=rows, slots=4, slot=self.config.slot

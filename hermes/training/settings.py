@@ -15,7 +15,7 @@ __all__ = ["Schedule", "StageConfig", "TrainConfig"]
 
 @dataclass
 class StageConfig:
-    """One stage of the curriculum (settings ``stages.NAME.*``)."""
+    """One stage of the curriculum (settings ``stages.NAME.*``; this project)."""
 
     steps: int = setting(1000, help="optimiser steps", ge=0)
     rows: int = setting(16, help="streams a step", ge=1)
@@ -27,7 +27,11 @@ class StageConfig:
 
 @dataclass
 class TrainConfig:
-    """Settings of ``hermes train``."""
+    """Settings of ``hermes train`` (this project).
+
+    Raises:
+        SettingError: a wrong setting.
+    """
 
     seed: int = setting(0, help="of weights and data")
     precision: str = setting("bf16-mixed", help="as Lightning names it")

@@ -39,7 +39,10 @@ STORIES: Mapping[str, str] = MappingProxyType(
 
 
 class Story(NamedTuple):
-    """A prompt and its answer: words and, of each, whether it is to be learned (a key is given)."""
+    """A prompt and its answer: words and, of each, whether it is to be learned (a key is given).
+
+    Source: this project.
+    """
 
     prompt: str
     words: list[str]

@@ -50,7 +50,7 @@ _TEXTS = (
 
 
 def visual_words() -> list[str]:
-    """What a frame can show, in words: one direction of the embedding space each."""
+    """What a frame can show, in words: one direction of the embedding space each (this project)."""
     objects = [object_name(obj) for obj in range(OBJECTS)]
     return [*PLACES, *COLOURS, *SHAPES, *CORNERS, *objects, NOTHING]
 

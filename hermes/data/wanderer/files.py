@@ -32,6 +32,9 @@ class Wanderer(Benchmark):
     """A synthetic stream benchmark without end (settings ``data.*`` of ``data=wanderer``).
 
     Source: this project; its kinds mirror the categories of OVO-Bench (arXiv 2501.05510).
+
+    Raises:
+        SettingError: a wrong setting.
     """
 
     split: str = setting("test", help="of seeds, and of which object may stand where", choices=SPLITS)
@@ -100,7 +103,7 @@ class Wanderer(Benchmark):
 
 @dataclass(frozen=True)
 class Walk:
-    """One stream of the benchmark and its questions in order of time."""
+    """One stream of the benchmark and its questions in order of time (this project)."""
 
     name: str
     stream: Stream

@@ -32,6 +32,8 @@ _ORDER = ("first", "second")
 class Question:
     """One question at a time of a stream.
 
+    Source: this project.
+
     Attributes:
         kind: its key in ``KINDS``.
         text: what is asked.
@@ -60,7 +62,10 @@ class Question:
 
 
 class History:
-    """What has been seen after ``time`` seconds: the scenes so far and, of each place, its visits."""
+    """What has been seen after ``time`` seconds: the scenes so far and, of each place, its visits.
+
+    Source: this project.
+    """
 
     def __init__(self, stream: Stream, time: int) -> None:
         self.time = time
@@ -74,6 +79,7 @@ class History:
 
     @property
     def whole(self) -> tuple[int, int]:
+        """From the first second to now."""
         return 0, self.time
 
     @property
@@ -88,6 +94,7 @@ class History:
         return [scene for place, scene in self.shown.items() if place != self.now.place]
 
     def evidence(self, scene: Scene) -> tuple[int, int]:
+        """Seconds from and to which a scene's object has been on screen."""
         return scene.shown[0], min(scene.shown[1], self.time)
 
 
@@ -97,7 +104,10 @@ Maker = Callable[[History, np.random.Generator], Asked | None]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of question: its category, the task of OVO-Bench it mirrors, and every answer it can have."""
+    """A kind of question: its category, the task of OVO-Bench it mirrors, and every answer it can have.
+
+    Source: this project.
+    """
 
     category: Category
     task: str
@@ -305,6 +315,8 @@ def questions(
     late: float = 0.5,
 ) -> list[Question]:
     """At most ``count`` questions about a stream, in order of time: every kind in turn, at random times.
+
+    Source: this project.
 
     Args:
         stream: the walk.

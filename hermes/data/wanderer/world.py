@@ -43,7 +43,7 @@ _LOOKS = 1 + OBJECTS * len(CORNERS)
 
 @dataclass
 class WorldConfig:
-    """Difficulty of the streams (settings ``data.world.*``)."""
+    """Difficulty of the streams (settings ``data.world.*``; this project)."""
 
     length: int = setting(32, help="length of a stream", unit="s", ge=1)
     scene: int = setting(4, help="mean length of a scene; each is 50 to 150 % of it", unit="s", ge=1)
@@ -58,6 +58,8 @@ class WorldConfig:
 class Scene:
     """One visit: frames ``start`` to ``end`` (exclusive) at a place; its object shows in ``shown``.
 
+    Source: this project.
+
     ``obj`` and ``corner`` are -1 for an empty place; ``shown`` is then ``(start, start)``.
     """
 
@@ -71,7 +73,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Stream:
-    """A walk: its scenes in order, and what each second shows (``code``: place, object and corner)."""
+    """A walk: its scenes in order, and what each second shows (``code``: place, object and corner).
+
+    Source: this project.
+    """
 
     scenes: tuple[Scene, ...]
     length: int
@@ -90,6 +95,8 @@ class Stream:
 def code(place: int, obj: int = -1, corner: int = -1) -> int:
     """One number for what a frame shows.
 
+    Source: this project.
+
     >>> code(0), code(1), code(0, 0, 0)
     (0, 145, 1)
     """
@@ -98,6 +105,8 @@ def code(place: int, obj: int = -1, corner: int = -1) -> int:
 
 def codes(split: Split | None = None) -> Int[np.ndarray, "n 4"]:
     """Every look of a frame: its code, place, object and corner (-1: none); of one split, or of all.
+
+    Source: this project.
 
     >>> codes().shape, codes("test").shape
     ((2320, 4), (400, 4))
@@ -114,6 +123,8 @@ def codes(split: Split | None = None) -> Int[np.ndarray, "n 4"]:
 def object_name(obj: int) -> str:
     """An object's one-word name.
 
+    Source: this project.
+
     >>> object_name(0), object_name(35)
     ('red-circle', 'black-star')
     """
@@ -122,6 +133,8 @@ def object_name(obj: int) -> str:
 
 def split_of(place: int, obj: int) -> Split:
     """The only split in which this object may stand at this place.
+
+    Source: this project.
 
     Of the 36 objects a place can have, 6 are for the test, 6 for validation and 24 for training; in each
     split every place still meets every colour and every shape equally often.
