@@ -35,7 +35,7 @@ STYLES = {
     "fifo": ("#0072B2", "v", "--"),
     "recent": ("#56B4E9", "^", ":"),
     "uniform": ("#009E73", "o", "-"),
-    "random": ("#F0E442", "x", ":"),
+    "random": ("#777777", "x", ":"),
     "hermes": ("#D55E00", "D", "-"),
     "hermes_release": ("#E69F00", "P", "--"),
     "hermes_shared": ("#CC79A7", "*", "-"),
@@ -261,9 +261,11 @@ def main() -> None:
 
 _HEAD = """# Memory policies on Wanderer
 
-The embedded model, Wanderer's test split, open questions in the second half of streams of 2, 4 and 8 times the
-length it was trained on; {streams} streams of each length. Per cent of the answers that are right, with 95 %
-intervals (Wilson). One question weighs as much as another. {about}
+The embedded model on Wanderer's test split: open questions in the second half of streams 2, 4 and 8 times as
+long as any it was trained on, {streams} of each length. Per cent of the answers that are right, with 95 %
+intervals (Wilson).
+
+{about}
 
 Every number comes from one command: `python -m benchmarks.policies`. Single cells:
 `hermes eval data=wanderer data.split=test policy=hermes policy.budget=64 data.world.length=64`.
@@ -274,7 +276,9 @@ Every number comes from one command: `python -m benchmarks.policies`. Single cel
 `recent` keeps raw frames, as many as the tokens would fill, and encodes them anew at each question.
 `hermes_shared` is `hermes` with one ranking of tokens for all layers (`policy.selector.rank=all`)."""
 
-_AGE_HEAD = """Backward questions, 25 % of the tokens: how long before the question the evidence was last on screen."""
+_AGE_HEAD = (
+    "Backward questions, 25 % of the tokens: how long before the question the evidence was last on screen."
+)
 
 
 if __name__ == "__main__":
