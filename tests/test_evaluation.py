@@ -295,7 +295,7 @@ def test_nothing_is_left_on_a_model_after_an_exception(embedded, tmp_path, monke
 
 
 def test_wrong_trainer_settings_are_named(tmp_path):
-    with pytest.raises(SettingError, match="trainer: got .*precision=32-flase"):
+    with pytest.raises(SettingError, match=r"trainer: got .*precision=32-flase"):
         evaluate(config("trainer.precision=32-flase"), tmp_path)
 
 
