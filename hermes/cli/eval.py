@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hermes.cli.arguments import split_settings
-from hermes.cli.output import err, out, quiet_lightning
+from hermes.cli.output import err, out
 from hermes.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def eval_(
     if words:
         raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as policy=fifo")
     from hermes.evaluation import default_folder, eval_config, evaluate, is_worker
+    from hermes.trainers import quiet_lightning
 
     config = eval_config(given)
     folder = config.output or default_folder(config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,23 +37,6 @@ def note(label: str, message: str, style: str = "bold red") -> None:
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         note(record.levelname.lower(), record.getMessage(), "bold yellow")
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Without Lightning's remarks on the machine and its advertisements; its warnings stay."""
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # Of its own use of PyTorch, and of a folder that a run goes on in.
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextmanager

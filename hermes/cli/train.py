@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hermes.cli.arguments import split_settings
-from hermes.cli.output import err, out, quiet_lightning
+from hermes.cli.output import err, out
 from hermes.config import compose, resolved_yaml
 from hermes.errors import InputError, SettingError
 
@@ -44,6 +44,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(resolved, encoding="utf-8")
     err().print(f"training in {folder}; progress in {folder}/logs")
+    from hermes.trainers import quiet_lightning
+
     with quiet_lightning():
         model = train_model(run.training, folder)
     out().print(str(model), soft_wrap=True)

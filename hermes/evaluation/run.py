@@ -15,7 +15,7 @@ from hermes.evaluation.module import EvalData, EvalModule
 from hermes.evaluation.rows import Journal
 from hermes.evaluation.settings import EvalConfig
 from hermes.evaluation.summary import Summary, summarise
-from hermes.interrupts import interruptible
+from hermes.trainers import interruptible
 
 __all__ = ["evaluate", "is_worker"]
 

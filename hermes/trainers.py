@@ -1,13 +1,15 @@
-"""Ctrl-C under Lightning's Trainer, as anywhere else."""
+"""Lightning's Trainer made polite: Ctrl-C as anywhere else, and no remarks."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["interruptible"]
+__all__ = ["interruptible", "quiet_lightning"]
 
 
 @contextmanager
@@ -31,3 +33,20 @@ def interruptible() -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's remarks on the machine and its advertisements; its warnings stay (this project)."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Of its own use of PyTorch, and of a folder that a run goes on in.
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
