@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hermes.config import available, experiment_extras
 from hermes.errors import InputError, SettingError
 from hermes.evaluation.sweep import Cell, Outcome, cells_of, in_processes, on_cluster, run_cells, split_axes
 from hermes.evaluation.tables import sweep_rows, write_sweep
@@ -159,3 +160,10 @@ def test_wrong_launchers_are_refused():
     assert wrong.code == 2
     assert "--launcher: got 'slurm'; allowed: processes, submitit-local, submitit-slurm" in wrong.err
     assert hermes("sweep", "policy=fifo,uniform", "--launch", "a=1").code == 2
+
+
+@pytest.mark.parametrize("name", [name for name in available("experiment") if name.endswith("_embedded")])
+def test_the_embedded_experiments_are_sound(name):
+    cells = cells_of([f"experiment={name}"])
+    assert len(cells) > 1
+    assert experiment_extras([f"experiment={name}"]).title
