@@ -260,7 +260,7 @@ _HEAD = """# Memory policies on Wanderer
 
 The embedded model on Wanderer's test split: open questions in the second half of streams 2, 4 and 8 times as
 long as any it was trained on, {streams} of each length. Per cent of the answers that are right, with 95 %
-intervals (Wilson).
+intervals (clustered by stream).
 
 {about}
 

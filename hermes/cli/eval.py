@@ -79,11 +79,17 @@ def _show(found: Summary) -> None:
         out().print(_table(title, {**scores, "all": found.overall} if title == tables[-1][0] else scores))
         out().print()
     if found.by_age:
-        aged = {
+        named = {
             f"{name}, {age} s": score for name, ages in found.by_age.items() for age, score in ages.items()
         }
-        out().print(_table("by age of the evidence", aged))
+        out().print(_table("by age of the evidence", named))
         out().print()
+    aged = [score for ages in found.by_age.values() for score in ages.values()]
+    shown = [found.overall, *found.by_category.values(), *found.by_kind.values(), *aged]
+    if any(score.method == "clustered" for score in shown):
+        out().print("intervals are clustered by video where a video has several questions", style="dim")
+    if any(score.span.endswith("*") for score in shown):
+        out().print("* few videos: the interval may be too narrow", style="dim")
     if found.unscored:
         out().print(f"{found.unscored} questions have no answer in the benchmark and are not scored")
 
@@ -95,9 +101,6 @@ def _table(title: str, scores: Mapping[str, Score]) -> Table:
     for name in ("n", "right %", "95 % interval", "chance %"):
         table.add_column(name, justify="right")
     for name, score in scores.items():
-        low, high = score.interval
         chance = "-" if score.chance is None else f"{100 * score.chance:.0f}"
-        table.add_row(
-            name, str(score.n), f"{100 * score.accuracy:.1f}", f"{100 * low:.1f} to {100 * high:.1f}", chance
-        )
+        table.add_row(name, str(score.n), f"{100 * score.accuracy:.1f}", score.span, chance)
     return table

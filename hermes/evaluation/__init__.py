@@ -1,8 +1,9 @@
-"""Benchmarks asked and counted: one row a question, resumable, with intervals.
+"""Benchmarks asked and counted: one row a question, resumable, with intervals; runs compared and reported.
 
 Source: this project.
 """
 
+from hermes.evaluation.compare import Comparison, Difference, compare_runs
 from hermes.evaluation.module import EvalData, EvalModule
 from hermes.evaluation.rows import Journal, Row
 from hermes.evaluation.run import evaluate, is_worker
@@ -11,6 +12,8 @@ from hermes.evaluation.statistics import wilson
 from hermes.evaluation.summary import Score, Summary, age_bin, summarise
 
 __all__ = [
+    "Comparison",
+    "Difference",
     "EvalConfig",
     "EvalData",
     "EvalModule",
@@ -20,6 +23,7 @@ __all__ = [
     "Summary",
     "TrainerConfig",
     "age_bin",
+    "compare_runs",
     "default_folder",
     "eval_config",
     "evaluate",

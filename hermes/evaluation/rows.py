@@ -13,7 +13,7 @@ from hermes.answer import Answer
 from hermes.data.annotations import Clip, TimedQuestion
 from hermes.errors import InputError
 
-__all__ = ["Journal", "Row", "gather"]
+__all__ = ["Journal", "Row", "gather", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,27 @@ def gather(folder: Path) -> list[Row]:
         if path.name != "rows.jsonl":
             path.unlink()
     return rows
+
+
+def read_run(folder: Path) -> tuple[list[Row], dict[str, Any]]:
+    """The rows and the manifest of a run; nothing is changed, so that one still going on can be read.
+
+    Source: this project.
+
+    Raises:
+        InputError: no such run, or a file of it that holds something else.
+    """
+    path, files = folder / "manifest.json", _files(folder)
+    if not path.is_file() or not files:
+        raise InputError(f"{folder}: not the folder of a run of 'hermes eval' (manifest.json, rows.jsonl)")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    rows = {(row.clip, row.number): row for file in files for row in _read(file, mend=False)}
+    if not rows or not isinstance(manifest, dict):
+        raise InputError(f"{folder}: a run without any answer yet, or without settings")
+    return [row for _, row in sorted(rows.items())], manifest
 
 
 def _files(folder: Path) -> list[Path]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from hermes.evaluation.rows import Row
-from hermes.evaluation.statistics import wilson
+import numpy as np
 
-__all__ = ["Score", "Summary", "age_bin", "summarise"]
+from hermes.evaluation.rows import Row
+from hermes.evaluation.statistics import Interval, clustered, wilson
+
+__all__ = ["Score", "Summary", "age_bin", "category", "score", "summarise", "video_of"]
 
 
 class Score(NamedTuple):
@@ -16,13 +18,19 @@ class Score(NamedTuple):
 
     Source: this project.
 
+    Attributes:
+        by_video: right answers and questions of each video; none: every question is of a video of its own.
+
     >>> Score(8, 10, 0.25).accuracy, [round(x, 2) for x in Score(8, 10, 0.25).interval]
     (0.8, [0.49, 0.94])
+    >>> [round(x, 2) for x in Score(8, 10, 0.25, ((5, 5), (3, 5))).interval]
+    [0.02, 1.0]
     """
 
     right: int
     n: int
     chance: float | None
+    by_video: tuple[tuple[int, int], ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -30,14 +38,34 @@ class Score(NamedTuple):
         return self.right / self.n if self.n else 0.0
 
     @property
+    def method(self) -> str:
+        """How its interval comes about: ``clustered`` by video, or ``wilson`` for one question a video."""
+        return "clustered" if any(asked > 1 for _, asked in self.by_video) else "wilson"
+
+    @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy."""
-        return wilson(self.right, self.n)
+        """The 95 % interval of the accuracy."""
+        return self._interval()[:2]
+
+    @property
+    def span(self) -> str:
+        """The interval in per cent, with a star if it is doubtful."""
+        low, high, doubtful = self._interval()
+        return f"{100 * low:.1f} to {100 * high:.1f}{'*' * doubtful}"
+
+    def _interval(self) -> Interval:
+        if self.method == "wilson":
+            return Interval(*wilson(self.right, self.n))
+        right, asked = np.array(self.by_video).T
+        return clustered(right, asked)
 
     def record(self) -> dict[str, Any]:
         """As plain values for JSON."""
-        low, high = self.interval
-        return {**self._asdict(), "accuracy": self.accuracy, "low": low, "high": high}
+        low, high, doubtful = self._interval()
+        about = {"right": self.right, "n": self.n, "chance": self.chance, "accuracy": self.accuracy}
+        videos = len(self.by_video) or self.n
+        ends = {"low": low, "high": high, "interval": self.method, "doubtful": doubtful}
+        return {**about, **ends, "videos": videos}
 
 
 class Summary(NamedTuple):
@@ -92,11 +120,11 @@ def summarise(rows: Iterable[Row]) -> Summary:
     scored = [row for row in everything if row.correct is not None]
     aged = [row for row in scored if row.age_s is not None]
     ages = {
-        name: _scores(part, lambda row: age_bin(row.age_s or 0.0)) for name, part in _parts(aged, _category)
+        name: _scores(part, lambda row: age_bin(row.age_s or 0.0)) for name, part in _parts(aged, category)
     }
     return Summary(
-        overall=_score(scored),
-        by_category=_scores(scored, _category),
+        overall=score(scored),
+        by_category=_scores(scored, category),
         by_kind=_scores(scored, lambda row: row.kind + (" (choice)" if row.choices else "")),
         by_age={
             name: dict(sorted(found.items(), key=lambda item: float(item[0].partition("-")[0])))
@@ -106,22 +134,31 @@ def summarise(rows: Iterable[Row]) -> Summary:
     )
 
 
-def _category(row: Row) -> str:
+def category(row: Row) -> str:
+    """What a question is counted under (this project)."""
     return row.category or row.task
 
 
-def _parts(rows: list[Row], key: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
+def video_of(row: Row) -> str:
+    """What tells the videos apart: the path, or the place in the benchmark (this project)."""
+    return row.video or f"video {row.clip}"
+
+
+def score(rows: Sequence[Row]) -> Score:
+    """Count the right answers among rows that have one (this project)."""
+    chances = [row.chance for row in rows if row.chance is not None]
+    chance = sum(chances) / len(chances) if rows and len(chances) == len(rows) else None
+    videos = [[bool(row.correct) for row in part] for _, part in _parts(rows, video_of)]
+    by_video = tuple((sum(right), len(right)) for right in videos)
+    return Score(sum(right for right, _ in by_video), len(rows), chance, by_video)
+
+
+def _parts(rows: Sequence[Row], key: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(key(row), []).append(row)
     return list(found.items())
 
 
-def _scores(rows: list[Row], key: Callable[[Row], str]) -> dict[str, Score]:
-    return {name: _score(part) for name, part in sorted(_parts(rows, key))}
-
-
-def _score(rows: list[Row]) -> Score:
-    chances = [row.chance for row in rows if row.chance is not None]
-    chance = sum(chances) / len(chances) if rows and len(chances) == len(rows) else None
-    return Score(sum(bool(row.correct) for row in rows), len(rows), chance)
+def _scores(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, Score]:
+    return {name: score(part) for name, part in sorted(_parts(rows, key))}

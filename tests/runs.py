@@ -1,0 +1,58 @@
+"""Runs of an evaluation as tests need them: rows and a manifest in a folder, without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hermes.evaluation import Journal, Row
+
+SETTINGS = """\
+policy:
+  name: {policy}
+  budget: 64
+backbone:
+  checkpoint: ''
+  family: embedded
+data:
+  name: wanderer
+output: {output}
+"""
+
+
+def row(clip: int, number: int, correct: bool | None, **given: Any) -> Row:
+    """One answer; all that is not said is the same in every row."""
+    usual: dict[str, Any] = {
+        "video": f"videos/{clip}.mp4",
+        "task": "EPM",
+        "kind": "past_shape",
+        "category": "backward",
+        "question": f"What shape was it {number}?",
+        "choices": (),
+        "expected": "square",
+        "chance": 0.25,
+        "time_s": 10.0 + number,
+        "age_s": None,
+        "answer": "square" if correct else "disc",
+        "choice": None,
+        "probabilities": None,
+        "frames_seen": 10 + number,
+        "tokens_per_layer": (64, 64),
+        "memory_bytes": 1000,
+        "ttft_ms": 5.0,
+    }
+    return Row(clip=clip, number=number, correct=correct, **{**usual, **given})
+
+
+def write_run(folder: Path, rows: Iterable[Row], **about: Any) -> Path:
+    """A run's folder; ``policy`` and every other entry of its manifest can be said."""
+    folder.mkdir(parents=True)
+    settings = SETTINGS.format(policy=about.pop("policy", "hermes"), output=folder)
+    manifest = {"config_hash": "0" * 16, "weights": "abc", "settings": settings, "seed": 0, "device": "cpu"}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **about}))
+    journal = Journal(folder)
+    for item in rows:
+        journal.add(item)
+    return folder
