@@ -20,7 +20,7 @@ $(DONE): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(DONE)
-	$(BIN)/hermes ask sample --questions hermes/samples/questions.jsonl --memory-map runs/demo/memory_map.png policy.budget=64 video.fps=2 generation.max_new_tokens=24
+	$(BIN)/hermes ask sample --questions hermes/samples/questions.jsonl --memory-map runs/demo/memory_map.png policy.budget=64
 
 test: $(DONE)
 	$(BIN)/python -m pytest -c pyproject.toml -n 2 --dist loadscope $(ARGS)

@@ -27,8 +27,6 @@ SHARES = (0.1, 0.25, 0.5)
 TOKENS_PER_FRAME = 4
 POLICIES = ("fifo", "recent", "uniform", "random", "hermes", "hermes_release", "hermes_shared")
 CATEGORIES = ("real-time", "backward", "sequence", "hallucination", "counting")
-# Budgets in frames, not tokens.
-FRAMES = ("recent",)
 # Colours that stay apart for every reader (Okabe and Ito), and marks that stay apart in grey.
 STYLES = {
     "full": ("#000000", "s", "-"),
@@ -51,9 +49,8 @@ class Cell(NamedTuple):
 
     @property
     def budget(self) -> int:
-        """In the policy's own unit."""
-        frames = round(self.share * self.length)
-        return frames if self.policy in FRAMES else round(self.share * self.length * TOKENS_PER_FRAME)
+        """Tokens."""
+        return round(self.share * self.length * TOKENS_PER_FRAME)
 
     def settings(self, streams: int) -> list[str]:
         """As on the command line of ``hermes eval``."""

@@ -102,6 +102,14 @@ class MemoryPolicy(Part, ABC):
         """At a question: change the fork that answers it; the stream's memory stays as it is."""
         return None
 
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """What a saved stream must hold of the policy besides the memory; nothing by default."""
+        return {}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take up a state that :meth:`state` gave, after :meth:`start`."""
+        return None
+
     @property
     def reindexing(self) -> Reindexer:
         """When positions are compacted; ``self.reindex`` where the policy has such a setting."""

@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,9 @@ from hermes.probe import AttentionProbe
 from hermes.prompts import Turn, letters, multiple_choice
 from hermes.provenance import Provenance
 from hermes.resources import Stopwatch, peak_memory_bytes, settle
+from hermes.saving import load_stream, save_stream
 from hermes.selfcheck import self_check
 from hermes.static import StaticDecoder
-from hermes.storage import load_memory, load_record, save_memory
 
 if TYPE_CHECKING:
     from hermes.video import Frame
@@ -126,7 +126,10 @@ class StreamSession:
             frames_per_group=self.backbone.frames_per_group,
         )
         self.policy.start(self.context)
+        # Of the frames that wait, how many were offered to the policy, and those it took.
         self.waiting: list[Frame] = []
+        self._admitted: list[Frame] = []
+        self._offered = 0
         self.frames_seen = 0
         self.now = 0.0
         self._encoding = Stopwatch(self.backbone.device)
@@ -168,7 +171,12 @@ class StreamSession:
         # The prefix first: token ids count up from it.
         self._begin()
         frames, before = self.waiting, copy.copy(self.video)
-        frames_in = self.policy.admit(frames)
+        # After an exception the same frames come again, and the policy has seen them.
+        new = frames[self._offered :]
+        if new:
+            self._offered = len(frames)
+            self._admitted = [*self._admitted, *self.policy.admit(new)]
+        frames_in = self._admitted
         chunk = None
         if frames_in:
             self._notify("on_encode_start", frames_in)
@@ -181,12 +189,15 @@ class StreamSession:
                 # they that cannot be encoded.
                 self.video = before
                 if isinstance(error, InputError):
-                    self.waiting = []
+                    self._forget_waiting()
                 raise
-        self.waiting = []
+        self._forget_waiting()
         self.frames_seen += len(frames)
         if chunk is not None:
             self._written(chunk)
+
+    def _forget_waiting(self) -> None:
+        self.waiting, self._admitted, self._offered = [], [], 0
 
     def feed_chunk(self, chunk: Chunk) -> None:
         """Take in a chunk that is already embedded; raises SettingError as :meth:`feed`."""
@@ -347,36 +358,21 @@ class StreamSession:
     def save(self, folder: str | Path) -> None:
         """Write the stream's state to a folder, so that :meth:`resume` goes on from here (this project).
 
-        Frames that wait for their chunk are encoded first. The policy's own state is not saved: one that
-        holds frames, such as ``recent``, begins anew.
+        Frames that wait for their chunk are encoded first.
         """
         self.flush()
-        turns = [asdict(turn) for turn in self.context.history]
-        state = {
-            "video": asdict(self.video),
-            "frames_seen": self.frames_seen,
-            "now": self.now,
-            "history": turns,
-        }
-        save_memory(self.memory, folder, state)
+        save_stream(self, folder)
 
     def resume(self, folder: str | Path) -> None:
         """Go on from a folder written by :meth:`save`, as if the stream had not been interrupted.
 
         Raises:
-            InputError: no saved stream there, or one of another decoder.
+            InputError: no saved stream there, or one of another decoder or policy.
         """
-        state = load_record(folder)
-        memory = load_memory(folder, self.backbone.rotary, self.backbone.device)
-        if len(memory.layers) != self.backbone.num_layers or "video" not in state:
-            raise InputError(f"{folder}: not a stream of a model with {self.backbone.num_layers} layers")
-        self.reset()
-        memory.use(self.memory.kernels)
-        self.memory, self.observer = memory, Observer(self.backbone, memory)
-        self.video = VideoState(**state["video"])
-        self.frames_seen, self.now = state["frames_seen"], state["now"]
-        turns = (Turn(turn["question"], turn["answer"], tuple(turn["choices"])) for turn in state["history"])
-        self.context.history.extend(turns)
+        load_stream(self, folder)
+
+    def mark_started(self) -> None:
+        """Budgets were checked when the stream began: not again after it is taken up."""
         self._stats.chunks = 1
 
     def watch(self, frames: Iterable[Frame], times: Sequence[float]) -> Iterator[float]:

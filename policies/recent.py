@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import numpy as np
+import torch
+
 from hermes.config import setting
 from hermes.errors import SettingError
 from hermes.memory import KVMemory, LayerUpdate
@@ -53,6 +56,23 @@ class Recent(MemoryPolicy):
         while len(self.held) > room:
             self.held.popleft()
         return ()
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """The held frames: images ``[n, H, W, 3]``, their times (s) and numbers."""
+        if not self.held:
+            return {}
+        return {
+            "images": torch.from_numpy(np.stack([frame.image for frame in self.held])),
+            "times": torch.tensor([frame.time for frame in self.held], dtype=torch.float64),
+            "numbers": torch.tensor([frame.index for frame in self.held]),
+        }
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Hold the same frames."""
+        if state:
+            columns = (state["images"].numpy(), state["times"].tolist(), state["numbers"].tolist())
+            rows = zip(*columns, strict=True)
+            self.held = deque(Frame(image, time, number) for image, time, number in rows)
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
         """Evict nothing: only the prefix is held."""

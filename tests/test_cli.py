@@ -109,7 +109,7 @@ def test_page_for_people(page: tuple[Result, Path]) -> None:
         assert f"{question.time:g} s  {question.question}" in result.out
     assert re.search(r"sensory +0 +\d+ = \d+ prefix \+ 64 video", result.out)
     assert re.search(r"long_term +7-9 ", result.out)
-    for word in ("TTFT", "TPOT", "encoding", "compression", "peak", "of 6 right", f"memory map: {path}"):
+    for word in ("TTFT", "TPOT", "encoding", "compression", "peak", "of 8 right", f"memory map: {path}"):
         assert word in result.out
     assert "the weights are random: answers mean nothing; name a checkpoint with backbone=" in result.err
     assert path.stat().st_size > 10_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hermes.errors import InputError, SettingError
 from hermes.evaluation import EvalConfig, Journal, age_bin, default_folder, eval_config, evaluate, wilson
 from hermes.loading import load_backbone
 from hermes.samples import CLIP
-from tests.command_line import hermes
+from tests.command_line import hermes, process
 
 SHORT = ("data.streams=3", "data.world.length=16", "data.choices=0.4", "generation.max_new_tokens=4")
 TIMES = {"ttft_ms", "memory_bytes"}
@@ -239,6 +240,63 @@ def test_forgetting_shows(embedded, tmp_path):
         found[policy] = evaluate(run, tmp_path / policy, backbone=embedded).by_category
     assert found["fifo"]["real-time"].accuracy > 0.9
     assert found["full"]["backward"].accuracy > found["fifo"]["backward"].accuracy + 0.2
+
+
+@pytest.mark.model
+def test_two_processes_write_what_one_does(tmp_path):
+    """Three videos on two processes: none is asked twice."""
+    one = (*SHORT, "policy=hermes", "policy.budget=24", "trainer.accelerator=cpu")
+    printed = {}
+    for name, devices in (("one", 1), ("two", 2)):
+        command = [sys.executable, "-m", "hermes", "eval", "--json", *one, f"trainer.devices={devices}"]
+        done = process(*command, f"output={tmp_path / name}", cwd=tmp_path, OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stderr
+        (line,) = done.stdout.splitlines()
+        printed[name] = {key: value for key, value in json.loads(line).items() if key != "output"}
+    assert told(tmp_path / "two") == told(tmp_path / "one")
+    assert printed["two"] == printed["one"]
+    assert [path.name for path in (tmp_path / "two").glob("rows*")] == ["rows.jsonl"]
+    metrics = [(tmp_path / name / "metrics" / "metrics.csv").read_text() for name in printed]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.model
+def test_rows_of_two_killed_processes_are_found(embedded, tmp_path):
+    whole = evaluate(config(), tmp_path, backbone=embedded)
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join(lines[::2]))
+    (tmp_path / "rows.1.jsonl").write_text("".join(lines[1:-2:2]))
+    before = told(tmp_path)
+    assert evaluate(config(), tmp_path, backbone=embedded) == whole
+    after = told(tmp_path)
+    assert [row for row in after if row in before] == before
+    assert len(after) == len(lines)
+    assert not (tmp_path / "rows.1.jsonl").exists()
+
+
+@pytest.mark.model
+def test_nothing_is_left_on_a_model_after_an_exception(embedded, tmp_path, monkeypatch):
+    import hermes.evaluation.asking as asking
+
+    calls = 0
+
+    def fail(*args):
+        nonlocal calls
+        calls += 1
+        raise KeyboardInterrupt if calls == 1 else RuntimeError("a fault")
+
+    before = embedded.model.model.language_model.config._attn_implementation
+    monkeypatch.setattr(asking, "_answer", fail)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config(), tmp_path, backbone=embedded)
+    with pytest.raises(RuntimeError, match="a fault"):
+        evaluate(config(), tmp_path, backbone=embedded)
+    assert embedded.model.model.language_model.config._attn_implementation == before
+
+
+def test_wrong_trainer_settings_are_named(tmp_path):
+    with pytest.raises(SettingError, match=r"trainer: got .*precision=32-flase"):
+        evaluate(config("trainer.precision=32-flase"), tmp_path)
 
 
 def test_world_settings_reach_the_streams():

@@ -26,13 +26,13 @@ def test_five_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     assert len([line for line in code.splitlines() if line.strip()]) <= 6
     exec(compile(code, "README.md", "exec"), {})
     lengths = capsys.readouterr().out.strip().splitlines()[-1]
-    assert set(map(int, re.findall(r"\d+", lengths))) == {80}  # a budget of 64 and a prefix of 16
+    assert set(map(int, re.findall(r"\d+", lengths))) == {73}  # a budget of 64 and a prefix of 9
 
 
 @pytest.mark.model
 def test_own_policy(tmp_path: Path) -> None:
     (tmp_path / "my_module.py").write_text(blocks("README.md")[1])
-    command = [sys.executable, "-m", "hermes", "ask", "sample", "Where is the square?", "--json"]
+    command = [sys.executable, "-m", "hermes", "ask", "sample", "Which place came first?", "--json"]
     options = ["policy=my_module.LoudValues", "policy.budget=64", "generation.max_new_tokens=2"]
     done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

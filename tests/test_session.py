@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,14 @@ from hermes.errors import HermesError, InputError, SettingError
 from hermes.generation import GenerationConfig
 from hermes.loading import load_backbone
 from hermes.memory import LayerUpdate
+from hermes.parts import RandomScore
 from hermes.session import StreamSession
+from hermes.tiers import Tier
 from hermes.video import Frame
 from policies.full import Full
 from policies.hermes import Hermes
+from policies.random import Random
+from policies.recent import Recent
 
 pytestmark = pytest.mark.model
 SHORT = GenerationConfig(max_new_tokens=4)
@@ -85,12 +90,42 @@ def test_a_frame_that_cannot_be_encoded_does_not_poison_the_stream(backbone) -> 
     assert stream.ask("What now?").frames_seen == 4
 
 
-def test_resume_goes_on_as_if_nothing_had_happened(backbone, tmp_path: Path) -> None:
-    whole = session(backbone)
+def test_frames_are_offered_to_the_policy_once(backbone, monkeypatch) -> None:
+    """Also where encoding fails and is tried again, with more frames by then."""
+    offered: list[int] = []
+
+    class Odd(Hermes):
+        def admit(self, given):
+            offered.extend(frame.index for frame in given)
+            return [frame for frame in given if frame.index % 2]
+
+    stream = session(backbone, Odd(budget=200))
+    stream.feed(frames(0, 3))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            type(stream.backbone), "video", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("full"))
+        )
+        with pytest.raises(RuntimeError, match="full"):
+            stream.flush()
+    stream.feed(frames(3, 9))
+    stream.flush()
+    assert offered == list(range(12))
+    assert set(stream.memory[0].video.frame.flatten().tolist()) == set(range(1, 12, 2))
+    assert stream.frames_seen == 12
+
+
+REDRAWN = Random(budget=30, tiers={"all": Tier(share=1.0, scorer=RandomScore(redraw=True))})
+
+
+@pytest.mark.parametrize(
+    "policy", [Hermes(budget=20), Recent(frames=3), REDRAWN], ids=lambda p: type(p).__name__
+)
+def test_resume_goes_on_as_if_nothing_had_happened(backbone, policy, tmp_path: Path) -> None:
+    whole = session(backbone, policy)
     whole.feed(frames(0, 8))
     whole.ask("What now?")
     whole.save(tmp_path)
-    later = session(backbone)
+    later = session(backbone, replace(policy))
     later.resume(tmp_path)
     for stream in (whole, later):
         stream.feed(frames(8, 8))

@@ -206,9 +206,12 @@ def test_the_card_says_how_it_was_trained_and_how_well_it_answers(prompt, model,
     assert "training.seed=7" in card
     assert "10 minutes" in card
     assert all(f": {kind} |" in card for kind in KINDS)
-    rows = json.loads((tmp_path / "accuracy.json").read_text())
-    assert {row["kind"] for row in rows} == set(KINDS)
-    assert all(0 <= row["right"] <= row["total"] <= 2 for row in rows)
+    found = json.loads((tmp_path / "accuracy.json").read_text())
+    assert list(found) == ["12 s, open", "12 s, choice"]
+    for name, summary in found.items():
+        assert {kind.removesuffix(" (choice)") for kind in summary["by_kind"]} <= set(KINDS)
+        assert all(kind.endswith(" (choice)") == ("choice" in name) for kind in summary["by_kind"])
+        assert all(0 <= score["right"] <= score["n"] <= 2 for score in summary["by_kind"].values())
 
 
 def test_muon_moves_matrices_by_its_rate_alone():

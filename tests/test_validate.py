@@ -21,7 +21,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model is loaded")
 
     monkeypatch.setattr(hermes.loading, "load_backbone", refuse)
-    monkeypatch.setattr("hermes.evaluation.run.load_backbone", refuse)
+    monkeypatch.setattr("hermes.evaluation.module.load_backbone", refuse)
 
 
 def given(folder: Path, content: Any) -> str:

@@ -48,15 +48,22 @@ def eval_(
     words, given = split_settings(settings or [])
     if words:
         raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as policy=fifo")
-    from hermes.evaluation import default_folder, eval_config, evaluate
+    from hermes.evaluation import default_folder, eval_config, evaluate, is_worker
+    from hermes.trainers import quiet_lightning
 
     config = eval_config(given)
     folder = config.output or default_folder(config)
     columns = (TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # With --json nothing but the summary reaches stdout, whatever a plug-in prints.
-    with redirect_stdout(sys.stderr), Progress(*columns, console=err(), transient=True) as bar:
+    shown = not is_worker()
+    bars = Progress(*columns, console=err(), transient=True, disable=not shown)
+    with redirect_stdout(sys.stderr), quiet_lightning(), bars as bar:
         task = bar.add_task("", total=len(config.data))
-        found = evaluate(config, folder, watcher=lambda done, total: bar.update(task, completed=done))
+        found = evaluate(
+            config, folder, watcher=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    if not shown:
+        return
     if as_json:
         out().file.write(json.dumps({"output": str(folder), **found.record()}) + "\n")
         return

@@ -44,4 +44,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(resolved, encoding="utf-8")
     err().print(f"training in {folder}; progress in {folder}/logs")
-    out().print(str(train_model(run.training, folder)), soft_wrap=True)
+    from hermes.trainers import quiet_lightning
+
+    with quiet_lightning():
+        model = train_model(run.training, folder)
+    out().print(str(model), soft_wrap=True)

@@ -4,11 +4,12 @@ A policy, a part, or any group of settings is a plain dataclass whose fields are
 one from plain values and `to_dict` is its inverse; `compose` makes a whole run's.
 """
 
-from hermes.config.composition import Fallback, available, compose, config_source
+from hermes.config.composition import Extras, Fallback, available, compose, config_source, experiment_extras
 from hermes.config.schema import Part, setting
 from hermes.config.specs import Row, build, config_hash, resolved_yaml, settings_table, to_dict
 
 __all__ = [
+    "Extras",
     "Fallback",
     "Part",
     "Row",
@@ -17,6 +18,7 @@ __all__ = [
     "compose",
     "config_hash",
     "config_source",
+    "experiment_extras",
     "resolved_yaml",
     "setting",
     "settings_table",

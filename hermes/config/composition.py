@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,9 +16,28 @@ from hermes.config.specs import REMOVE, build, expand, patch, unknown
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.registry import registry
 
-__all__ = ["Fallback", "available", "compose", "config_source"]
+__all__ = ["Extras", "Fallback", "available", "compose", "config_source", "experiment_extras"]
 
 T = TypeVar("T")
+
+
+class Extras(NamedTuple):
+    """What an experiment file holds besides settings.
+
+    Source: this project.
+
+    Attributes:
+        title: what it shows.
+        sweep: setting -> values; ``hermes sweep`` takes their product.
+        cells: name -> settings of one cell.
+        paper: published numbers to be printed beside ours.
+    """
+
+    title: str = ""
+    sweep: Mapping[str, list[Any]] = MappingProxyType({})
+    cells: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    paper: Mapping[str, Any] = MappingProxyType({})
+
 
 # What a group's value means where no file has its name, such as a checkpoint; None: nothing.
 Fallback = Callable[[str], "Mapping[str, object] | None"]
@@ -158,10 +178,35 @@ def _experiment(
     if path is None:
         raise SettingError(_EXPERIMENT, name, names, did_you_mean(str(name), names))
     _no_cycle(_EXPERIMENT, path, seen)
-    content = _read(path)
+    content = {key: value for key, value in _read(path).items() if key not in Extras._fields}
     parent = content.pop("defaults", None)
     inherited = _experiment(parent, config_dirs, path.parent, (*seen, path)) if parent is not None else []
     return inherited + [(tuple(key.split(".")), value) for key, value in content.items()]
+
+
+def experiment_extras(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Extras:
+    """What the chosen experiment says besides settings; nothing where none is chosen (this project).
+
+    Raises:
+        SettingError: no such experiment.
+        InputError: a file in which one of them is not what it must be.
+    """
+    chosen = [value for path, value in map(_parse, overrides) if path == (_EXPERIMENT,)]
+    found: dict[str, Any] = {}
+    name, beside, seen = (chosen[-1] if chosen else None), None, ()
+    while name is not None:
+        # Checks that the file is there, and that it does not inherit from itself.
+        _experiment(name, config_dirs, beside, seen)
+        path = _find(_EXPERIMENT, name, config_dirs, beside)
+        content = _read(path) if path is not None else {}
+        for key in Extras._fields:
+            if key in content:
+                kind = str if key == "title" else dict
+                if not isinstance(content[key], kind):
+                    raise InputError(f"{path}: {key} must be {'text' if kind is str else 'a mapping'}")
+                found.setdefault(key, content[key])
+        name, beside = content.get("defaults"), path.parent if path is not None else None
+    return Extras(**found)
 
 
 def _no_cycle(group: str, path: Path, seen: tuple[Path, ...]) -> None:

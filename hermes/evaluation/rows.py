@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from hermes.answer import Answer
 from hermes.data.annotations import Clip, TimedQuestion
 from hermes.errors import InputError
 
-__all__ = ["Journal", "Row"]
+__all__ = ["Journal", "Row", "gather"]
 
 
 @dataclass(frozen=True)
@@ -91,42 +91,67 @@ def _age(question: TimedQuestion, time: float) -> float | None:
 
 
 class Journal:
-    """The rows of a run in a folder, ``rows.jsonl``; what a run that was killed has left is found again.
+    """The rows of a run in a folder; what a run that was killed has left is found again.
 
-    Source: this project. A last line that was cut short is dropped; every other line stays as it is.
+    Source: this project. The first process writes ``rows.jsonl``, process r ``rows.r.jsonl``, and each reads
+    all of them. A last line that was cut short is dropped; every other line stays as it is.
+
+    Args:
+        folder: of the run.
+        rank: number of this process.
 
     Raises:
         InputError: a file that holds something else.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "rows.jsonl"
+    def __init__(self, folder: Path, rank: int = 0) -> None:
+        self.path = folder / ("rows.jsonl" if rank == 0 else f"rows.{rank}.jsonl")
         self.rows: dict[tuple[int, int], Row] = {}
-        if self.path.exists():
-            self._read()
-
-    def _read(self) -> None:
-        text = self.path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if len(whole) < len(text):
-            self.path.write_text(whole, encoding="utf-8")
-        names = {f.name for f in fields(Row)}
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                content = json.loads(line)
-                row = Row(**{**content, **_tuples(content)})
-            except (ValueError, TypeError, KeyError) as error:
-                wanted = ", ".join(sorted(names))
-                raise InputError(
-                    f"{self.path}, line {number}: not a row of an evaluation ({wanted})"
-                ) from error
-            self.rows[row.clip, row.number] = row
+        for path in _files(folder):
+            for row in _read(path, mend=path == self.path):
+                self.rows[row.clip, row.number] = row
 
     def add(self, row: Row) -> None:
         """Append a row; it is on disk when this returns."""
         self.rows[row.clip, row.number] = row
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({k: _plain(v) for k, v in asdict(row).items()}, allow_nan=False) + "\n")
+            file.write(_line(row))
+
+
+def gather(folder: Path) -> list[Row]:
+    """The rows of all processes, in order, in the one file ``rows.jsonl`` (this project)."""
+    rows = [row for _, row in sorted(Journal(folder).rows.items())]
+    part = folder / "rows.jsonl.part"
+    part.write_text("".join(map(_line, rows)), encoding="utf-8")
+    part.replace(folder / "rows.jsonl")
+    # Only now: what is read twice counts once, and nothing is ever in no file.
+    for path in _files(folder):
+        if path.name != "rows.jsonl":
+            path.unlink()
+    return rows
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("rows*.jsonl"))
+
+
+def _read(path: Path, *, mend: bool) -> Iterator[Row]:
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    # Other processes mend their own files.
+    if mend and len(whole) < len(text):
+        path.write_text(whole, encoding="utf-8")
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            content = json.loads(line)
+            yield Row(**{**content, **_tuples(content)})
+        except (ValueError, TypeError, KeyError) as error:
+            wanted = ", ".join(sorted(f.name for f in fields(Row)))
+            raise InputError(f"{path}, line {number}: not a row of an evaluation ({wanted})") from error
+
+
+def _line(row: Row) -> str:
+    return json.dumps({key: _plain(value) for key, value in asdict(row).items()}, allow_nan=False) + "\n"
 
 
 def _tuples(content: dict[str, Any]) -> dict[str, tuple[Any, ...]]:

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from hermes.config import setting
+from hermes.trainers import interruptible
 from hermes.training.card import write_card
 from hermes.training.decoder import DecoderModule
 from hermes.training.model import build_model, save_model
@@ -115,7 +116,8 @@ def train_model(config: TrainConfig, folder: Path) -> Path:
     )
     trainer = _trainer(config, folder, "decoder", schedule.steps, checkpoint, config.validate_every)
     last = folder / "decoder" / "last.ckpt"
-    trainer.fit(module, datamodule=Streams(config, prompt), ckpt_path=last if last.exists() else None)
+    with interruptible():
+        trainer.fit(module, datamodule=Streams(config, prompt), ckpt_path=last if last.exists() else None)
     save_model(model, tokenizer, folder / "model")
     if config.test_streams:
         write_card(folder / "model", config, module.seconds, folder / "eval")
@@ -131,7 +133,8 @@ def _see(model: Any, config: TrainConfig, prompt: Prompt, folder: Path) -> None:
     embedding = model.get_input_embeddings().weight.detach().clone()
     pictures = Pictures(config.vision, "train", config.seed, embedding, prompt)
     trainer = _trainer(config, folder, "vision", config.vision.steps, None, None)
-    trainer.fit(VisionModule(model, config.vision), DataLoader(pictures, batch_size=None, shuffle=False))
+    with interruptible():
+        trainer.fit(VisionModule(model, config.vision), DataLoader(pictures, batch_size=None, shuffle=False))
     torch.save(model.state_dict(), done)
 
 

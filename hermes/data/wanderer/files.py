@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -97,9 +99,19 @@ class Wanderer(Benchmark):
         folder = Path(self.files or "")
         kept, wanted = folder / "settings.yaml", resolved_yaml(replace(self, files=None))
         if not kept.exists():
-            write_wanderer(self, folder)
-            kept.write_text(wanted, encoding="utf-8")
-        elif kept.read_text(encoding="utf-8") != wanted:
+            # Aside first: an interruption leaves nothing half done, and of two processes one comes second.
+            aside = folder.with_name(f"{folder.name}.part{os.getpid()}")
+            write_wanderer(self, aside)
+            (aside / kept.name).write_text(wanted, encoding="utf-8")
+            try:
+                aside.rename(folder)
+            except OSError:
+                shutil.rmtree(aside)
+        if not kept.exists():
+            raise SettingError(
+                "data.files", str(folder), "a folder that is not there yet, or one of these streams"
+            )
+        if kept.read_text(encoding="utf-8") != wanted:
             raise SettingError(
                 "data.files", str(folder), "a new folder", f"It holds streams of other settings: {kept}."
             )

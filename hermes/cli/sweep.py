@@ -1,0 +1,148 @@
+"""`hermes sweep`: many evaluations, resumable, several at a time, one table and one plot."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from hermes.cli.arguments import split_settings
+from hermes.cli.output import err, note, out
+from hermes.errors import InputError, SettingError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hermes.evaluation.sweep import Cell, Launch, Outcome
+
+_LAUNCHERS = ("processes", "submitit-local", "submitit-slurm")
+
+
+def sweep(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="As for hermes eval; several values with commas.", metavar="KEY=VALUE,VALUE"),
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Cells at a time.", min=1)] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and run none.")] = False,
+    launcher: Annotated[
+        str, typer.Option(help=f"One of {', '.join(_LAUNCHERS)}.", metavar="NAME")
+    ] = "processes",
+    launch: Annotated[
+        list[str] | None,
+        typer.Option(help="A setting of submitit: --launch timeout_min=60.", metavar="KEY=VALUE"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a cell on stdout, and nothing else.")
+    ] = False,
+) -> None:
+    """Run a product of settings, or an experiment file, as one evaluation a cell.
+
+    Every cell has a folder of its own below output=FOLDER, named by a hash of its settings. The same command
+    again does what is missing: cells that were stopped go on where they were, those that failed are tried
+    again. At the end: table.csv, table.md and plot.png.
+
+    Examples:
+    \b
+    hermes sweep policy=fifo,hermes policy.budget=32,64,128 data.world.length=64
+    hermes sweep experiment=NAME --jobs 2
+    hermes sweep experiment=NAME policy.budget=64 --dry-run
+    hermes sweep experiment=NAME --launcher submitit-slurm --launch slurm_partition=gpu --jobs 8
+    """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
+    words, given = split_settings(settings or [])
+    if words:
+        raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as policy=fifo,hermes")
+    from hermes.config import experiment_extras
+    from hermes.evaluation.sweep import cells_of, run_cells
+    from hermes.evaluation.tables import write_sweep
+
+    overrides = [word for word in given if not word.startswith("output=")]
+    cells = cells_of(overrides)
+    folder = _folder(given, overrides, cells)
+    starter = _launch(launcher, jobs, launch or [])
+    if dry_run:
+        _list(cells, folder)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    found: list[Outcome] = []
+    with (
+        redirect_stdout(sys.stderr),
+        Progress(*columns, console=err(), transient=True) as bar,
+    ):
+        task = bar.add_task("", total=len(cells))
+        for outcome in run_cells(cells, folder, starter):
+            found.append(outcome)
+            bar.advance(task)
+            if outcome.record is None:
+                note("failed", f"{outcome.cell.label}: {outcome.error}")
+    found.sort(key=lambda outcome: cells.index(outcome.cell))
+    extras = experiment_extras(overrides)
+    page = write_sweep(found, folder, extras.title or folder.name, extras.paper)
+    if as_json:
+        for outcome in found:
+            record = {"cell": dict(outcome.cell.values), "hash": outcome.cell.hash, "error": outcome.error}
+            out().file.write(json.dumps({**record, **(outcome.record or {})}) + "\n")
+    else:
+        _show(found)
+        out().print(f"table, plot and cells: {page.parent}", soft_wrap=True)
+    if any(outcome.record is None for outcome in found):
+        raise typer.Exit(1)
+
+
+def _folder(given: Sequence[str], overrides: Sequence[str], cells: Sequence[Cell]) -> Path:
+    named = [word.partition("=")[2] for word in given if word.startswith("output=")]
+    if named:
+        return Path(named[-1])
+    experiment = [word.partition("=")[2] for word in overrides if word.startswith("experiment=")]
+    if experiment:
+        return Path("runs/sweep") / Path(experiment[-1]).stem
+    import hashlib
+
+    digest = hashlib.sha256(" ".join(sorted(cell.hash for cell in cells)).encode()).hexdigest()
+    return Path("runs/sweep") / digest[:8]
+
+
+def _launch(name: str, jobs: int, given: Sequence[str]) -> Launch:
+    from hermes.evaluation.sweep import in_processes, on_cluster
+
+    if name not in _LAUNCHERS:
+        raise SettingError("--launcher", name, _LAUNCHERS, did_you_mean(name, _LAUNCHERS))
+    if name == "processes":
+        if given:
+            raise InputError("--launch is for submitit's launchers")
+        return in_processes(jobs)
+    pairs = [word.partition("=") for word in given]
+    values = {key: int(value) if value.isdigit() else value for key, _, value in pairs}
+    return on_cluster(name.partition("-")[2], jobs, values)
+
+
+def _list(cells: Sequence[Cell], folder: Path) -> None:
+    from hermes.evaluation.sweep import DONE
+
+    for cell in cells:
+        done = (folder / "cells" / cell.hash / DONE).is_file()
+        state = Text("done   " if done else "missing", "green" if done else "yellow")
+        out().print(Text.assemble(state, f"  {cell.hash[:8]}  {cell.label}"), soft_wrap=True)
+
+
+def _show(found: Sequence[Outcome]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("cell", overflow="fold")
+    for name in ("n", "right %", "95 % interval"):
+        table.add_column(name, justify="right")
+    for outcome in found:
+        if outcome.record is None:
+            table.add_row(outcome.cell.label, "", "failed", "")
+            continue
+        score = outcome.record["overall"]
+        interval = f"{100 * score['low']:.1f} to {100 * score['high']:.1f}"
+        table.add_row(outcome.cell.label, str(score["n"]), f"{100 * score['accuracy']:.1f}", interval)
+    out().print(table)

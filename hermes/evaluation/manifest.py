@@ -1,0 +1,73 @@
+"""What a run was made with, and whether a folder is of that run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hermes.backbone import Backbone
+from hermes.config import resolved_yaml
+from hermes.environment import environment
+from hermes.errors import InputError, SettingError
+from hermes.evaluation.settings import EvalConfig, settings_hash
+from hermes.session import StreamSession
+
+__all__ = ["claim", "manifest"]
+
+# Weights up to this size are hashed whole.
+_HASHED_BYTES = 1 << 28
+
+
+def manifest(config: EvalConfig, session: StreamSession) -> dict[str, Any]:
+    """Settings, seed, weights, versions and machine of a run, as plain values (this project)."""
+    prompts = session.policy.prompts_used()
+    return {
+        "config_hash": settings_hash(config),
+        "weights": _weights(session.backbone),
+        "settings": resolved_yaml(config),
+        "seed": config.seed,
+        "prompts": None if prompts is None else prompts.hashes(),
+        **environment(session.backbone.device),
+    }
+
+
+def _weights(backbone: Backbone) -> str:
+    """What tells one checkpoint from another: the hub's commit, or a hash of a local folder's weights."""
+    commit = getattr(backbone.model.config, "_commit_hash", None)
+    if commit:
+        return str(commit)
+    folder = Path(backbone.config.checkpoint or "")
+    files = sorted(folder.glob("*.safetensors")) if backbone.config.checkpoint else []
+    digest = hashlib.sha256()
+    whole = sum(file.stat().st_size for file in files) <= _HASHED_BYTES
+    for file in files:
+        state = file.stat()
+        digest.update(file.read_bytes() if whole else f"{file} {state.st_size} {state.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16] if files else "random"
+
+
+def claim(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write the manifest of a run to its folder, or see that the one that is there is of the same run.
+
+    Source: this project.
+
+    Raises:
+        SettingError: the folder holds another run.
+        InputError: a manifest that cannot be read.
+    """
+    path = folder / "manifest.json"
+    if path.exists():
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON: {error}") from error
+        others = [key for key in ("config_hash", "weights") if kept.get(key) != about[key]]
+        if others:
+            hint = f"It holds a run with another {' and '.join(others)}: {path}."
+            raise SettingError("output", str(folder), "a new folder, or one of this very run", hint)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,54 @@
+"""What loggers get of a run: accuracies, unreadable answers, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from hermes.answer import choice_of
+from hermes.evaluation.rows import Row
+from hermes.evaluation.summary import summarise
+from hermes.prompts import letters
+
+__all__ = ["calibration_error", "metrics", "unreadable"]
+
+
+def unreadable(rows: Sequence[Row]) -> float | None:
+    """Share of multiple-choice answers whose generated text names no option; None without any.
+
+    Source: this project. Accuracy does not suffer: the choice is the likeliest letter, whatever is written.
+    """
+    asked = [row for row in rows if row.choices]
+    missing = sum(choice_of(row.answer.lstrip("( "), row.choices) is None for row in asked)
+    return missing / len(asked) if asked else None
+
+
+def calibration_error(rows: Sequence[Row], bins: int = 10) -> float | None:
+    """Expected calibration error of the option probabilities; None without multiple choice.
+
+    Source: Guo et al., arXiv 1706.04599, as torchmetrics computes it.
+    """
+    judged = [row for row in rows if row.probabilities and row.correct is not None]
+    if not judged:
+        return None
+    most = max(len(row.choices) for row in judged)
+    shares = torch.zeros(len(judged), most)
+    right = torch.zeros(len(judged), dtype=torch.long)
+    for i, row in enumerate(judged):
+        names = letters(len(row.choices))
+        shares[i, : len(names)] = torch.tensor([(row.probabilities or {})[name] for name in names])
+        letter = choice_of(row.expected, row.choices)
+        right[i] = names.index(letter) if letter in names else most - 1
+    return float(multiclass_calibration_error(shares, right, num_classes=max(most, 2), n_bins=bins))
+
+
+def metrics(rows: Sequence[Row]) -> dict[str, float]:
+    """Accuracy overall, by category and by kind, and the two above, by name (this project)."""
+    found = summarise(rows)
+    out = {"accuracy": found.overall.accuracy}
+    out |= {f"category/{name}": score.accuracy for name, score in found.by_category.items()}
+    out |= {f"kind/{name}": score.accuracy for name, score in found.by_kind.items()}
+    more = {"unreadable": unreadable(rows), "calibration_error": calibration_error(rows)}
+    return out | {name: value for name, value in more.items() if value is not None}

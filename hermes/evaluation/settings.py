@@ -1,0 +1,71 @@
+"""Settings of an evaluation, and the folder it goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from hermes.config import compose, config_hash, setting
+from hermes.data.benchmark import Benchmark
+from hermes.registry import registry
+from hermes.settings import DEFAULTS, FALLBACKS, RunConfig
+
+__all__ = ["EvalConfig", "TrainerConfig", "default_folder", "eval_config", "settings_hash"]
+
+Logger = Literal["csv", "tensorboard", "wandb", "mlflow", "none"]
+
+
+@dataclass
+class TrainerConfig:
+    """How Lightning runs an evaluation (settings ``trainer.*``; this project).
+
+    Answers do not depend on them: every video has its own random numbers, whichever process streams it.
+    """
+
+    accelerator: str = setting("auto", help="cpu, gpu, ... as Lightning names it")
+    devices: int = setting(1, help="processes on this machine; each streams its share of the videos", ge=1)
+    nodes: int = setting(1, help="machines", ge=1)
+    strategy: str = setting("auto", help="as Lightning names it")
+    precision: str = setting("32-true", help="as Lightning names it; the weights' own is backbone.dtype")
+    logger: Logger = setting("csv", help="where metrics go besides the rows")
+
+
+@dataclass(kw_only=True)
+class EvalConfig(RunConfig):
+    """The settings of ``hermes eval``: those of a run, a benchmark, and a folder (this project)."""
+
+    data: Benchmark = setting(help="the benchmark")
+    trainer: TrainerConfig = setting(TrainerConfig(), help="processes, precision and loggers")
+    output: Path | None = setting(
+        None, help="folder of rows and manifest; default: runs/eval/ and a name made of the settings"
+    )
+
+
+def eval_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> EvalConfig:
+    """The settings of an evaluation from ``key=value`` overrides on the defaults (this project).
+
+    Raises:
+        SettingError: an unknown setting, a wrong type or value, an unknown policy, backbone or benchmark.
+
+    >>> eval_config(["policy=fifo", "data.streams=3"]).data.streams
+    3
+    """
+    defaults = {**DEFAULTS, "data": "wanderer"}
+    return compose(defaults, overrides, EvalConfig, config_dirs=config_dirs, fallbacks=FALLBACKS)
+
+
+def default_folder(config: EvalConfig) -> Path:
+    """Where a run goes that was given no folder: the same settings, the same folder (this project)."""
+    data = registry("data").name_of(type(config.data)).rpartition(".")[2]
+    policy = registry("policy").name_of(type(config.policy)).rpartition(".")[2]
+    return Path("runs/eval") / f"{data}-{policy}-{config.policy.budget}-{settings_hash(config)[:8]}"
+
+
+def settings_hash(config: EvalConfig) -> str:
+    """What makes two runs the same: everything but where they are written and how they are spread.
+
+    Source: this project.
+    """
+    return config_hash(replace(config, output=None, trainer=TrainerConfig()))

@@ -1,0 +1,235 @@
+"""Many evaluations: a product over settings, one folder a cell, resumable, several at a time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hermes.config import experiment_extras
+from hermes.errors import InputError, SettingError
+from hermes.evaluation.run import evaluate
+from hermes.evaluation.settings import eval_config, settings_hash
+from hermes.trainers import quiet_lightning
+
+__all__ = ["Cell", "Outcome", "cells_of", "run_cells", "split_axes"]
+
+DONE, FAILED = "done.json", "failed.txt"
+Launch = Callable[[Sequence["Cell"], Path], Iterator["Outcome"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One evaluation of a sweep.
+
+    Source: this project.
+
+    Attributes:
+        values: what tells it from the others, setting -> value as text.
+        overrides: all its settings, as on the command line of ``hermes eval``.
+        hash: of its resolved settings; the name of its folder.
+    """
+
+    values: Mapping[str, str]
+    overrides: tuple[str, ...]
+    hash: str
+
+    @property
+    def label(self) -> str:
+        """Its values in a line.
+
+        >>> Cell({"policy": "fifo", "policy.budget": "64"}, (), "").label
+        'policy=fifo policy.budget=64'
+        """
+        return " ".join(f"{key}={value}" if value else key for key, value in self.values.items())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: the summary's record, or why it failed (this project)."""
+
+    cell: Cell
+    record: Mapping[str, Any] | None
+    error: str = ""
+
+
+def split_axes(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Settings with one value, and those with several: commas outside brackets and quotes separate values.
+
+    Source: this project.
+
+    >>> split_axes(["seed=0", "policy=fifo,hermes", "data.kinds=[order,visited]"])
+    (['seed=0', 'data.kinds=[order,visited]'], {'policy': ['fifo', 'hermes']})
+    """
+    fixed: list[str] = []
+    axes: dict[str, list[str]] = {}
+    for word in words:
+        key, _, text = word.partition("=")
+        values = _values(text)
+        # The last word on a setting holds.
+        axes.pop(key, None)
+        if len(values) > 1:
+            fixed = [other for other in fixed if other.partition("=")[0] != key]
+            axes[key] = values
+        else:
+            fixed.append(word)
+    return fixed, axes
+
+
+def _values(text: str) -> list[str]:
+    out, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        depth += (character in "[{(") - (character in "]})")
+        if character == "," and depth == 0 and not quote:
+            out.append("")
+        else:
+            out[-1] += character
+    return out
+
+
+def cells_of(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[Cell]:
+    """The cells that overrides and their experiment stand for, every setting checked.
+
+    Source: this project. An experiment's ``sweep`` maps settings to lists of values, whose product is taken;
+    its ``cells`` maps names to settings, each a cell (or, with ``sweep``, a row of it). Values on the command
+    line replace the experiment's.
+
+    Raises:
+        SettingError: a wrong setting in any cell, which is named; or two cells that are the same.
+    """
+    fixed, axes = split_axes(overrides)
+    extras = experiment_extras(overrides, config_dirs)
+    named = {word.partition("=")[0] for word in fixed}
+    axes = {
+        **{key: [_text(v) for v in values] for key, values in extras.sweep.items() if key not in named},
+        **axes,
+    }
+    rows: Mapping[str, Mapping[str, Any]] = extras.cells or {"": {}}
+    experiment = [word for word in fixed if word.startswith("experiment=")]
+    own = [word for word in fixed if not word.startswith("experiment=")]
+    out: dict[str, Cell] = {}
+    for (name, settings), values in itertools.product(rows.items(), itertools.product(*axes.values())):
+        chosen = dict(zip(axes, values, strict=True))
+        given = [f"{key}={_text(value)}" for key, value in settings.items()]
+        words = (*experiment, *given, *(f"{key}={value}" for key, value in chosen.items()), *own)
+        shown = {**({name: ""} if name else {}), **chosen}
+        try:
+            config = eval_config(words, config_dirs)
+        except (SettingError, InputError) as error:
+            raise InputError(f"cell {Cell(shown, (), '').label or '(the only one)'}: {error}") from error
+        cell = Cell(shown, words, settings_hash(config))
+        if cell.hash in out:
+            raise InputError(f"two cells are the same run: {out[cell.hash].label} and {cell.label}")
+        out[cell.hash] = cell
+    return list(out.values())
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def run_cells(cells: Sequence[Cell], folder: Path, launch: Launch) -> Iterator[Outcome]:
+    """Run what is not done yet; outcomes come as they end, those found done first.
+
+    Source: this project. A cell that fails is reported and stops no other; it is tried again next time.
+
+    Args:
+        cells: all of the sweep.
+        folder: of the sweep; a cell's own is ``folder/cells/HASH``.
+        launch: runs cells, such as :func:`in_processes`.
+    """
+    missing = []
+    for cell in cells:
+        done = folder / "cells" / cell.hash / DONE
+        if done.is_file():
+            yield Outcome(cell, json.loads(done.read_text(encoding="utf-8")))
+        else:
+            missing.append(cell)
+    if missing:
+        yield from launch(missing, folder)
+
+
+def in_processes(jobs: int) -> Launch:
+    """A launcher: so many processes on this machine (this project)."""
+
+    def launch(cells: Sequence[Cell], folder: Path) -> Iterator[Outcome]:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(jobs, mp_context=context)
+        try:
+            folders = {cell: folder / "cells" / cell.hash for cell in cells}
+            waiting = {pool.submit(run_cell, cell.overrides, at): cell for cell, at in folders.items()}
+            for future in as_completed(waiting):
+                yield _outcome(waiting[future], future)
+        finally:
+            # What waits is dropped at Ctrl-C; what runs has its rows on disk.
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    return launch
+
+
+def on_cluster(cluster: str, jobs: int, settings: Mapping[str, Any]) -> Launch:
+    """A launcher: submitit, on Slurm or (``cluster="local"``) in processes of this machine (this project).
+
+    Args:
+        cluster: ``slurm`` or ``local``, as submitit names them.
+        jobs: at once.
+        settings: of submitit's executor, such as ``timeout_min`` and ``slurm_partition``.
+
+    Raises:
+        InputError: submitit is not installed.
+    """
+
+    def launch(cells: Sequence[Cell], folder: Path) -> Iterator[Outcome]:
+        try:
+            import submitit
+        except ImportError as error:
+            raise InputError("--launcher submitit-... needs submitit: pip install submitit") from error
+        executor = submitit.AutoExecutor(folder=folder / "submitit", cluster=cluster)
+        parallel = {"slurm_array_parallelism": jobs} if cluster == "slurm" else {}
+        executor.update_parameters(**parallel, **settings)
+        waiting = {}
+        for cell in cells:
+            waiting[executor.submit(run_cell, cell.overrides, folder / "cells" / cell.hash)] = cell
+            # Slurm has a queue of its own.
+            while cluster != "slurm" and sum(not job.done() for job in waiting) >= jobs:
+                time.sleep(0.2)
+        for job in submitit.helpers.as_completed(list(waiting), poll_frequency=1):
+            yield _outcome(waiting[job], job)
+
+    return launch
+
+
+def _outcome(cell: Cell, future: Any) -> Outcome:
+    try:
+        record, error = future.result()
+    except Exception as died:
+        # A process that was killed takes the pool with it: the others say the same.
+        record, error = None, f"{type(died).__name__}: {died}"
+    return Outcome(cell, record, error)
+
+
+def run_cell(overrides: Sequence[str], folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Evaluate one cell in its folder: the summary's record, or the error (this project)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with quiet_lightning():
+            record = evaluate(eval_config(overrides), folder).record()
+    except Exception as error:
+        (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
+        return None, f"{type(error).__name__}: {error}"
+    part = folder / f"{DONE}.part"
+    part.write_text(json.dumps(record), encoding="utf-8")
+    part.replace(folder / DONE)
+    (folder / FAILED).unlink(missing_ok=True)
+    return record, ""

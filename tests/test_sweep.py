@@ -1,0 +1,169 @@
+"""Sweeps: products, experiment files, resuming after a kill, cells that fail."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hermes.config import available, experiment_extras
+from hermes.errors import InputError, SettingError
+from hermes.evaluation.sweep import Cell, Outcome, cells_of, in_processes, on_cluster, run_cells, split_axes
+from hermes.evaluation.tables import sweep_rows, write_sweep
+from tests.command_line import hermes, process, write
+
+TINY = (
+    *("data.streams=1", "data.questions=3", "data.world.length=8", "generation.max_new_tokens=2"),
+    *("policy.budget=8", "threads=1"),
+)
+
+
+def test_commas_separate_values_but_not_within_brackets_and_quotes():
+    words = ["policy=fifo,hermes", "data.kinds=[order,visited]", "a='x,y'", "b={k: 1,l: 2},{k: 2}", "c=3"]
+    fixed, axes = split_axes(words)
+    assert fixed == ["data.kinds=[order,visited]", "a='x,y'", "c=3"]
+    assert axes == {"policy": ["fifo", "hermes"], "b": ["{k: 1,l: 2}", "{k: 2}"]}
+    assert split_axes(["a=1", "a=2,3"]) == ([], {"a": ["2", "3"]})
+    assert split_axes(["a=2,3", "a=1"]) == (["a=1"], {})
+
+
+def test_the_product_in_order():
+    cells = cells_of(["policy=fifo,uniform", "seed=0,1", "policy.budget=9"])
+    assert [cell.label for cell in cells] == [
+        *("policy=fifo seed=0", "policy=fifo seed=1", "policy=uniform seed=0", "policy=uniform seed=1")
+    ]
+    assert len({cell.hash for cell in cells}) == 4
+    assert cells_of(["policy=fifo", "policy.budget=9", "seed=1"])[0].hash == cells[1].hash
+
+
+def test_every_cell_is_checked_before_any_runs():
+    with pytest.raises(InputError, match=r"cell policy=hermse: policy: got 'hermse'"):
+        cells_of(["policy=fifo,hermse"])
+    with pytest.raises(InputError, match="two cells are the same run: seed=0 and seed=00"):
+        cells_of(["seed=0,00"])
+    with pytest.raises(SettingError, match="experiment: got 'tabel'"):
+        cells_of(["experiment=tabel"])
+
+
+def experiment(folder: Path, text: str) -> str:
+    return f"experiment={write(folder / 'try.yaml', text)}"
+
+
+def test_an_experiment_file_has_axes_cells_and_a_title(tmp_path):
+    chosen = experiment(
+        tmp_path,
+        """
+        title: A try
+        paper: {hermes: 60.6}
+        policy.budget: 12
+        sweep: {seed: [0, 1]}
+        cells:
+          window: {policy: fifo}
+          spread: {policy: uniform, policy.align: frame}
+        """,
+    )
+    cells = cells_of([chosen])
+    assert [cell.label for cell in cells] == [
+        "window seed=0",
+        "window seed=1",
+        "spread seed=0",
+        "spread seed=1",
+    ]
+    # The command line comes last.
+    assert [cell.label for cell in cells_of([chosen, "seed=5"])] == ["window", "spread"]
+    assert [cell.label for cell in cells_of([chosen, "seed=5,6"])][:2] == ["window seed=5", "window seed=6"]
+    for part in ("title: [a]", "sweep: 3", "cells: x"):
+        with pytest.raises(InputError, match=f"{part.partition(':')[0]} must be"):
+            cells_of([experiment(tmp_path, part)])
+
+
+def fake(cells, folder):
+    for i, cell in enumerate(cells):
+        score = {"right": i, "n": 10, "chance": 0.25, "accuracy": i / 10, "low": 0.0, "high": 1.0}
+        record = {"overall": score, "by_category": {"backward": score}, "by_kind": {}, "by_age": {}}
+        yield Outcome(cell, None, "ValueError: no") if i == 1 else Outcome(cell, record)
+
+
+def test_the_table_has_a_line_a_cell_and_says_what_failed(tmp_path):
+    cells = [
+        Cell({"policy": name, "policy.budget": str(b)}, (), f"{name}{b}") for name in "ab" for b in (8, 16)
+    ]
+    outcomes = list(run_cells(cells, tmp_path, fake))
+    page = write_sweep(outcomes, tmp_path, "A try", {"hermes": 60.6}).read_text()
+    assert page.startswith("# A try\n")
+    assert "| a | 8 | 0.0 (0-100) | 0.0 (0-100) |" in page
+    assert "- policy=a policy.budget=16: ValueError: no" in page
+    assert "- hermes: 60.6" in page
+    assert (tmp_path / "plot.png").stat().st_size > 5_000
+    rows = sweep_rows(outcomes)
+    assert [row["accuracy"] for row in rows if row["group"] == "overall"] == [0.0, 0.2, 0.3]
+
+
+@pytest.mark.model
+def test_a_killed_sweep_does_only_what_is_missing(tmp_path):
+    settings = [*TINY, "policy=fifo,uniform,random", "seed=0,1,2,3"]
+    command = [sys.executable, "-m", "hermes", "sweep", *settings]
+    broken = subprocess.Popen([*command, "output=broken"], cwd=tmp_path, start_new_session=True)
+    cells = tmp_path / "broken" / "cells"
+    deadline = time.monotonic() + 100
+    while len(list(cells.glob("*/done.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    # The whole group: the cell that runs, too.
+    subprocess.run(["kill", "-KILL", "--", f"-{broken.pid}"], check=True)
+    assert broken.wait() == -signal.SIGKILL
+    before = {path: path.stat().st_mtime_ns for path in cells.glob("*/done.json")}
+    assert 3 <= len(before) < 12
+    plan = hermes("sweep", *settings, f"output={tmp_path / 'broken'}", "--dry-run")
+    assert plan.out.count("done ") == len(before)
+    assert plan.out.count("missing") == 12 - len(before)
+    for name in ("broken", "whole"):
+        done = process(*command, f"output={name}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    one, two = ((tmp_path / name / "table.csv").read_text() for name in ("broken", "whole"))
+    assert one == two
+
+
+@pytest.mark.model
+def test_a_failing_cell_stops_no_other(tmp_path):
+    settings = [*TINY, f"output={tmp_path}", "policy=fifo", "policy.budget=2,8"]
+    result = hermes("sweep", *settings, "--json")
+    assert result.code == 1
+    failed, done = result.records
+    assert "policy.budget: got 2" in failed["error"]
+    assert done["overall"]["n"] == 3
+    assert "failed: policy.budget=2" in result.err
+    assert len(list(tmp_path.glob("cells/*/failed.txt"))) == 1
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("launcher", ["processes", "submitit"])
+def test_launchers_come_to_the_same(tmp_path, launcher):
+    cells = cells_of([*TINY, "policy=fifo", "seed=0,1"])
+    if launcher == "submitit":
+        pytest.importorskip("submitit")
+    launch = in_processes(2) if launcher == "processes" else on_cluster("local", 1, {"timeout_min": 5})
+    found = sorted(run_cells(cells, tmp_path, launch), key=lambda outcome: outcome.cell.label)
+    assert [outcome.error for outcome in found] == ["", ""]
+    assert [outcome.record["overall"]["n"] for outcome in found] == [3, 3]
+    kept = [json.loads((tmp_path / "cells" / cell.hash / "done.json").read_text()) for cell in cells]
+    assert kept == [outcome.record for outcome in found]
+
+
+def test_wrong_launchers_are_refused():
+    wrong = hermes("sweep", "policy=fifo,uniform", "--launcher", "slurm")
+    assert wrong.code == 2
+    assert "--launcher: got 'slurm'; allowed: processes, submitit-local, submitit-slurm" in wrong.err
+    assert hermes("sweep", "policy=fifo,uniform", "--launch", "a=1").code == 2
+
+
+@pytest.mark.parametrize("name", [name for name in available("experiment") if name.endswith("_embedded")])
+def test_the_embedded_experiments_are_sound(name):
+    cells = cells_of([f"experiment={name}"])
+    assert len(cells) > 1
+    assert experiment_extras([f"experiment={name}"]).title
