@@ -66,13 +66,17 @@ def choice_of(text: str, choices: Sequence[str]) -> str | None:
 def is_correct(correct: str, given: str, choices: Sequence[str]) -> bool:
     """Whether an answer is right: by letter or option if there are choices, else by its words (this project).
 
+    Options that read the same are right together.
+
     >>> is_correct("red", "B", ["blue", "red"]), is_correct("(A)", "A", ["x", "y"])
     (True, True)
-    >>> is_correct("Two.", "two", [])
-    True
+    >>> is_correct("Two.", "two", []), is_correct("x", "B", ["x", "x"])
+    (True, True)
     """
     if choices:
-        return given == choice_of(correct, choices)
+        options = dict(zip(letters(len(choices)), choices, strict=True))
+        right = choice_of(correct, choices)
+        return right is not None and options.get(given) == options[right]
     return correct.strip().casefold().rstrip(".") == given.strip().casefold().rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""The ``--oracle DIR`` option of pytest, known before any conftest is read."""
+"""The ``--oracle`` and ``--annotations`` options of pytest, known before any conftest is read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def pytest_addoption(parser: Any) -> None:
-    """Register ``--oracle``: a conftest would be too late, the folder would be taken for a test.
+    """Register the options: a conftest would be too late, their folders would be taken for tests.
 
     Source: this project.
     """
@@ -16,4 +16,10 @@ def pytest_addoption(parser: Any) -> None:
         type=Path,
         default=None,
         help="folder with recorded cases of the official HERMES release, for Hermes' own parity tests",
+    )
+    parser.addoption(
+        "--annotations",
+        type=Path,
+        default=None,
+        help="folder with annotation files of benchmarks, for Hermes' own tests of reading them",
     )

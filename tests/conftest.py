@@ -1,4 +1,4 @@
-"""Shared fixtures: tiny random backbones, and the recorded cases of ``--oracle DIR``."""
+"""Shared fixtures: tiny random backbones, and what ``--oracle DIR`` and ``--annotations DIR`` hold."""
 
 from __future__ import annotations
 
@@ -68,6 +68,15 @@ class _OracleModels(dict[str, "Backbone"]):
             shutil.copy(self.folder / base / f"config_{suffix}.json", source / "config.json")
         self[name] = load_backbone(BackboneConfig(checkpoint=str(source), device="cpu"))
         return self[name]
+
+
+@pytest.fixture(scope="session")
+def annotations(request: pytest.FixtureRequest) -> Path:
+    """The folder of ``--annotations``."""
+    folder: Path | None = request.config.getoption("--annotations")
+    if folder is None:
+        pytest.skip("no --annotations folder")
+    return folder
 
 
 @pytest.fixture(scope="session")

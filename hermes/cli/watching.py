@@ -55,7 +55,7 @@ def watch(
                 writer.saved(memory_map, table)
     finally:
         source.close()
-    if not config.backbone.checkpoint:
+    if not session.backbone.config.checkpoint:
         text = (
             "the weights are random: answers mean nothing; name a checkpoint with backbone=HUB_ID_OR_FOLDER"
         )

@@ -1,117 +1,104 @@
-"""Annotation files of streaming benchmarks: videos, and questions at times of them."""
+"""The annotation format that the method's release, Wanderer and any data of your own share."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hermes.data.clips import Clip, Problem, TimedQuestion
+from hermes.data.entries import Entry, collect
+from hermes.data.tables import load
 from hermes.errors import InputError
 
-__all__ = ["Clip", "TimedQuestion", "read_annotations", "write_annotations"]
+__all__ = ["Clip", "TimedQuestion", "is_shared", "read_annotations", "shared_entries", "write_annotations"]
 
-_KNOWN = ("question", "answer", "choices", "end_time", "task", "evidence")
+_OF_QUESTION = ("question", "answer", "choices", "end_time", "evidence", "task", "question_type")
+_OF_VIDEO = ("video_path", "conversations", "video_id", "duration", "task", "fps")
+_BOUNDS = ("clip_start_time", "clip_end_time", "clip")
 
 
-@dataclass(frozen=True)
-class TimedQuestion:
-    """One question of a benchmark.
+def is_shared(content: Any) -> bool:
+    """Whether this is a list, and any of it has ``video_path`` and ``conversations`` (this project)."""
+    rows = content if isinstance(content, list) else []
+    return any(isinstance(row, dict) and "video_path" in row and "conversations" in row for row in rows)
 
-    Source: this project.
 
-    Attributes:
-        question: what is asked.
-        answer: the right answer; of a multiple-choice question one of ``choices``, word for word.
-        choices: options; empty for an open question.
-        time: seconds of the video that have passed when it is asked; None: at its end.
-        task: the benchmark's name for this kind of question.
-        evidence: seconds from and to which the evidence is on screen, where the benchmark says so.
-        extra: every other field.
+def shared_entries(content: Any, path: Path) -> Iterator[Entry | Problem]:
+    """The questions of a list of videos, each with ``video_path`` and ``conversations``.
+
+    Source: the annotation files of the release of arXiv 2601.14724, as far as they show their format. A
+    video may have ``video_id``, ``duration`` (s), ``task``, ``fps`` (of a folder of frames) and bounds
+    (``clip_start_time`` and ``clip_end_time``, or ``clip``: two times). A question has ``question``,
+    ``answer`` and, where they apply, ``choices``, ``end_time`` (when it is asked, s), ``start_time`` (from
+    when to then its evidence is seen) or ``evidence`` (two times), ``task`` or ``question_type``.
+
+    Raises:
+        InputError: no such list.
     """
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{path}: needed: a JSON list of videos, each with 'video_path' and 'conversations'")
+    for i, video in enumerate(content):
+        where = f"video {i}"
+        asked = video.get("conversations") if isinstance(video, dict) else None
+        if not isinstance(asked, list) or not isinstance(video.get("video_path"), str):
+            yield Problem(where, "needed: an object with 'video_path' and a list 'conversations'")
+            continue
+        for j, question in enumerate(asked):
+            if (
+                not isinstance(question, dict)
+                or not isinstance(question.get("question"), str)
+                or "answer" not in question
+            ):
+                yield Problem(f"{where}, question {j}", "needed: an object with 'question' and 'answer'")
+                continue
+            yield _entry(video, question, f"{where}, question {j}")
 
-    question: str
-    answer: str
-    choices: tuple[str, ...] = ()
-    time: float | None = None
-    task: str = ""
-    evidence: tuple[float, float] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class Clip:
-    """One video of a benchmark and its questions in order of time (this project)."""
-
-    video: str
-    questions: tuple[TimedQuestion, ...]
-    id: str = ""
-    duration: float | None = None
+def _entry(video: dict[str, Any], question: dict[str, Any], where: str) -> Entry:
+    clip = video.get("clip")
+    start, end = clip if isinstance(clip, (list, tuple)) and len(clip) == 2 else (None, None)
+    time, first = question.get("end_time"), question.get("start_time")
+    known = (*_OF_QUESTION, "start_time")
+    return Entry(
+        where=where,
+        video=video["video_path"],
+        question=question["question"],
+        answer=question["answer"],
+        options=question.get("choices") or (),
+        time=time,
+        start=video.get("clip_start_time", start),
+        end=video.get("clip_end_time", end),
+        evidence=question.get("evidence", None if first is None else (first, time)),
+        duration=video.get("duration"),
+        source_fps=video.get("fps"),
+        task=str(question.get("task") or question.get("question_type") or video.get("task") or ""),
+        id=str(question.get("question_id", question.get("id", ""))),
+        video_id=str(video.get("video_id", "")),
+        extra={
+            **{key: value for key, value in video.items() if key not in (*_OF_VIDEO, *_BOUNDS)},
+            **{key: value for key, value in question.items() if key not in known},
+        },
+    )
 
 
 def read_annotations(path: str | Path, videos: str | Path | None = None) -> list[Clip]:
-    """Read an annotation file in the form that StreamingBench, OVO-Bench, Video-MME and Wanderer share.
+    """Read an annotation file in the form of :func:`shared_entries`, and stop at the first fault.
 
-    Source: this project. The file is a JSON list of videos, each with ``video_path`` and ``conversations``;
-    a question has ``question``, ``answer`` and, where they apply, ``choices``, ``end_time`` (s) and ``task``.
-    Relative video paths are those from ``videos``, or from the file's folder.
+    Source: this project. Relative video paths are those from ``videos``, or from the file's folder. A
+    benchmark (``data=annotations``) reads the same form, tolerantly.
 
     Raises:
         InputError: no such file, no JSON, or a video or question that lacks something; it says which.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, list) or not content:
-        raise InputError(f"{path}: needed: a JSON list of videos, each with 'video_path' and 'conversations'")
     folder = path.parent if videos is None else Path(videos)
-    return [_clip(item, f"{path}: video {i}", folder) for i, item in enumerate(content)]
-
-
-def _clip(item: Any, where: str, folder: Path) -> Clip:
-    if (
-        not isinstance(item, dict)
-        or not item.get("video_path")
-        or not isinstance(item.get("conversations"), list)
-    ):
-        raise InputError(f"{where}: needed: an object with 'video_path' and a list 'conversations'")
-    task = str(item.get("task", ""))
-    asked = [_question(q, f"{where}, question {i}", task) for i, q in enumerate(item["conversations"])]
-    asked.sort(key=lambda question: float("inf") if question.time is None else question.time)
-    duration = item.get("duration")
-    return Clip(
-        video=str(folder / item["video_path"]),
-        questions=tuple(asked),
-        id=str(item.get("video_id", "")),
-        duration=None if duration is None else float(duration),
-    )
-
-
-def _question(item: Any, where: str, task: str) -> TimedQuestion:
-    if not isinstance(item, dict) or not item.get("question") or "answer" not in item:
-        raise InputError(f"{where}: needed: an object with 'question' and 'answer'")
-    choices = tuple(item.get("choices") or ())
-    if choices and item["answer"] not in choices:
-        raise InputError(
-            f"{where}: the answer {item['answer']!r} is none of the choices: {', '.join(choices)}"
-        )
-    time, evidence = item.get("end_time"), item.get("evidence")
-    if time is not None and not isinstance(time, int | float):
-        raise InputError(f"{where}: 'end_time' is {time!r}; needed: seconds")
-    return TimedQuestion(
-        question=item["question"],
-        answer=item["answer"],
-        choices=choices,
-        time=None if time is None else float(time),
-        task=str(item.get("task") or item.get("question_type") or task),
-        evidence=None if evidence is None else (float(evidence[0]), float(evidence[1])),
-        extra={key: value for key, value in item.items() if key not in _KNOWN},
-    )
+    reading = collect(shared_entries(load(path), path), lambda named: str(folder / named))
+    for problem in reading.problems:
+        if problem.left_out:
+            raise InputError(f"{path}: {problem.where}: {problem.what}")
+    return list(reading.clips)
 
 
 def write_annotations(path: str | Path, clips: Iterable[Clip]) -> None:
@@ -140,4 +127,6 @@ def _to_json(clip: Clip, folder: Path) -> dict[str, Any]:
         asked.append({**row, **question.extra})
     named = video.relative_to(folder).as_posix() if inside else str(video)
     given = {"video_id": clip.id, "video_path": named, "duration": clip.duration}
+    bounds = {"clip_start_time": clip.start or None, "clip_end_time": clip.end, "fps": clip.source_fps}
+    given |= {key: value for key, value in bounds.items() if value is not None}
     return {**given, "conversations": asked}

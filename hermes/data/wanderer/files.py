@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from hermes.config import resolved_yaml, setting
 from hermes.data.annotations import Clip, TimedQuestion, read_annotations, write_annotations
-from hermes.data.benchmark import Benchmark, video_frames
+from hermes.data.benchmark import Benchmark, Survey, video_frames
 from hermes.data.wanderer.questions import KINDS, Question, questions
 from hermes.data.wanderer.rendering import frames
 from hermes.data.wanderer.world import SPLITS, Split, Stream, WorldConfig, sample_stream
@@ -82,11 +82,16 @@ class Wanderer(Benchmark):
             SettingError: settings of the video for streams that have no files.
         """
         if self.files is not None:
-            return video_frames(self._written[index].video, video, fps)
+            return video_frames(self._written[index], video, fps)
         if fps != 1.0 or video != replace(VideoConfig(), fps=video.fps):
             hint = "Set data.files to a folder to have video files."
             raise SettingError("video", f"fps {fps:g}", "fps 1 and the whole of each stream", hint)
         return nullcontext(self[index].frames())
+
+    def survey(self, watcher: Callable[[int, int], None] | None = None) -> Survey:
+        """Count streams and questions; no file is written."""
+        questions = sum(len(self[index].questions) for index in range(self.streams))
+        return Survey(self.streams, self.streams, questions, questions)
 
     @functools.cached_property
     def _written(self) -> list[Clip]:

@@ -1,0 +1,10 @@
+"""The field's benchmarks, in the form of the method's release and in their own.
+
+Source: this project; each reader names the publication whose format it reads.
+"""
+
+from hermes.data.readers.offline import EgoSchema, MVBench, VideoMME
+from hermes.data.readers.rvs import RvsEgo, RvsMovie
+from hermes.data.readers.streaming import OvoBench, StreamingBench
+
+__all__ = ["EgoSchema", "MVBench", "OvoBench", "RvsEgo", "RvsMovie", "StreamingBench", "VideoMME"]

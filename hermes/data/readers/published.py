@@ -1,0 +1,98 @@
+"""What the readers of benchmarks have in common: two formats, told apart by the file itself."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from hermes.config import setting
+from hermes.data.annotations import is_shared, shared_entries
+from hermes.data.benchmark import Annotated
+from hermes.data.clips import Problem
+from hermes.data.entries import Entry
+from hermes.data.tables import load
+from hermes.errors import InputError, SettingError, did_you_mean
+
+__all__ = ["Published", "objects"]
+
+_FORMATS = ("auto", "shared", "published")
+
+
+@dataclass
+class Published(Annotated):
+    """A benchmark whose annotations come in the shared form or in its own (settings ``data.*``).
+
+    Source: this project. Subclass it with ``label`` and ``own_entries``; what both formats lack is added in
+    ``completed``.
+
+    Raises:
+        InputError: a file that cannot be read, no question in it, or missing videos.
+        SettingError: a wrong setting.
+    """
+
+    # What questions without a task count as.
+    label: ClassVar[str]
+
+    format: str = setting(
+        "auto",
+        help="of the annotations: the shared form (that of the method's release) or as published; auto: "
+        "as the file looks",
+        choices=_FORMATS,
+    )
+    suffix: str = setting(".mp4", help="of videos that the published annotations name by an id alone")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.format not in _FORMATS:
+            raise SettingError("format", self.format, _FORMATS, did_you_mean(self.format, _FORMATS))
+
+    def content(self) -> Any:
+        """What the annotation file holds."""
+        return load(self.annotations)
+
+    @abstractmethod
+    def own_entries(self, content: Any) -> Iterator[Entry | Problem]:
+        """The questions of a file as the benchmark publishes it."""
+
+    def completed(self, entry: Entry) -> Entry:
+        """The entry with the names of task and category that the file does not have."""
+        return entry if entry.task else replace(entry, task=self.label)
+
+    def entries(self) -> Iterator[Entry | Problem]:
+        """Every question of the file, unchecked; a problem for what cannot be read."""
+        content = self.content()
+        shared = is_shared(content) if self.format == "auto" else self.format == "shared"
+        found = shared_entries(content, self.annotations) if shared else self.own_entries(content)
+        for item in found:
+            yield self.completed(item) if isinstance(item, Entry) else item
+
+    def objects(self, content: Any, *needed: str) -> Iterator[tuple[str, dict[str, Any]] | Problem]:
+        """The rows of a published file, see :func:`objects`.
+
+        Raises:
+            InputError: no list, or an empty one.
+        """
+        if not isinstance(content, list) or not content:
+            keys = ", ".join(map(repr, needed))
+            raise InputError(
+                f"{self.annotations}: needed: a list of objects with {keys}, or of videos with 'video_path' "
+                "and 'conversations'"
+            )
+        return objects(content, "entry", *needed)
+
+
+def objects(rows: Any, name: str, *needed: str) -> Iterator[tuple[str, dict[str, Any]] | Problem]:
+    """Objects that have all needed keys, each with where it is; a problem for every other (this project).
+
+    >>> list(objects([{"a": 1}, 2], "entry", "a"))[0]
+    ('entry 0', {'a': 1})
+    >>> list(objects([{"a": 1}, 2], "entry", "a"))[1].what
+    "needed: an object with 'a'"
+    """
+    for i, row in enumerate(rows if isinstance(rows, list) else [rows]):
+        if isinstance(row, dict) and all(row.get(key) is not None for key in needed):
+            yield f"{name} {i}", row
+        else:
+            yield Problem(f"{name} {i}", f"needed: an object with {', '.join(map(repr, needed))}")
