@@ -119,8 +119,9 @@ class TieredPolicy(MemoryPolicy):
             SettingError: a budget that leaves some layer nothing besides its summaries.
         """
         super().start(context)
-        slots = max(tier.merger.slots for tier in self.tiers.values())
-        if min(self.budgets(context.num_layers)) <= slots:
+        names, budgets = self._names(context.num_layers), self.budgets(context.num_layers)
+        slots = [self.tiers[name].merger.slots for name in names]
+        if any(budget <= own for budget, own in zip(budgets, slots, strict=True)):
             raise SettingError(
                 "policy.budget",
                 self.budget,

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hermes.config import Part, setting
+from hermes.errors import SettingError
 from hermes.memory import KVLayer
 from hermes.observe import Guidance
 
@@ -122,12 +123,20 @@ class Blend(Scorer):
 
     Source: arXiv 2601.14724, Sec. 3.1: working memory blends attention with recency,
     ``w = weight - weight_drop * depth``.
+
+    Raises:
+        SettingError: a weight that would fall below 0.
     """
 
     first: Scorer = setting(GuidedAttention(prompt="mixed"), help="scorer at weight 1 - w")
     second: Scorer = setting(Recency(k_drop=12.0), help="scorer at weight w")
     weight: float = setting(0.75, help="w at the tier's first layer", ge=0, le=1)
-    weight_drop: float = setting(0.6, help="by how much w has fallen at the end of the tier")
+    weight_drop: float = setting(0.6, help="by how much w has fallen at the end of the tier", ge=0, le=1)
+
+    def __post_init__(self) -> None:
+        if self.weight_drop > self.weight:
+            allowed = f"at most weight, {self.weight:g}"
+            raise SettingError("weight_drop", self.weight_drop, allowed, "The weight w would fall below 0.")
 
     def queries(self, context: LayerContext) -> Sequence[Guidance]:
         """What either scorer asks for."""
