@@ -40,7 +40,7 @@ def eval_(
     \b
     hermes eval                                     the embedded model on 100 streams of Wanderer
     hermes eval policy=fifo policy.budget=64 data.world.length=64
-    hermes eval data.choices=1 data.kinds='[past_colour, order]' --json
+    hermes eval data.choices=1 data.world.length=128 --json
     hermes eval data=annotations data.annotations=FILE.json data.videos=FOLDER backbone=llava_onevision_7b
 
     All settings with their values: hermes show wanderer, hermes show annotations, hermes validate.

@@ -26,7 +26,7 @@ def train(
     Examples:
     \b
     hermes train                                         the shipped model
-    hermes train training.seed=1 output=runs/seed1       another seed
+    hermes train training.seed=2 output=runs/seed2       another seed
     hermes train training.stages.long.steps=5000         longer
     """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
     words, given = split_settings(settings or [])
