@@ -12,6 +12,7 @@ import csv
 import json
 import multiprocessing
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +62,9 @@ class Cell(NamedTuple):
             "data.split=test",
             f"data.streams={streams}",
             f"data.world.length={self.length}",
+            # Sixteen visits in every stream, however long: otherwise places come again and again, and what
+            # is asked about the past was seen a moment ago.
+            f"data.world.scene={self.length // 16}",
             "generation.max_new_tokens=4",
             "threads=1",
         ]
@@ -123,17 +127,24 @@ def page(found: dict[Cell, Summary], streams: int, about: str) -> str:
 
 
 def _table(found: dict[Cell, Summary], length: int) -> str:
-    lines = [
-        "| tokens kept | policy | " + " | ".join(CATEGORIES) + " |",
-        "|---" * (len(CATEGORIES) + 2) + "|",
-    ]
+    lines = _header(["tokens kept", "policy", *CATEGORIES, "all"])
     for cell in sorted(found, key=lambda c: (-c.share, list(STYLES).index(c.policy))):
         if cell.length == length:
-            scores = " | ".join(_cell(found[cell].by_category[name]) for name in CATEGORIES)
-            lines.append(f"| {100 * cell.share:.0f} % | `{cell.policy}` | {scores} |")
-    first = found[Cell(length, "full", 1.0)].by_category
-    asked = " | ".join(f"{first[name].n}; {100 * (first[name].chance or 0):.0f}" for name in CATEGORIES)
-    return "\n".join([*lines, f"| | *questions; chance* | {asked} |"])
+            summary = found[cell]
+            scores = [*(summary.by_category[name] for name in CATEGORIES), summary.overall]
+            lines.append(_line(f"{100 * cell.share:.0f} %", f"`{cell.policy}`", *map(_cell, scores)))
+    first = found[Cell(length, "full", 1.0)]
+    scores = [*(first.by_category[name] for name in CATEGORIES), first.overall]
+    asked = [f"{score.n}; {100 * (score.chance or 0):.0f}" for score in scores]
+    return "\n".join([*lines, _line("", "*questions; chance*", *asked)])
+
+
+def _header(names: Sequence[str]) -> list[str]:
+    return [_line(*names), "|---" * len(names) + "|"]
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _ages(found: dict[Cell, Summary], length: int) -> str:
@@ -142,23 +153,20 @@ def _ages(found: dict[Cell, Summary], length: int) -> str:
     }
     bins = [age_bin(2**i) for i in range(10)]
     bins = [name for name in bins if any(name in ages for ages in runs.values())]
-    lines = ["| policy | " + " | ".join(f"{name} s" for name in bins) + " |", "|---" * (len(bins) + 1) + "|"]
+    lines = _header(["policy", *(f"{name} s" for name in bins)])
     for policy in STYLES:
         shown = (_cell(runs[policy][name]) if name in runs[policy] else "-" for name in bins)
-        lines.append(f"| `{policy}` | {' | '.join(shown)} |")
+        lines.append(_line(f"`{policy}`", *shown))
     return "\n".join(lines)
 
 
 def _kinds(found: dict[Cell, Summary]) -> str:
     runs = {c.policy: found[c].by_kind for c in found if c.length == 64 and c.share in (0.25, 1)}
     names = [policy for policy in STYLES if policy in runs]
-    lines = [
-        "| kind | " + " | ".join(f"`{n}`" for n in names) + " | chance |",
-        "|---" * (len(names) + 2) + "|",
-    ]
+    lines = _header(["kind", *(f"`{name}`" for name in names), "chance"])
     for kind, score in runs["full"].items():
-        shown = " | ".join(f"{100 * runs[n][kind].accuracy:.0f}" for n in names)
-        lines.append(f"| {kind} ({score.n}) | {shown} | {100 * (score.chance or 0):.0f} |")
+        shown = [_cell(runs[name][kind]) for name in names]
+        lines.append(_line(f"{kind} ({score.n})", *shown, f"{100 * (score.chance or 0):.0f}"))
     return "\n".join(lines)
 
 
@@ -222,7 +230,7 @@ def _draw(axes: Any, policy: str, points: list[tuple[float, Score]]) -> None:
 def main() -> None:
     """Run what is missing, then write the table, the page and the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--streams", type=int, default=100, help="of each length")
+    parser.add_argument("--streams", type=int, default=50, help="of each length")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--runs", type=Path, default=Path("runs/policies"), help="rows of single questions")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/policies.csv"))
@@ -264,13 +272,14 @@ intervals (clustered by stream).
 
 {about}
 
-Every number comes from one command: `python -m benchmarks.policies`. Single cells:
-`hermes eval data=wanderer data.split=test policy=hermes policy.budget=64 data.world.length=64`.
+Every number comes from one command: `python -m benchmarks.policies`. Single cells: `hermes eval
+policy=hermes policy.budget=64 data.streams=50 data.world.length=64 data.world.scene=4`.
 [All numbers](../benchmarks/results/policies.csv).
 
 ![Backward accuracy against budget and age of evidence](policies.png)
 
-`recent` keeps raw frames, as many as the tokens would fill, and encodes them anew at each question.
+Streams have sixteen visits each, of 4, 8 or 16 s (training: 3 to 5 s), so that longer streams ask about older
+evidence. `recent` keeps raw frames, as many as the tokens would fill, and encodes them anew at each question.
 `hermes_shared` is `hermes` with one ranking of tokens for all layers (`policy.selector.rank=all`)."""
 
 _AGE_HEAD = (

@@ -27,7 +27,7 @@ KINDS = [
 
 
 def walk() -> Walk:
-    """The stream and its questions, half of them multiple choice."""
+    """The stream and its questions, each multiple choice with a chance of one half."""
     world = WorldConfig(length=48)
     return Wanderer(questions=8, kinds=KINDS, choices=0.5, late=0.3, seed=SEED, world=world)[0]
 

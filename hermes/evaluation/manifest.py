@@ -70,4 +70,6 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
             raise SettingError("output", str(folder), "a new folder, or one of this very run", hint)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    part = folder / "manifest.json.part"
+    part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -161,7 +162,7 @@ def _read(path: Path, *, mend: bool) -> Iterator[Row]:
     whole = text[: text.rfind("\n") + 1]
     # Other processes mend their own files.
     if mend and len(whole) < len(text):
-        path.write_text(whole, encoding="utf-8")
+        os.truncate(path, len(whole.encode()))
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             content = json.loads(line)

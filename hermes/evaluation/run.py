@@ -10,7 +10,7 @@ from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from hermes.backbone import Backbone
-from hermes.errors import SettingError
+from hermes.errors import InputError, SettingError
 from hermes.evaluation.module import EvalData, EvalModule
 from hermes.evaluation.rows import Journal
 from hermes.evaluation.settings import EvalConfig
@@ -51,7 +51,10 @@ def evaluate(
     finally:
         # The Trainer leaves this out where a test fails.
         module.teardown("test")
-    return summarise(Journal(folder).rows.values())
+    rows = Journal(folder).rows.values()
+    if not rows:
+        raise InputError("no question could be asked: look at the settings of the benchmark (data.*)")
+    return summarise(rows)
 
 
 def is_worker() -> bool:

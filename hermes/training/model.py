@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hermes.config import setting
+from hermes.errors import SettingError
 from hermes.training.words import visual_words
 
 __all__ = ["ModelConfig", "build_model", "save_model"]
@@ -29,7 +30,11 @@ _PIXELS = {
 
 @dataclass
 class ModelConfig:
-    """Sizes of the embedded model (settings ``model.*``; this project)."""
+    """Sizes of the embedded model (settings ``model.*``; this project).
+
+    Raises:
+        SettingError: sizes that do not go together.
+    """
 
     width: int = setting(128, help="of the decoder", ge=96)
     layers: int = setting(10, help="of the decoder", ge=1)
@@ -39,6 +44,12 @@ class ModelConfig:
     rope_theta: float = setting(1e5, help="base of the rotary frequencies", gt=0)
     vision_width: int = setting(96, help="of the vision tower", ge=16)
     vision_layers: int = setting(3, help="of the vision tower", ge=1)
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            raise SettingError("heads", self.heads, f"a number whose double divides width, {self.width}")
+        if self.heads % self.kv_heads:
+            raise SettingError("kv_heads", self.kv_heads, f"a divisor of heads, {self.heads}")
 
 
 def build_model(config: ModelConfig, tokenizer: Any) -> Any:

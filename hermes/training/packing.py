@@ -37,7 +37,12 @@ class Mixture:
     scene: list[int] = setting([3, 5], help="least and most mean length of a scene", unit="s")
     kinds: dict[str, float] = field(default_factory=dict, metadata={"help": "weight of a kind; default 1"})
     stories: float = setting(0.3, help="share of stories among the questions", ge=0, le=1)
-    choices: float = setting(0.0, help="share of multiple-choice questions among the others", ge=0, le=1)
+    choices: float = setting(
+        0.0,
+        help="share of multiple choice drawn among the others; what does not fit a slot is drawn anew",
+        ge=0,
+        le=1,
+    )
     echoes: float = setting(
         0.0, help="share of multiple-choice questions that name their answer, to teach letters", ge=0, le=1
     )
@@ -49,14 +54,15 @@ class Mixture:
     world: WorldConfig = setting(WorldConfig(), help="difficulty")
 
     def __post_init__(self) -> None:
-        least, most = self.length
-        if not 1 <= least <= most or most // 8 * 8 < least:
-            raise SettingError(
-                "mixture.length", self.length, "[least, most] with a multiple of 8 between them"
-            )
+        for name in ("length", "scene"):
+            pair = getattr(self, name)
+            if len(pair) != 2 or not 1 <= pair[0] <= pair[1]:
+                raise SettingError(name, pair, "[least, most], from 1")
+        if self.length[1] // 8 * 8 < self.length[0]:
+            raise SettingError("length", self.length, "[least, most] with a multiple of 8 between them")
         for kind in self.kinds:
             if kind not in KIND_NAMES:
-                raise SettingError("mixture.kinds", kind, KIND_NAMES, did_you_mean(kind, KIND_NAMES))
+                raise SettingError("kinds", kind, KIND_NAMES, did_you_mean(kind, KIND_NAMES))
 
 
 class Batch(NamedTuple):

@@ -135,7 +135,9 @@ def _see(model: Any, config: TrainConfig, prompt: Prompt, folder: Path) -> None:
     trainer = _trainer(config, folder, "vision", config.vision.steps, None, None)
     with interruptible():
         trainer.fit(VisionModule(model, config.vision), DataLoader(pictures, batch_size=None, shuffle=False))
-    torch.save(model.state_dict(), done)
+    part = done.with_suffix(".part")
+    torch.save(model.state_dict(), part)
+    part.replace(done)
 
 
 def _trainer(

@@ -12,10 +12,16 @@ from hermes.training.vision import VisionConfig
 
 __all__ = ["Schedule", "StageConfig", "TrainConfig"]
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+
 
 @dataclass
 class StageConfig:
-    """One stage of the curriculum (settings ``stages.NAME.*``; this project)."""
+    """One stage of the curriculum (settings ``stages.NAME.*``; this project).
+
+    Raises:
+        SettingError: a wrong setting.
+    """
 
     steps: int = setting(1000, help="optimiser steps", ge=0)
     rows: int = setting(16, help="streams a step", ge=1)
@@ -23,6 +29,11 @@ class StageConfig:
     muon_lr: list[float] = setting([0.012, 0.012], help="first and last learning rate of the matrices")
     adam_lr: list[float] = setting([2e-3, 2e-3], help="first and last learning rate of the rest")
     mixture: Mixture = setting(Mixture(), help="what it is trained on")
+
+    def __post_init__(self) -> None:
+        for name in ("muon_lr", "adam_lr"):
+            if len(getattr(self, name)) != 2:
+                raise SettingError(name, getattr(self, name), "[first, last]")
 
 
 @dataclass
@@ -34,7 +45,7 @@ class TrainConfig:
     """
 
     seed: int = setting(0, help="of weights and data")
-    precision: str = setting("bf16-mixed", help="as Lightning names it")
+    precision: str = setting("bf16-mixed", help="as Lightning names it", choices=PRECISIONS)
     compile: bool = setting(True, help="compile the decoder's layers")
     slot: int = setting(64, help="tokens of a slot of questions", ge=16)
     hint_layer: int = setting(6, help="the layer that must already know the answer's word", ge=1)

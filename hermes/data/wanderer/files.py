@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -54,9 +55,9 @@ class Wanderer(Benchmark):
     def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in KINDS:
-                raise SettingError("data.kinds", kind, KINDS, did_you_mean(kind, KINDS))
+                raise SettingError("kinds", kind, KINDS, did_you_mean(kind, KINDS))
         if self.split not in SPLITS:
-            raise SettingError("data.split", self.split, SPLITS, did_you_mean(self.split, SPLITS))
+            raise SettingError("split", self.split, SPLITS, did_you_mean(self.split, SPLITS))
 
     def __len__(self) -> int:
         return self.streams
@@ -73,7 +74,11 @@ class Wanderer(Benchmark):
 
     def clip(self, index: int) -> Clip:
         """The questions of stream ``index``; read from the annotation file where there are files."""
-        return self[index].clip("") if self.files is None else self._written[index]
+        walk = self[index]
+        if self.files is None:
+            return walk.clip("")
+        # By name: a stream without any question may be missing in the file.
+        return self._written.get(walk.name) or walk.clip(Path(self.files) / "videos" / f"{walk.name}.mp4")
 
     def frames(self, index: int, video: VideoConfig, fps: float) -> AbstractContextManager[Iterator[Frame]]:
         """Frames as they were drawn, or as the video file has them.
@@ -82,7 +87,7 @@ class Wanderer(Benchmark):
             SettingError: settings of the video for streams that have no files.
         """
         if self.files is not None:
-            return video_frames(self._written[index], video, fps)
+            return video_frames(self.clip(index), video, fps)
         if fps != 1.0 or video != replace(VideoConfig(), fps=video.fps):
             hint = "Set data.files to a folder to have video files."
             raise SettingError("video", f"fps {fps:g}", "fps 1 and the whole of each stream", hint)
@@ -94,7 +99,7 @@ class Wanderer(Benchmark):
         return Survey(self.streams, self.streams, questions, questions)
 
     @functools.cached_property
-    def _written(self) -> list[Clip]:
+    def _written(self) -> dict[str, Clip]:
         """The files of these settings, written if they are not there."""
         folder = Path(self.files or "")
         kept, wanted = folder / "settings.yaml", resolved_yaml(replace(self, files=None))
@@ -115,7 +120,7 @@ class Wanderer(Benchmark):
             raise SettingError(
                 "data.files", str(folder), "a new folder", f"It holds streams of other settings: {kept}."
             )
-        return read_annotations(folder / _ANNOTATIONS)
+        return {clip.id: clip for clip in read_annotations(folder / _ANNOTATIONS)}
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class Walk:
 
     def frames(self) -> Iterator[Frame]:
         """Its frames as they were drawn, 32x32, one a second."""
-        return frames(self.stream, self.world, seed=sum(self.name.encode()))
+        return frames(self.stream, self.world, seed=zlib.crc32(self.name.encode()))
 
     def clip(self, video: str | Path) -> Clip:
         """As an entry of an annotation file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -221,7 +221,9 @@ def _count_shapes(history: History, rng: np.random.Generator) -> Asked:
 
 
 def _saw_object(history: History, rng: np.random.Generator) -> Asked | None:
-    seen = {scene.obj: scene for scene in history.shown.values()}
+    # Of an object that stands at several places, the showing seen last.
+    shown = sorted(history.shown.values(), key=lambda scene: scene.shown[0])
+    seen = {scene.obj: scene for scene in shown}
     past = [scene for scene in seen.values() if scene is not history.now]
     if rng.random() < 0.5:
         scene = _pick(past, rng)
@@ -287,19 +289,33 @@ def ask(kind: str, history: History, rng: np.random.Generator, choices: int = 0)
     if made is None:
         return None
     text, answer, evidence = made
-    seen = {PLACES[place] for place in history.visits}
-    options = _options(kind, text, answer, seen, choices, rng) if choices else ()
+    options = _options(kind, text, answer, history, choices, rng) if choices else ()
     return Question(kind, text, answer, history.time, evidence, options)
 
 
 def _options(
-    kind: str, text: str, answer: str, seen: Set[str], choices: int, rng: np.random.Generator
+    kind: str, text: str, answer: str, history: History, choices: int, rng: np.random.Generator
 ) -> tuple[str, ...]:
-    """The answer among others. Places that were seen come first: having been there rules none out."""
+    """The answer among others that nothing but the stream rules out.
+
+    Places that were visited come first, without those that the question itself excludes; numbers are
+    neighbours, among which the answer may stand anywhere.
+    """
     answers = KINDS[kind].answers
     if kind == "order":
         answers = tuple(place for place in PLACES if place in text)
-    wrong = [other for other in answers if other != answer]
+    if answers[0] in NUMBERS:
+        first = answers.index(answer) - int(rng.integers(min(choices, len(answers))))
+        first = min(max(first, 0), max(len(answers) - choices, 0))
+        near = answers[first : first + choices]
+        return tuple(near[int(i)] for i in rng.permutation(len(near)))
+    excluded = {answer}
+    if kind == "place_before":
+        excluded |= {place for place in PLACES if place in text}
+    if kind == "object_place":
+        excluded.add(PLACES[history.now.place])
+    seen = {PLACES[place] for place in history.visits}
+    wrong = [other for other in answers if other not in excluded]
     mixed = [wrong[int(i)] for i in rng.permutation(len(wrong))]
     picked = sorted(mixed, key=lambda other: other not in seen)[: choices - 1]
     picked.insert(int(rng.integers(len(picked) + 1)), answer)
