@@ -575,10 +575,8 @@ WRONG = {
     "broken file": ("policy=broken", "broken.yaml: cannot be read as YAML"),
     "list file": ("policy=list", "list.yaml: must be a mapping of settings"),
     "loop": ("policy=loop", "policy.defaults: got 'loop'. It inherits from itself: "),
-    "experiment": (
-        "experiment=tabel",
-        "experiment: got 'tabel'; allowed: base, edit, table. Did you mean 'table'?",
-    ),
+    "experiment": ("experiment=tabel", "experiment: got 'tabel'; allowed: base, edit, "),
+    "experiment, nearest": ("experiment=tabel", "Did you mean 'table'?"),
     "type": ("policy.prompt=0123", "policy.prompt: got 83; allowed: text. Put the text in quotes"),
     "missing": ("seed=???", "seed: got '???'. Missing mandatory value"),
 }
