@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hermes.evaluation import Score, Summary, eval_config, evaluate
-from hermes.evaluation.summary import age_bin
+from hermes.evaluation.summary import age_bin, grouped
 
 LENGTHS = (64, 128, 256)
 SHARES = (0.1, 0.25, 0.5)
@@ -89,22 +89,11 @@ def rows(found: dict[Cell, Summary]) -> list[dict[str, Any]]:
     """The table in long form."""
     out = []
     for cell, summary in found.items():
-        groups: list[tuple[str, str, Score]] = [("overall", "all", summary.overall)]
-        groups += [("category", name, score) for name, score in summary.by_category.items()]
-        groups += [("kind", name, score) for name, score in summary.by_kind.items()]
-        groups += [
-            ("age", f"{name} {age} s", score)
-            for name, ages in summary.by_age.items()
-            for age, score in ages.items()
-        ]
-        for group, name, score in groups:
-            record = score.record()
-            numbers = {
-                key: record[key] if key in ("n", "right") else round(record[key], 4)
-                for key in ("n", "right", "accuracy", "low", "high", "chance")
-            }
-            about = {"length_s": cell.length, "policy": cell.policy, "share": cell.share}
-            out.append({**about, "budget": cell.budget, "group": group, "name": name, **numbers})
+        about = {"length_s": cell.length, "policy": cell.policy, "share": cell.share, "budget": cell.budget}
+        for group, name, score in grouped(summary.record()):
+            counts = {key: score[key] for key in ("n", "right")}
+            shares = {key: round(score[key], 4) for key in ("accuracy", "low", "high", "chance")}
+            out.append({**about, "group": group, "name": name, **counts, **shares})
     return out
 
 

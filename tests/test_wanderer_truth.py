@@ -23,6 +23,13 @@ WORLDS = {
     "bare": {"length": 60, "scene": 10, "empty": 0.5},
 }
 WHOLE = None
+CHANCE = {
+    **dict.fromkeys(("now_place", "object_place", "first_place", "place_before"), 1 / 16),
+    **dict.fromkeys(("now_colour", "now_shape", "past_colour", "past_shape"), 1 / 6),
+    **dict.fromkeys(("now_corner", "past_corner"), 1 / 4),
+    **dict.fromkeys(("order", "saw_object", "visited"), 1 / 2),
+    **{"count_places": 1 / 17, "count_shapes": 1 / 7},
+}
 
 
 def last(seen: list[bool]) -> int:
@@ -90,6 +97,7 @@ def test_every_question_is_true(world):
                 counted[kind] += 1
                 answer, end = truth(question, looks[:time])
                 assert question.answer == answer, question
+                assert question.chance == (1 / len(question.options) if choices else CHANCE[kind])
                 assert question.evidence[1] == (time if end is WHOLE else end), question
                 assert 0 <= question.evidence[0] < question.evidence[1] <= time
                 if choices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from contextlib import redirect_stdout
@@ -73,10 +74,7 @@ def sweep(
     folder.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     found: list[Outcome] = []
-    with (
-        redirect_stdout(sys.stderr),
-        Progress(*columns, console=err(), transient=True) as bar,
-    ):
+    with redirect_stdout(sys.stderr), Progress(*columns, console=err(), transient=True) as bar:
         task = bar.add_task("", total=len(cells))
         for outcome in run_cells(cells, folder, starter):
             found.append(outcome)
@@ -104,8 +102,6 @@ def _folder(given: Sequence[str], overrides: Sequence[str], cells: Sequence[Cell
     experiment = [word.partition("=")[2] for word in overrides if word.startswith("experiment=")]
     if experiment:
         return Path("runs/sweep") / Path(experiment[-1]).stem
-    import hashlib
-
     digest = hashlib.sha256(" ".join(sorted(cell.hash for cell in cells)).encode()).hexdigest()
     return Path("runs/sweep") / digest[:8]
 

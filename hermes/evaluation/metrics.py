@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torchmetrics.functional.classification import multiclass_calibration_error
+from torchmetrics.functional.classification import binary_calibration_error
 
 from hermes.answer import choice_of
 from hermes.evaluation.rows import Row
 from hermes.evaluation.summary import summarise
-from hermes.prompts import letters
 
 __all__ = ["calibration_error", "metrics", "unreadable"]
 
@@ -30,18 +29,16 @@ def calibration_error(rows: Sequence[Row], bins: int = 10) -> float | None:
 
     Source: Guo et al., arXiv 1706.04599, as torchmetrics computes it.
     """
-    judged = [row for row in rows if row.probabilities and row.correct is not None]
+    judged = [
+        (row.probabilities[row.choice], row.correct)
+        for row in rows
+        if row.probabilities and row.choice is not None and row.correct is not None
+    ]
     if not judged:
         return None
-    most = max(len(row.choices) for row in judged)
-    shares = torch.zeros(len(judged), most)
-    right = torch.zeros(len(judged), dtype=torch.long)
-    for i, row in enumerate(judged):
-        names = letters(len(row.choices))
-        shares[i, : len(names)] = torch.tensor([(row.probabilities or {})[name] for name in names])
-        letter = choice_of(row.expected, row.choices)
-        right[i] = names.index(letter) if letter in names else most - 1
-    return float(multiclass_calibration_error(shares, right, num_classes=max(most, 2), n_bins=bins))
+    # Of the option chosen alone, so that options that read the same are right together.
+    shares, right = (torch.tensor(column, dtype=torch.float64) for column in zip(*judged, strict=True))
+    return float(binary_calibration_error(shares, right.long(), n_bins=bins))
 
 
 def metrics(rows: Sequence[Row]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from hermes.errors import InputError
+from hermes.evaluation.metrics import calibration_error
 from hermes.evaluation.plots import plot_accuracy, plot_ages, plot_calibration, plot_times
 from hermes.evaluation.rows import Row, read_run
 from hermes.evaluation.summary import Score, Summary, score, summarise
@@ -122,10 +123,9 @@ def _times(rows: Sequence[Row], plots: Path) -> str:
 
 def _calibrated(rows: Sequence[Row], plots: Path) -> str:
     bins = calibration(rows)
-    if not bins:
+    error = calibration_error(rows, _BINS)
+    if error is None:
         return ""
-    error = sum(s.n * abs(mean - s.accuracy) for mean, s in bins.values())
-    error /= sum(s.n for _, s in bins.values())
     plot_calibration(plots / "calibration.png", list(bins.values()))
     head = (
         "## Calibration\n\nMultiple-choice answers by the probability of the option chosen: of a calibrated "

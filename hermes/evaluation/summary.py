@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from hermes.evaluation.rows import Row
 from hermes.evaluation.statistics import Interval, clustered, wilson
 
-__all__ = ["Score", "Summary", "age_bin", "category", "score", "summarise", "video_of"]
+__all__ = ["Score", "Summary", "age_bin", "category", "grouped", "score", "summarise", "video_of"]
 
 
 class Score(NamedTuple):
@@ -95,6 +95,19 @@ class Summary(NamedTuple):
             },
             "unscored": self.unscored,
         }
+
+
+def grouped(record: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """A summary's record in long form: group (overall, category, kind, age), name in it, score.
+
+    Source: this project.
+    """
+    out = [("overall", "all", record["overall"])]
+    out += [("category", name, score) for name, score in record["by_category"].items()]
+    out += [("kind", name, score) for name, score in record["by_kind"].items()]
+    for name, ages in record["by_age"].items():
+        out += [("age", f"{name} {age} s", score) for age, score in ages.items()]
+    return out
 
 
 def age_bin(seconds: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hermes.evaluation.summary import grouped
 from hermes.evaluation.sweep import Cell, Outcome
 
 __all__ = ["plot_sweep", "sweep_rows", "write_sweep"]
@@ -27,17 +28,8 @@ def sweep_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     for outcome in outcomes:
         if outcome.record is None:
             continue
-        record = outcome.record
-        groups = {("overall", "all"): record["overall"]}
-        groups |= {("category", name): score for name, score in record["by_category"].items()}
-        groups |= {("kind", name): score for name, score in record["by_kind"].items()}
-        groups |= {
-            ("age", f"{name} {age} s"): score
-            for name, ages in record["by_age"].items()
-            for age, score in ages.items()
-        }
         values = _values(outcome.cell)
-        for (group, name), score in groups.items():
+        for group, name, score in grouped(outcome.record):
             numbers = {key: score[key] for key in ("n", "right", "accuracy", "low", "high", "chance")}
             out.append({**values, "group": group, "name": name, **numbers})
     return out

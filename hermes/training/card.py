@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,7 @@ def measure(model: Path, length: int, streams: int, *, choices: bool, folder: Pa
     return evaluate(config, folder)
 
 
-def write_card(
-    folder: Path, config: TrainConfig, seconds: float, rows: Path, record: Sequence[str] = ()
-) -> None:
+def write_card(folder: Path, config: TrainConfig, seconds: float, rows: Path) -> None:
     """Measure the model in ``folder`` and write its ``README.md`` and ``accuracy.json``.
 
     Source: this project.
@@ -55,7 +52,6 @@ def write_card(
         config: how it was trained.
         seconds: that its decoder's stages took.
         rows: folder of the answers.
-        record: more lines on how it came about.
     """
     model = load_backbone({"checkpoint": str(folder), "family": "llava_onevision", "fps": 1.0}).model
     columns = [(length, choices) for length in config.test_lengths for choices in (False, True)]
@@ -88,7 +84,6 @@ def write_card(
         steps=schedule.steps,
         vision=config.vision.steps,
         minutes=seconds / 60,
-        record="\n".join(record),
         settings=resolved_yaml(config),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -139,7 +134,7 @@ a Hermes session, in per cent (number of questions). Open answers must match wor
 ## Training
 
 Hermes {version}, `hermes train training.seed={seed}`: {vision} steps of vision, then {steps} steps of the
-decoder in {minutes:.0f} minutes. {record}
+decoder in {minutes:.0f} minutes.
 
 ```yaml
 {settings}```

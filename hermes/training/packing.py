@@ -155,15 +155,15 @@ class Packer:
             # Late in the stream more often than early.
             time = max(1, length - int(length * rng.random() ** 2 * 0.9))
             item = self._item(mixture, History(stream, time), rng)
-            kind, asked, answer, learned, hint = item or (0, [], [0] * self.slot, [], [])
             newline = int(rng.random() < mixture.newline)
-            size = newline + len(asked) + len(answer) - 1
             room = self.slot - (used - context) % self.slot
-            if item is None or size > room:
+            if item is None or newline + len(item[1]) + len(item[2]) - 1 > room:
                 misses += 1
                 if misses == 5:
                     used, misses = used + room, 0
                 continue
+            kind, asked, answer, learned, hint = item
+            size = newline + len(asked) + len(answer) - 1
             number += 1
             stop = used + size
             if newline:
