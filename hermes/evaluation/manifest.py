@@ -29,6 +29,8 @@ def manifest(config: EvalConfig, session: StreamSession) -> dict[str, Any]:
         "weights": _weights(session.backbone),
         "settings": resolved_yaml(config),
         "seed": config.seed,
+        "questions": config.data.fingerprint(),
+        "average": config.data.average,
         "prompts": None if prompts is None else prompts.hashes(),
         **environment(session.backbone.device),
     }
@@ -64,7 +66,7 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
             kept = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{path}: not JSON: {error}") from error
-        others = [key for key in ("config_hash", "weights") if kept.get(key) != about[key]]
+        others = [key for key in ("config_hash", "weights", "questions") if kept.get(key, "") != about[key]]
         if others:
             hint = f"It holds a run with another {' and '.join(others)}: {path}."
             raise SettingError("output", str(folder), "a new folder, or one of this very run", hint)

@@ -9,8 +9,10 @@ from typing import Literal
 
 from hermes.config import compose, config_hash, setting
 from hermes.data.benchmark import Benchmark
+from hermes.errors import SettingError
 from hermes.registry import registry
 from hermes.settings import DEFAULTS, FALLBACKS, RunConfig
+from hermes.video import Link
 
 __all__ = ["EvalConfig", "TrainerConfig", "default_folder", "eval_config", "settings_hash"]
 
@@ -37,10 +39,18 @@ class EvalConfig(RunConfig):
     """The settings of ``hermes eval``: those of a run, a benchmark, and a folder (this project)."""
 
     data: Benchmark = setting(help="the benchmark")
+    delays: list[float] = setting(
+        [], help="ask again so many seconds later, where the answer is known to be still right", unit="s"
+    )
+    link: Link = setting(Link(), help="how frames come from the camera")
     trainer: TrainerConfig = setting(TrainerConfig(), help="processes, precision and loggers")
     output: Path | None = setting(
         None, help="folder of rows and manifest; default: runs/eval/ and a name made of the settings"
     )
+
+    def __post_init__(self) -> None:
+        if any(not delay > 0 for delay in self.delays) or len(set(self.delays)) < len(self.delays):
+            raise SettingError("delays", self.delays, "seconds above 0, each once")
 
 
 def eval_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> EvalConfig:
