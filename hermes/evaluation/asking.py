@@ -54,8 +54,10 @@ def _answer(
         said = done.choice or done.answer
         session.context.history.append(Turn(question.question, said, question.choices))
         return
+    # Words alone do not tell whether an open-ended answer is right.
+    correct = None if question.open_ended else question.answer or None
     try:
-        answer = session.ask(question.question, question.choices, correct=question.answer or None)
+        answer = session.ask(question.question, question.choices, correct=correct)
     except InputError as error:
         raise InputError(f"{_where(clip, question)}: {error}") from error
     journal.add(Row.of(place, clip, question, answer))

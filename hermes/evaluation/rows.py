@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from hermes.answer import Answer
 from hermes.data.annotations import Clip, TimedQuestion
 from hermes.errors import InputError
 
-__all__ = ["Journal", "Row", "gather", "read_run"]
+__all__ = ["Journal", "Row", "amend", "gather", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,10 @@ class Row:
         chance: accuracy of a guess; None where the benchmark does not say and there are no choices.
         time_s: when it was asked, in seconds of the stream.
         age_s: how long before that the evidence was last on screen; None where it is everywhere or unknown.
-        correct: None where the benchmark has no answer.
+        correct: None where the benchmark has no answer, or an open-ended answer has no verdict.
+        open_ended: whether a judge is needed to tell.
+        score: the judge's, 0 to 5.
+        judge: whose verdict it is, by the judge's identity.
     """
 
     clip: int
@@ -54,6 +57,14 @@ class Row:
     tokens_per_layer: tuple[int, ...]
     memory_bytes: int
     ttft_ms: float
+    open_ended: bool = False
+    score: float | None = None
+    judge: str | None = None
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether a judge can and must say if the answer is right."""
+        return self.open_ended and bool(self.expected)
 
     @classmethod
     def of(cls, place: tuple[int, int], clip: Clip, question: TimedQuestion, answer: Answer) -> Row:
@@ -80,6 +91,7 @@ class Row:
             tokens_per_layer=tuple(answer.tokens_per_layer),
             memory_bytes=answer.memory_bytes,
             ttft_ms=answer.ttft_ms,
+            open_ended=question.open_ended,
         )
 
 
@@ -130,6 +142,17 @@ def gather(folder: Path) -> list[Row]:
         if path.name != "rows.jsonl":
             path.unlink()
     return rows
+
+
+def amend(folder: Path, change: Callable[[Row], Row]) -> None:
+    """Rewrite the rows that a function changes, each file at once (this project)."""
+    for path in _files(folder):
+        rows = list(_read(path, mend=False))
+        changed = [change(row) for row in rows]
+        if changed != rows:
+            part = path.with_name(f"{path.name}.part")
+            part.write_text("".join(map(_line, changed)), encoding="utf-8")
+            part.replace(path)
 
 
 def read_run(folder: Path) -> tuple[list[Row], dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from hermes.evaluation.rows import Row
 from hermes.evaluation.statistics import Interval, clustered, wilson
+from hermes.evaluation.verdicts import Verdicts, verdicts
 
 __all__ = ["Score", "Summary", "age_bin", "category", "grouped", "score", "summarise", "video_of"]
 
@@ -75,6 +76,7 @@ class Summary(NamedTuple):
 
     Attributes:
         by_age: of each category, by age of the evidence in seconds, ``"8-16"`` from 8 to below 16.
+        verdicts: of the judge, on open-ended answers; those without one are not scored either.
     """
 
     overall: Score
@@ -82,6 +84,7 @@ class Summary(NamedTuple):
     by_kind: dict[str, Score]
     by_age: dict[str, dict[str, Score]]
     unscored: int
+    verdicts: Verdicts = Verdicts()
 
     def record(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -94,6 +97,7 @@ class Summary(NamedTuple):
                 for name, ages in self.by_age.items()
             },
             "unscored": self.unscored,
+            "verdicts": self.verdicts.record(),
         }
 
 
@@ -143,7 +147,8 @@ def summarise(rows: Iterable[Row]) -> Summary:
             name: dict(sorted(found.items(), key=lambda item: float(item[0].partition("-")[0])))
             for name, found in ages.items()
         },
-        unscored=len(everything) - len(scored),
+        unscored=sum(row.correct is None and not row.needs_judge for row in everything),
+        verdicts=verdicts(everything, category, video_of),
     )
 
 

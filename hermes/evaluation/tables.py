@@ -9,8 +9,9 @@ from typing import Any
 
 from hermes.evaluation.summary import grouped
 from hermes.evaluation.sweep import Cell, Outcome
+from hermes.evaluation.verdicts import Verdicts
 
-__all__ = ["plot_sweep", "sweep_rows", "write_sweep"]
+__all__ = ["plot_sweep", "sweep_rows", "unscored", "write_sweep"]
 
 # Colours that stay apart for every reader (Okabe and Ito), with marks that stay apart in grey.
 _STYLES = (
@@ -61,6 +62,8 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, title: str, paper: Ma
             writer.writerows(rows)
         plot_sweep(outcomes, folder / "plot.png")
         parts += ["![Accuracy by cell](plot.png)\n", _page(outcomes), ""]
+    if notes := sorted({line for outcome in outcomes for line in unscored(outcome.record)}):
+        parts += [*notes, ""]
     failed = [outcome for outcome in outcomes if outcome.record is None]
     if failed:
         parts += ["Failed:\n", *(f"- {outcome.cell.label}: {outcome.error}" for outcome in failed), ""]
@@ -88,8 +91,15 @@ def _page(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(["Per cent right, with 95 % intervals.\n", *lines])
 
 
+def unscored(record: Mapping[str, Any] | None) -> list[str]:
+    """Which open-ended answers of a cell have no verdict, in sentences (this project)."""
+    found = (record or {}).get("verdicts")
+    counts = Verdicts(found["n"], found["waiting"], found["unreadable"]) if found else Verdicts()
+    return counts.notes("CELL")
+
+
 def _score(score: Mapping[str, Any] | None) -> str:
-    if score is None:
+    if score is None or not score["n"]:
         return "-"
     low, high = 100 * score["low"], 100 * score["high"]
     return f"{100 * score['accuracy']:.1f} ({low:.0f}-{high:.0f})"
@@ -140,7 +150,11 @@ def plot_sweep(outcomes: Sequence[Outcome], path: Path) -> None:
 def _group(outcome: Outcome, name: str) -> tuple[float, float, float] | None:
     record = outcome.record or {}
     score = record["overall"] if name == "all" else record["by_category"].get(name)
-    return None if score is None else (100 * score["accuracy"], 100 * score["low"], 100 * score["high"])
+    return (
+        None
+        if score is None or not score["n"]
+        else (100 * score["accuracy"], 100 * score["low"], 100 * score["high"])
+    )
 
 
 def _draw(panel: Any, points: Sequence[Any], style: tuple[str, str], label: str, *, joined: bool) -> None:
