@@ -102,7 +102,7 @@ class Comparison(NamedTuple):
 
     Attributes:
         unpaired_a, unpaired_b: rows that the other run does not have.
-        unscored: pairs without a right answer in the benchmark.
+        unscored: pairs without a right answer in the benchmark, or without a judge's verdict in both.
         settings: dotted key, and its value in A and in B, where they differ.
     """
 
@@ -170,7 +170,9 @@ def compare_rows(
             )
     scored = [pair for pair in pairs if pair[0].correct is not None and pair[1].correct is not None]
     if not scored:
-        raise InputError(f"{names[0]} and {names[1]}: no answer is scored in both")
+        needed = any(row.needs_judge for pair in pairs for row in pair)
+        hint = "; open-ended ones need a judge: hermes judge RUN judge=openai ..." if needed else ""
+        raise InputError(f"{names[0]} and {names[1]}: no answer is scored in both{hint}")
     parts: dict[str, list[_Pair]] = {}
     for pair in scored:
         parts.setdefault(category(pair[0]), []).append(pair)

@@ -7,6 +7,7 @@ import json
 import logging
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -34,8 +35,9 @@ def judge_run(
 
     Source: this project. Every verdict is in ``folder/judged.jsonl`` as soon as it is given, with messages
     and replies, so that only what is missing is asked when the same is done again, also after a kill. At the
-    end, or when it is stopped, ``rows.jsonl`` is rewritten at once: each row has the verdict of this judge, or
-    none. Verdicts of another judge leave the rows and stay in ``judged.jsonl``. The manifest tells the judge.
+    end, or when it is stopped, ``rows.jsonl`` is rewritten at once: each row has the verdict of this judge,
+    or none. Verdicts of another judge leave the rows and stay in ``judged.jsonl``. The manifest tells the
+    judge.
 
     Args:
         folder: of the run; not one that is being written to.
@@ -55,6 +57,8 @@ def judge_run(
     cases = {_key(identity, row): row for row in rows if row.needs_judge}
     if not cases:
         return summarise(rows)
+    # What reads the same is asked once.
+    times = Counter(_key(identity, row) for row in rows if row.needs_judge)
     kept = VerdictFile(folder / "judged.jsonl")
     shared = VerdictFile(judge.cache) if judge.cache is not None else None
     found: dict[str, Verdict] = {}
@@ -76,10 +80,10 @@ def judge_run(
             if shared is not None:
                 shared.add(key, identity, cases[key], verdict)
             if watcher is not None:
-                watcher(len(found), len(cases))
+                watcher(sum(times[key] for key in found), times.total())
     except InputError as error:
-        done = f"{len(found)} of {len(cases)} answers have a verdict, which is kept in {kept.path}"
-        raise InputError(f"{error}. {done}; the same command goes on from there.") from error
+        done = f"{sum(times[key] for key in found)} of {times.total()} answers are judged"
+        raise InputError(f"{error}. {done} (kept in {kept.path}); the same command does the rest.") from error
     finally:
         # A judge that could not be reached takes no other's place.
         if found:

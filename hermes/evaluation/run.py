@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from hermes.evaluation.summary import Summary, summarise
 from hermes.trainers import interruptible
 
 __all__ = ["evaluate", "is_worker"]
+
+_log = logging.getLogger("hermes.evaluation")
 
 
 def evaluate(
@@ -51,6 +54,10 @@ def evaluate(
     """
     if config.judge is not None:
         config.judge.check()
+    elif not is_worker() and len(config.data) and any(q.open_ended for q in config.data.clip(0).questions):
+        _logger.warning(
+            "no judge is given: open-ended answers are kept, and not scored until one judges them"
+        )
     module = EvalModule(config, folder, backbone=backbone, watcher=watcher)
     trainer = _trainer(config, folder)
     try:
