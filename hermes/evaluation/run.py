@@ -55,9 +55,7 @@ def evaluate(
     if config.judge is not None:
         config.judge.check()
     elif not is_worker() and len(config.data) and any(q.open_ended for q in config.data.clip(0).questions):
-        _logger.warning(
-            "no judge is given: open-ended answers are kept, and not scored until one judges them"
-        )
+        _log.warning("no judge is given: open-ended answers are kept, and not scored until one judges them")
     module = EvalModule(config, folder, backbone=backbone, watcher=watcher)
     trainer = _trainer(config, folder)
     try:
