@@ -203,10 +203,23 @@ def test_what_was_judged_before_a_failure_is_kept(tmp_path):
             judge_run(folder, asked(server, parallel=1, retries=0))
         found = summarise(rows_of(folder))
         assert (found.verdicts.waiting, found.overall.n) == (7, 6)
-        assert found.verdicts.notes(folder)[0].startswith("7 of 12 open-ended answers are not judged yet")
+        assert found.verdicts.notes()[0].startswith("7 of 12 open-ended answers are not judged yet")
         server.say = fair
         assert judge_run(folder, asked(server, parallel=1)).verdicts.waiting == 0
         assert len(server.requests) == 6 + 7
+
+
+def test_again_that_fails_leaves_what_there_was(tmp_path):
+    folder = write_run(tmp_path / "run", answers())
+    with ChatServer() as server:
+        judge_run(folder, asked(server))
+        before = rows_of(folder)
+        server.say = lambda messages, n: (200, '{"correct": "no", "score": 0}') if n < 15 else (500, "down")
+        with pytest.raises(InputError, match="3 of 12 answers are judged"):
+            judge_run(folder, asked(server, parallel=1, retries=0), again=True)
+    after = rows_of(folder)
+    assert [made.score for made in after if made.needs_judge][:3] == [0.0, 0.0, 0.0]
+    assert after[3:] == before[3:]
 
 
 def test_one_question_that_is_refused_stops_nothing(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -87,7 +88,7 @@ def show_summary(found: Summary, folder: Path) -> None:
         out().print()
     if found.unscored:
         out().print(f"{found.unscored} questions have no answer in the benchmark and are not scored")
-    for text in found.verdicts.notes(folder):
+    for text in found.verdicts.notes(f"hermes judge {shlex.quote(str(folder))}"):
         out().print(text, soft_wrap=True, markup=False)
 
 

@@ -85,10 +85,11 @@ def judge_run(
         done = f"{sum(times[key] for key in found)} of {times.total()} answers are judged"
         raise InputError(f"{error}. {done} (kept in {kept.path}); the same command does the rest.") from error
     finally:
+        known = {key: verdict for key, verdict in {**kept.verdicts, **found}.items() if key in cases}
         # A judge that could not be reached takes no other's place.
-        if found:
+        if known:
             note(folder, "judge", judge.record())
-            amend(folder, lambda row: _with_verdict(row, identity, found))
+            amend(folder, lambda row: _with_verdict(row, identity, known))
     return summarise(read_run(folder)[0])
 
 

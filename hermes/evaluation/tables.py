@@ -95,7 +95,7 @@ def unscored(record: Mapping[str, Any] | None) -> list[str]:
     """Which open-ended answers of a cell have no verdict, in sentences (this project)."""
     found = (record or {}).get("verdicts")
     counts = Verdicts(found["n"], found["waiting"], found["unreadable"]) if found else Verdicts()
-    return counts.notes("CELL")
+    return counts.notes("the same command with")
 
 
 def _score(score: Mapping[str, Any] | None) -> str:

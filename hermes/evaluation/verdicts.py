@@ -51,14 +51,14 @@ class Verdicts(NamedTuple):
     unreadable: int = 0
     scores: Mapping[str, MeanScore] = MappingProxyType({})
 
-    def notes(self, folder: object = "RUN") -> list[str]:
-        """What is not scored, why, and what to do about it, in sentences.
+    def notes(self, judge: str = "hermes judge RUN") -> list[str]:
+        """What is not scored, why, and what to do about it, in sentences; ``judge`` is the command.
 
         >>> Verdicts(5, 5).notes()[0][:82]
         '5 open-ended answers are not scored, because no judge was given. To have them judg'
         """
         found = []
-        command = f"hermes judge {folder} judge=openai judge.model=NAME judge.base_url=URL"
+        command = f"{judge} judge=openai judge.model=NAME judge.base_url=URL"
         if self.waiting == self.n and self.n:
             found.append(
                 f"{self.n} open-ended answers are not scored, because no judge was given. To have them "
