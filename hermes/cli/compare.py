@@ -81,7 +81,9 @@ def _show(found: Comparison) -> None:
         if count:
             out().print(f"{count} questions of {name} are not in the other run, and left out")
     if found.unscored:
-        out().print(f"{found.unscored} questions have no answer in the benchmark and are not scored")
+        out().print(f"{found.unscored} questions have no answer in the benchmark, or no verdict in both runs")
+    if "judge.identity" in found.settings:
+        out().print("The two have different judges: what differs may be the judges, not the answers.")
     out().print()
     if not found.settings:
         out().print("The two runs have the same settings.")

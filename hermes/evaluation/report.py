@@ -10,9 +10,10 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from hermes.errors import InputError
+from hermes.evaluation.journal import read_run
 from hermes.evaluation.metrics import calibration_error
 from hermes.evaluation.plots import plot_accuracy, plot_ages, plot_calibration, plot_times
-from hermes.evaluation.rows import Row, read_run
+from hermes.evaluation.rows import Row
 from hermes.evaluation.summary import Score, Summary, score, summarise
 
 __all__ = ["calibration", "write_report"]
@@ -66,6 +67,7 @@ def _page(folder: Path, rows: Sequence[Row], manifest: Mapping[str, Any], plots:
     parts = [
         f"# {folder.resolve().name}\n\n{_headline(rows, summary)}\n\n{_METHOD}",
         _accuracy(summary, plots),
+        _judged(summary, manifest),
         _ages(summary, plots),
         _times(rows, plots),
         _calibrated(rows, plots),
@@ -82,7 +84,18 @@ def _headline(rows: Sequence[Row], summary: Summary) -> str:
         text = f"**{100 * overall.accuracy:.1f} %** right ({overall.span}); {text}"
     if summary.unscored:
         text += f"; {summary.unscored} of {len(rows)} have no answer in the benchmark and are not scored"
-    return f"{text}."
+    return " ".join([f"{text}.", *(f"{note}." for note in summary.verdicts.notes())])
+
+
+def _judged(summary: Summary, manifest: Mapping[str, Any]) -> str:
+    scores = summary.verdicts.scores
+    if not scores:
+        return ""
+    judge = manifest.get("judge") or {}
+    who = " ".join(str(judge[key]) for key in ("name", "model") if key in judge)
+    head = f"## Judge's scores\n\nMeans of 0 to 5, given to open-ended answers by `{who}`.\n\n"
+    cells = [[name, str(s.n), f"{s.mean:.2f}", s.span] for name, s in scores.items()]
+    return head + _table(["category", "n", "mean", "95 % interval"], cells)
 
 
 def _accuracy(summary: Summary, plots: Path) -> str:
@@ -151,6 +164,8 @@ def _settings(manifest: Mapping[str, Any]) -> str:
     about["versions"] = ", ".join(f"{name} {v}" for name, v in (manifest.get("versions") or {}).items())
     prompts = manifest.get("prompts") or {}
     about |= {f"prompt {name}": f"sha256 {hashed}" for name, hashed in prompts.items()}
+    judge = manifest.get("judge") or {}
+    about |= {f"judge.{key}": value for key, value in judge.items() if key != "prompt"}
     shown = [[key, str(value)] for key, value in about.items() if value not in (None, "")]
     return f"## Run with\n\n{_table(['', ''], shown)}\n\nAll settings:\n\n```yaml\n{settings.strip()}\n```"
 
