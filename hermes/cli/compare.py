@@ -47,7 +47,8 @@ def compare(
 def _show(found: Comparison) -> None:
     parts = {} if len(found.by_category) == 1 else found.by_category
     table = _table("", "n", "videos", "A %", "B %", "B - A", "95 % interval", "McNemar p", "detectable")
-    for name, part in {**parts, "all": found.overall}.items():
+    later = {f"{delay} s later": part for delay, part in found.by_delay.items()}
+    for name, part in {**parts, "all": found.overall, **later}.items():
         low, high, doubtful = part.interval
         table.add_row(
             Text(name),

@@ -105,6 +105,12 @@ def _show_scores(found: Summary) -> None:
         }
         out().print(_table("by age of the evidence", named))
         out().print()
+    if found.averages:
+        out().print(_averages(found))
+        out().print()
+    if found.by_delay:
+        out().print(_delays(found))
+        out().print()
     aged = [score for ages in found.by_age.values() for score in ages.values()]
     shown = [found.overall, *found.by_category.values(), *found.by_kind.values(), *aged]
     if any(score.method == "clustered" for score in shown):
@@ -118,6 +124,23 @@ def _table(title: str, scores: Mapping[str, Score]) -> Table:
     for name, score in scores.items():
         chance = "-" if score.chance is None else f"{100 * score.chance:.0f}"
         table.add_row(name, str(score.n), f"{100 * score.accuracy:.1f}", score.span, chance)
+    return table
+
+
+def _averages(found: Summary) -> Table:
+    table = _columns("means of accuracies", "right %", "95 % interval")
+    for name, (value, low, high) in found.averages.items():
+        table.add_row(f"over {name}", f"{100 * value:.1f}", f"{100 * low:.1f} to {100 * high:.1f}")
+    return table
+
+
+def _delays(found: Summary) -> Table:
+    table = _columns("asked again", "n", "right % at first", "later", "change, 95 %")
+    for name, losses in found.by_delay.items():
+        for delay, loss in losses.items():
+            ends = f"{100 * loss.change.low:+.1f} to {100 * loss.change.high:+.1f}"
+            before, now = (f"{100 * score.accuracy:.1f}" for score in (loss.before, loss.now))
+            table.add_row(f"{name}, {delay} s later", str(loss.now.n), before, now, ends)
     return table
 
 
