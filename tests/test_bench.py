@@ -66,12 +66,10 @@ def test_bench_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize(
-    "wrong", [["--frames", "8,4"], ["--frames", "0"], ["--size", "42"], ["clip.mp4"], ["bench.frames=[8,4]"]]
-)
+@pytest.mark.parametrize("wrong", [["--frames", "8,4"], ["--frames", "0"], ["--size", "42"], ["clip.mp4"]])
 def test_bench_refuses(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *wrong]) == 2
-    assert wrong[-1].partition("=")[0] in capsys.readouterr().err
+    assert wrong[-1] in capsys.readouterr().err
 
 
 @pytest.mark.unit
