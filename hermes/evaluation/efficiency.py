@@ -109,7 +109,7 @@ def _about(found: Sequence[Measured]) -> str:
         "Medians, with first and last decile where there are several: of the questions asked, or of the "
         "chunks since the column before. Each row was measured in a process of its own."
     )
-    return "\n\n".join([how, *(f"{place}." for place in places), ""])
+    return "\n\n".join([how, *(f"{place}." for place in places)]) + "\n"
 
 
 def _table(found: Sequence[Measured], operation: str, paper: Mapping[str, Any]) -> str:
