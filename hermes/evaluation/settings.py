@@ -45,7 +45,11 @@ class TrainerConfig:
 
 @dataclass(kw_only=True)
 class EvalConfig(RunConfig):
-    """The settings of ``hermes eval``: those of a run, a benchmark, and a folder (this project)."""
+    """The settings of ``hermes eval``: those of a run, a benchmark, and a folder (this project).
+
+    Raises:
+        SettingError: delays that are not above 0, or given twice.
+    """
 
     data: Benchmark = setting(help="the benchmark")
     delays: list[float] = setting(
