@@ -24,7 +24,7 @@ from hermes.memory import KVMemory, MemoryConfig
 from hermes.observe import Observer
 from hermes.policy import MemoryPolicy, Recall, StreamContext
 from hermes.prefill import check_budget, prefill
-from hermes.probe import AttentionProbe
+from hermes.probe import AttentionProbe, together
 from hermes.prompts import Turn, letters, multiple_choice
 from hermes.provenance import Provenance
 from hermes.resources import Stopwatch, peak_memory_bytes, settle
@@ -213,7 +213,7 @@ class StreamSession:
         if self._stats.chunks == 0:
             check_budget(self.policy, chunk)
         self._begin(chunk.embeds.shape[0])
-        prefill(self.backbone, self.memory, chunk, probe=self.probe)
+        prefill(self.backbone, self.memory, chunk, probe=together(self.probe, self.policy.watch()))
 
     def _written(self, chunk: Chunk) -> None:
         self._stats.chunks += 1
