@@ -104,7 +104,7 @@ def _facts(policy: type[MemoryPolicy], origin: str = OURS) -> str:
 
 
 def _watches(policy: type[MemoryPolicy]) -> bool:
-    """Whether it sees the chunks' attention under its default settings: tiers do where a scorer asks for it."""
+    """Whether it sees the chunks' attention by default: tiers do where a scorer asks for it."""
     import torch
 
     from hermes.policy import StreamContext
