@@ -281,11 +281,11 @@ class StreamSession:
         self._begin()
         fork, video = self.memory.fork(), copy.copy(self.video)
 
-        def encode(piece: Sequence[Frame] | Chunk) -> None:
+        def encode(piece: Sequence[Frame] | Chunk, into: KVMemory | None = None) -> None:
             if not isinstance(piece, Chunk) and piece:
                 piece = self.backbone.video(piece, video, fps=self.fps)
             if isinstance(piece, Chunk):
-                prefill(self.backbone, fork, piece, probe=self.probe)
+                prefill(self.backbone, fork if into is None else into, piece, probe=self.probe)
 
         self.policy.recall(Recall(fork, question, encode, Observer(self.backbone, fork)))
         if ids is None:

@@ -102,12 +102,17 @@ class TieredPolicy(MemoryPolicy):
             start = stop
         return out
 
+    @property
+    def room(self) -> int:
+        """Tokens of the budget that the tiers may hold; all of them by default."""
+        return self.budget
+
     def budgets(self, num_layers: int) -> list[int]:
         """Video tokens per layer (arXiv 2601.14724, Table 5)."""
         weights = [self.tiers[name].weight for name in self._names(num_layers)]
         if len(set(weights)) == 1:
-            return [self.budget] * num_layers
-        total = self.budget * num_layers
+            return [self.room] * num_layers
+        total = self.room * num_layers
         out = [math.floor(weight / sum(weights) * total + 1e-9) for weight in weights]
         out[-1] += total - sum(out)
         return out
@@ -152,7 +157,7 @@ class TieredPolicy(MemoryPolicy):
         count = len(memory.layers)
         names, budgets = self._names(count), self.budgets(count)
         if self.trigger == "first_layer":
-            active = [memory.lengths[0] > self.budget] * count
+            active = [memory.lengths[0] > self.room] * count
         else:
             active = [layer.video_length > budget for layer, budget in zip(memory, budgets, strict=True)]
         if not any(active):

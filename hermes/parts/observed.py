@@ -157,4 +157,5 @@ class Following(AttentionProbe):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up what :meth:`state` gave."""
-        self.held, self._seen = {int(index): tensor for index, tensor in state.items()}, {}
+        self.held = {int(index): tensor for index, tensor in state.items() if index.isdigit()}
+        self._seen = {}
