@@ -32,7 +32,7 @@ class PyramidKV(TieredPolicy):
         """Video tokens per layer, on a falling line.
 
         >>> PyramidKV(budget=1000, beta=20).budgets(3)
-        [1871, 1000, 129]
+        [1919, 1000, 80]
         """
         scorer = next(iter(self.tiers.values())).scorer
         window = scorer.window if isinstance(scorer, WindowAttention) else 0
