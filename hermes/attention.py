@@ -20,6 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from hermes.errors import HermesError
 from hermes.kernels import Kernels
+from hermes.kernels.mass import attention_received
 from hermes.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class AttentionView:
         held: the memory's layer: positions and provenance of the T tokens, prefix length. It lives on: read
             it now.
         scaling: multiplies the logits.
+        chunk: where the queries' tokens come from, table ``[8, Q]`` or ``[8, B, Q]`` on the CPU, if a chunk
+            of the stream is being read; None for texts.
     """
 
     layer: int
@@ -50,6 +53,7 @@ class AttentionView:
     own: Float[Tensor, "B Hkv P D"]
     held: KVLayer
     scaling: float
+    chunk: Provenance | None = None
 
     @property
     def tokens(self) -> Provenance:
@@ -62,16 +66,25 @@ class AttentionView:
             self.query, self.memory, self.own, scaling=self.scaling, per_head=per_head
         )
 
+    def received(self, *, last: int | None = None, per_head: bool = False) -> Float[Tensor, "B R T_P"]:
+        """Mean attention to each held token and each that follows, from all or the last queries.
+
+        See :func:`hermes.kernels.mass.attention_received`.
+        """
+        keys = torch.cat((self.memory, self.own), dim=2)
+        return attention_received(self.query, keys, scaling=self.scaling, last=last, per_head=per_head)
+
 
 @dataclass
 class Scope:
-    """What is going through the decoder: the memory, a probe, and masks shared by the layers.
+    """What is going through the decoder: the memory, a probe, a chunk's tokens, masks shared by the layers.
 
     Source: this project.
     """
 
     memory: KVMemory
     probe: AttentionProbe | None = None
+    chunk: Provenance | None = None
     watched: frozenset[int] = frozenset()
     masks: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
     # Whether our attention function has run: without it a memory is read wrongly.
@@ -84,13 +97,15 @@ _scope: ContextVar[Scope | None] = ContextVar("hermes_attention_scope", default=
 
 
 @contextmanager
-def attending(memory: KVMemory, probe: AttentionProbe | None = None) -> Iterator[Scope]:
+def attending(
+    memory: KVMemory, probe: AttentionProbe | None = None, chunk: Provenance | None = None
+) -> Iterator[Scope]:
     """Run the decoder on ``memory`` inside this context; a probe sees the layers it asks for (this project).
 
     The decoder's output is bit-identical with and without a probe; unprobed layers pay nothing.
     """
     watched = frozenset(probe.layers(len(memory.layers))) if probe is not None else frozenset()
-    scope = Scope(memory, probe, watched)
+    scope = Scope(memory, probe, chunk, watched)
     token = _scope.set(scope)
     try:
         yield scope
@@ -163,7 +178,7 @@ def memory_attention(
             query = rotate_query(query, cos, -sin, key.shape[1], held.kernels)
         if index in scope.watched and scope.probe is not None:
             end = held.length
-            view = AttentionView(index, query, key[:, :, :end], key[:, :, end:], held, scaling)
+            view = AttentionView(index, query, key[:, :, :end], key[:, :, end:], held, scaling, scope.chunk)
             scope.probe.observe(view)
     if attention_mask is not None and attention_mask.shape[-1] < columns:
         # A mask covers what follows the memory; the memory itself is visible to all.

@@ -14,6 +14,7 @@ from hermes.config import Part
 from hermes.memory import KVMemory, LayerUpdate
 from hermes.observe import Observer
 from hermes.parts.reindexers import Lazy, Reindexer
+from hermes.probe import AttentionProbe
 from hermes.prompts import GuidancePrompts, Turn
 from hermes.video import Frame
 
@@ -33,6 +34,7 @@ class StreamContext:
         tokens_per_frame: tokens a frame of (height, width) pixels takes.
         axes: position axes of the decoder, 1 or 3.
         frames_per_group: frames encoded together; an incomplete group costs as much as a full one.
+        template_tail: what the chat template writes after a question: its end and the start of the answer.
         extent: positions the last chunk took.
         history: rounds answered so far.
     """
@@ -44,6 +46,7 @@ class StreamContext:
     tokens_per_frame: Callable[[int, int], int]
     axes: int = 1
     frames_per_group: int = 1
+    template_tail: str = ""
     extent: int = 0
     history: list[Turn] = field(default_factory=list)
 
@@ -55,13 +58,13 @@ class Recall:
     Attributes:
         memory: a fork of the stream's memory; changes to it are dropped after the answer.
         question: the user's text.
-        encode: prefill frames, or a chunk, at the end of ``memory``.
+        encode: ``encode(frames)`` prefills frames, or a chunk, at the end of ``memory``, or of ``into=``.
         observe: attention of any text over ``memory``.
     """
 
     memory: KVMemory
     question: str
-    encode: Callable[[Sequence[Frame] | Chunk], None]
+    encode: Callable[..., None]
     observe: Observer
 
 
@@ -93,6 +96,14 @@ class MemoryPolicy(Part, ABC):
     def reduce(self, chunk: Chunk) -> Chunk:
         """Tokens of a chunk that the decoder reads."""
         return chunk
+
+    def watch(self) -> AttentionProbe | None:
+        """A probe that sees the attention of each chunk as the decoder reads it; None costs nothing.
+
+        Asked for before every chunk. A chunk may fail after some layers were seen: its tokens are then not
+        in the memory, and it comes again.
+        """
+        return None
 
     @abstractmethod
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:

@@ -24,7 +24,7 @@ from hermes.memory import KVMemory, MemoryConfig
 from hermes.observe import Observer
 from hermes.policy import MemoryPolicy, Recall, StreamContext
 from hermes.prefill import check_budget, prefill
-from hermes.probe import AttentionProbe
+from hermes.probe import AttentionProbe, together
 from hermes.prompts import Turn, letters, multiple_choice
 from hermes.provenance import Provenance
 from hermes.resources import Stopwatch, peak_memory_bytes, settle
@@ -124,13 +124,13 @@ class StreamSession:
             tokens_per_frame=self.backbone.tokens_per_frame,
             axes=self.backbone.axes,
             frames_per_group=self.backbone.frames_per_group,
+            template_tail=self.backbone.turn.after,
         )
         self.policy.start(self.context)
         # Of the frames that wait, how many were offered to the policy, and those it took.
         self.waiting: list[Frame] = []
         self._admitted: list[Frame] = []
-        self._offered = 0
-        self.frames_seen = 0
+        self._offered = self.frames_seen = 0
         self.now = 0.0
         self._encoding = Stopwatch(self.backbone.device)
         self._compressing = Stopwatch(self.backbone.device)
@@ -213,7 +213,7 @@ class StreamSession:
         if self._stats.chunks == 0:
             check_budget(self.policy, chunk)
         self._begin(chunk.embeds.shape[0])
-        prefill(self.backbone, self.memory, chunk, probe=self.probe)
+        prefill(self.backbone, self.memory, chunk, probe=together(self.probe, self.policy.watch()))
 
     def _written(self, chunk: Chunk) -> None:
         self._stats.chunks += 1
@@ -281,11 +281,11 @@ class StreamSession:
         self._begin()
         fork, video = self.memory.fork(), copy.copy(self.video)
 
-        def encode(piece: Sequence[Frame] | Chunk) -> None:
+        def encode(piece: Sequence[Frame] | Chunk, into: KVMemory | None = None) -> None:
             if not isinstance(piece, Chunk) and piece:
                 piece = self.backbone.video(piece, video, fps=self.fps)
             if isinstance(piece, Chunk):
-                prefill(self.backbone, fork, piece, probe=self.probe)
+                prefill(self.backbone, fork if into is None else into, piece, probe=self.probe)
 
         self.policy.recall(Recall(fork, question, encode, Observer(self.backbone, fork)))
         if ids is None:
