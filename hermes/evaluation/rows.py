@@ -54,6 +54,7 @@ class Row:
     tokens_per_layer: tuple[int, ...]
     memory_bytes: int
     ttft_ms: float
+    archived_bytes: int = 0
 
     @classmethod
     def of(cls, place: tuple[int, int], clip: Clip, question: TimedQuestion, answer: Answer) -> Row:
@@ -80,6 +81,7 @@ class Row:
             tokens_per_layer=tuple(answer.tokens_per_layer),
             memory_bytes=answer.memory_bytes,
             ttft_ms=answer.ttft_ms,
+            archived_bytes=answer.archived_bytes,
         )
 
 

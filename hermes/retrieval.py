@@ -1,0 +1,104 @@
+"""Searching an archive: a question's queries, the score of each block, and which blocks to take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hermes.layer import KVLayer
+from hermes.policy import Recall
+
+__all__ = ["best", "newer", "question_queries", "run_lengths", "similarity"]
+
+Context = Literal["memory", "prefix"]
+
+
+def question_queries(call: Recall, over: Context = "memory") -> list[Float[Tensor, "H D"]]:
+    """The question's mean un-rotated query of every layer and KV head: over its tokens and query heads.
+
+    Source: arXiv 2503.00540 (ReKV), Sec. 3; there and elsewhere it is not said what the question sees when
+    its queries are taken, so that this is a setting.
+
+    Args:
+        over: ``memory``, all that the fork holds; or ``prefix``, the bare question.
+    """
+    observe = call.observe
+    if over == "prefix":
+        bare = call.memory.fork()
+        bare.apply({layer.index: layer.keeping(torch.arange(0)) for layer in bare})
+        observe = observe.over(bare)
+    heads = [layer.keys.shape[1] for layer in call.memory]
+    queries = observe.queries(call.question)
+    return [q[0].mean(1).unflatten(0, (h, -1)).mean(1) for q, h in zip(queries, heads, strict=True)]
+
+
+def similarity(
+    query: Float[Tensor, "H D"],
+    index: Float[Tensor, "N H D"],
+    measure: Literal["dot", "cosine"] = "dot",
+    per_head: bool = False,
+) -> list[float]:
+    """How well each block's mean key answers a query, all heads as one vector.
+
+    Source: arXiv 2503.00540 (ReKV: the plain dot product). A sum over query heads is one over KV heads of the
+    sum of their query heads: here of their mean, which is in proportion.
+
+    Args:
+        per_head: one cosine a head, and their mean, instead of one of all heads together.
+
+    >>> similarity(torch.tensor([[1.0, 0.0]]), torch.tensor([[[2.0, 0.0]], [[0.0, 3.0]]]))
+    [2.0, 0.0]
+    """
+    keys, query = index.float(), query.float().to(index.device)
+    if not per_head:
+        keys, query = keys.flatten(1).unsqueeze(1), query.flatten().unsqueeze(0)
+    scores = (keys * query).sum(-1)  # [N, heads]
+    if measure == "cosine":
+        scores = scores / (keys.norm(dim=-1) * query.norm(dim=-1)).clamp(min=1e-12)
+    out: list[float] = scores.mean(-1).tolist()
+    return out
+
+
+def best(scores: Sequence[float], sizes: Sequence[int], budget: int, count: int | None = None) -> list[int]:
+    """The best-scored blocks, in time order: ``count`` of them, or those that fit a budget of tokens.
+
+    Source: this project: with blocks of one size, the top ``budget // size``. The best one is always taken;
+    of equal scores the earlier one.
+
+    >>> best([0.1, 0.9, 0.5], [4, 4, 4], 9)
+    [1, 2]
+    """
+    order = sorted(range(len(scores)), key=lambda at: -scores[at])
+    if count is not None:
+        return sorted(order[:count])
+    chosen = order[:1]
+    room = budget - sum(sizes[at] for at in chosen)
+    for at in order[1:]:
+        if sizes[at] > room:
+            break
+        chosen.append(at)
+        room -= sizes[at]
+    return sorted(chosen)
+
+
+def run_lengths(x: Int[Tensor, " T"]) -> list[int]:
+    """Lengths of the runs of equal values: of frames, for the tokens' frame numbers (this project).
+
+    >>> run_lengths(torch.tensor([3, 3, 4, 7, 7]))
+    [2, 1, 2]
+    """
+    if not len(x):
+        return []
+    cuts = (x[1:] != x[:-1]).nonzero().flatten().add(1).tolist()
+    return [stop - start for start, stop in pairwise([0, *cuts, len(x)])]
+
+
+def newer(layer: KVLayer, than: int) -> Int[Tensor, "1 1 K"]:
+    """Slots of the video tokens with a larger id, of a layer whose heads hold the same (this project)."""
+    ids = layer.video.id[0, 0]
+    return ((ids > than).nonzero().flatten() + layer.prefix)[None, None]
