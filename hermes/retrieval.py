@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -10,10 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes.layer import KVLayer
+from hermes.archive import Archiving, put_back
+from hermes.layer import KVLayer, LayerUpdate
+from hermes.memory import KVMemory
+from hermes.observe import Observer
 from hermes.policy import Recall
 
-__all__ = ["best", "newer", "question_queries", "run_lengths", "similarity"]
+__all__ = ["Context", "FrameRetrieval", "best", "newer", "question_queries", "run_lengths", "similarity"]
 
 Context = Literal["memory", "prefix"]
 
@@ -102,3 +105,58 @@ def newer(layer: KVLayer, than: int) -> Int[Tensor, "1 1 K"]:
     """Slots of the video tokens with a larger id, of a layer whose heads hold the same (this project)."""
     ids = layer.video.id[0, 0]
     return ((ids > than).nonzero().flatten() + layer.prefix)[None, None]
+
+
+class FrameRetrieval(Archiving):
+    """A sliding window, an archive of every frame, and at a question each layer's best frames.
+
+    Source: arXiv 2503.00540 (ReKV), generalised. A subclass is a dataclass with the settings named here, and
+    may say how frames are scored and chosen.
+    """
+
+    window: int | None
+    blocks: int | None
+    recent: int
+    question_over: Context
+
+    def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        """Let the window slide."""
+        window, length = self.window or self.budget, memory[0].video_length
+        if length <= window:
+            return {}
+        return {layer.index: layer.keeping(torch.arange(length - window, length)) for layer in memory}
+
+    def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate]) -> None:
+        """Every frame that is not in the archive yet."""
+        last = max(self.archived.newest[0], default=-1)
+        slots = {layer.index: newer(layer, last) for layer in memory}
+        sizes = run_lengths(memory[0].held.frame[0, 0, slots[0][0, 0]])
+        self.archived.add(memory, slots, dict.fromkeys(slots, sizes))
+
+    def scores(self, query: Float[Tensor, "H D"], index: Float[Tensor, "N H D"]) -> list[float]:
+        """What each of a layer's frames is worth to a question: the plain dot product."""
+        return similarity(query, index)
+
+    def choose(self, scores: Sequence[list[float]], sizes: Sequence[list[int]], room: int) -> list[list[int]]:
+        """Which frames each layer reads: ``blocks`` of them, or those that fit ``room`` tokens."""
+        return [best(one, size, room, self.blocks) for one, size in zip(scores, sizes, strict=True)]
+
+    def recall(self, call: Recall) -> None:
+        """Put each layer's best frames where the window was, and the newest tokens behind them."""
+        if not self.archived.sizes[0]:
+            return
+        keep, tail, scores, sizes = {}, 0, [], []
+        for layer, query in zip(call.memory, question_queries(call, self.question_over), strict=True):
+            newest = self.archived.newest[layer.index]
+            tail = min(self.recent, layer.video_length)
+            slots = torch.arange(layer.length - tail, layer.length)
+            # What stays in the window need not be read back.
+            first = int(layer.held.id[0, 0, slots[0]]) if tail else max(newest) + 1
+            old = sum(last < first for last in newest)
+            keep[layer.index] = slots[None, None]
+            sizes.append(self.archived.sizes[layer.index][:old])
+            scores.append(self.scores(query, self.archived.index(layer.index)[0, :old]))
+        chosen = self.choose(scores, sizes, self.budget - tail)
+        device = call.memory[0].keys.device
+        blocks = {at: self.archived.read(at, numbers, device) for at, numbers in enumerate(chosen)}
+        put_back(call.memory, blocks, keep)

@@ -6,19 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from hermes.archive import Archiving, Store, put_back
+from hermes.archive import Store
 from hermes.config import setting
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
 from hermes.parts import Eager, Reindexer
-from hermes.policy import Recall
-from hermes.retrieval import Context, best, newer, question_queries, run_lengths, similarity
+from hermes.retrieval import Context, FrameRetrieval
 
 
 @dataclass
-class Rekv(Archiving):
+class Rekv(FrameRetrieval):
     """Encode with a sliding window, archive every frame, and answer from the frames a layer retrieves.
 
     Source: arXiv 2503.00540. Until the window is first full nothing is archived and questions read the
@@ -44,48 +43,15 @@ class Rekv(Archiving):
     store: Store = setting(Store(), help="of the archive")
     reindex: Reindexer = setting(Eager(), help="when positions become dense again")
 
-    def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
-        """Let the window slide."""
-        window, length = self.window or self.budget, memory[0].video_length
-        if length <= window:
-            return {}
-        return {layer.index: layer.keeping(torch.arange(length - window, length)) for layer in memory}
-
     def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate]) -> None:
         """Once the window is full: every frame that is not in the archive yet."""
         if updates:
-            last = max(self.archived.newest[0], default=-1)
-            slots = {layer.index: newer(layer, last) for layer in memory}
-            sizes = run_lengths(memory[0].held.frame[0, 0, slots[0][0, 0]])
-            self.archived.add(memory, slots, dict.fromkeys(slots, sizes))
+            super().archive(memory, updates)
 
-    def recall(self, call: Recall) -> None:
-        """Put each layer's best frames where the window was."""
-        if not self.archived.sizes[0]:
-            return
-        queries = question_queries(call, self.question_over)
-        blocks, keep = {}, {}
-        for layer in call.memory:
-            at, length = layer.index, layer.length
-            tail = torch.arange(length - min(self.recent, layer.video_length), length)
-            # What stays in the window need not be read back.
-            first = int(layer.held.id[0, 0, tail[0]]) if len(tail) else max(self.archived.newest[at]) + 1
-            sizes = [
-                size
-                for size, last in zip(self.archived.sizes[at], self.archived.newest[at], strict=True)
-                if last < first
-            ]
-            scores = similarity(queries[at], self.archived.index(at)[0, : len(sizes)])
-            chosen = best(_shared(scores, self.chunk), sizes, self.budget - len(tail), self.blocks)
-            blocks[at] = self.archived.read(at, chosen, layer.keys.device)
-            keep[at] = tail[None, None]
-        put_back(call.memory, blocks, keep)
-
-
-def _shared(scores: list[float], chunk: int) -> list[float]:
-    """Every ``chunk`` neighbours' mean score, for each of them."""
-    out: list[float] = []
-    for start in range(0, len(scores), chunk):
-        group = scores[start : start + chunk]
-        out += [sum(group) / len(group)] * len(group)
-    return out
+    def scores(self, query: Float[Tensor, "H D"], index: Float[Tensor, "N H D"]) -> list[float]:
+        """The dot product, its mean over ``chunk`` neighbours for each of them."""
+        plain, out = super().scores(query, index), []
+        for start in range(0, len(plain), self.chunk):
+            group = plain[start : start + self.chunk]
+            out += [sum(group) / len(group)] * len(group)
+        return out
