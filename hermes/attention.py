@@ -20,6 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from hermes.errors import HermesError
 from hermes.kernels import Kernels
+from hermes.kernels.mass import attention_received
 from hermes.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ class AttentionView:
         return self.held.kernels.attention_mass(
             self.query, self.memory, self.own, scaling=self.scaling, per_head=per_head
         )
+
+    def received(self, *, last: int | None = None, per_head: bool = False) -> Float[Tensor, "B R T_P"]:
+        """Mean attention to each held token and each that follows, from all or the last queries.
+
+        See :func:`hermes.kernels.mass.attention_received`.
+        """
+        keys = torch.cat((self.memory, self.own), dim=2)
+        return attention_received(self.query, keys, scaling=self.scaling, last=last, per_head=per_head)
 
 
 @dataclass

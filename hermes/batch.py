@@ -171,7 +171,8 @@ class BatchedSession:
         self._compress()
 
     def _prefill(self, chunk: Chunk, *, prefix: bool = False) -> None:
-        prefill(self.backbone, self.memory, chunk, prefix=prefix)
+        watch = None if prefix else self.policy.watch()
+        prefill(self.backbone, self.memory, chunk, probe=watch, prefix=prefix)
 
     @torch.no_grad()
     def _compress(self) -> None:
@@ -181,6 +182,11 @@ class BatchedSession:
         groups = list(rounds.values())
         if len(groups) == 1:
             updates = self.policy.compress(self.memory, self.first.observer)
+        elif self.policy.watch() is not None:
+            raise InputError(
+                "a policy that follows the chunks' attention keeps one state for all streams of a batch: "
+                "ask all of them the same questions"
+            )
         else:
             parts = []
             for group in groups:

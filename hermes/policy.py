@@ -14,6 +14,7 @@ from hermes.config import Part
 from hermes.memory import KVMemory, LayerUpdate
 from hermes.observe import Observer
 from hermes.parts.reindexers import Lazy, Reindexer
+from hermes.probe import AttentionProbe
 from hermes.prompts import GuidancePrompts, Turn
 from hermes.video import Frame
 
@@ -100,6 +101,14 @@ class MemoryPolicy(Part, ABC):
         session puts back what was, and the chunk comes again.
         """
         return chunk
+
+    def watch(self) -> AttentionProbe | None:
+        """A probe that sees the attention of each chunk as the decoder reads it; None costs nothing.
+
+        Asked for before every chunk. A chunk may fail after some layers were seen: its tokens are then not
+        in the memory, and it comes again.
+        """
+        return None
 
     @abstractmethod
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -75,6 +75,31 @@ class AttentionMass(AttentionProbe):
     def result(self) -> dict[int, Tensor]:
         """The mass so far by layer index, float32 ``[B, R, T]``."""
         return {layer: mass / queries for layer, (_, mass, queries) in self._seen.items()}
+
+
+class Together(AttentionProbe):
+    """Several probes at once, each on the layers it asks for (this project)."""
+
+    def __init__(self, probes: Sequence[AttentionProbe]) -> None:
+        self.probes = probes
+        self._watched: list[frozenset[int]] = []
+
+    def layers(self, num_layers: int) -> Iterable[int]:
+        """Every layer that one of the probes asks for."""
+        self._watched = [frozenset(probe.layers(num_layers)) for probe in self.probes]
+        return frozenset().union(*self._watched)
+
+    def observe(self, view: AttentionView) -> None:
+        """Show the layer to the probes that asked for it."""
+        for probe, layers in zip(self.probes, self._watched, strict=True):
+            if view.layer in layers:
+                probe.observe(view)
+
+
+def together(*probes: AttentionProbe | None) -> AttentionProbe | None:
+    """The probes that there are, as one; None where there is none (this project)."""
+    given = [probe for probe in probes if probe is not None]
+    return Together(given) if len(given) > 1 else next(iter(given), None)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from hermes.memory import KVMemory, MemoryConfig
 from hermes.observe import Observer
 from hermes.policy import MemoryPolicy, Recall, StreamContext
 from hermes.prefill import check_budget, check_streams, prefill
-from hermes.probe import AttentionProbe
+from hermes.probe import AttentionProbe, together
 from hermes.prompts import Turn, multiple_choice
 from hermes.provenance import Provenance
 from hermes.resources import Stopwatch, peak_memory_bytes, settle
@@ -216,7 +216,7 @@ class StreamSession:
             chunk = self.policy.reduce(chunk)
             if self._stats.chunks == 0:
                 check_budget(self.policy, chunk)
-            prefill(self.backbone, self.memory, chunk, probe=self.probe)
+            prefill(self.backbone, self.memory, chunk, probe=together(self.probe, self.policy.watch()))
         except BaseException:
             vars(self.policy).update(before)
             raise

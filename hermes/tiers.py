@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -16,6 +16,7 @@ from hermes.observe import Observer
 from hermes.parts import (
     Chain,
     Drop,
+    Following,
     LayerContext,
     Lazy,
     Merger,
@@ -27,6 +28,7 @@ from hermes.parts import (
     TopK,
 )
 from hermes.policy import MemoryPolicy, StreamContext
+from hermes.probe import AttentionProbe
 from hermes.prompts import GuidancePrompts
 
 
@@ -71,6 +73,7 @@ class TieredPolicy(MemoryPolicy):
         help="layer: each layer whose video tokens exceed its budget; first_layer: all layers at once when "
         "the first layer's length, prefix included, exceeds the budget (the release)",
     )
+    following: Following | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         total = sum(tier.share for tier in self.tiers.values())
@@ -127,6 +130,22 @@ class TieredPolicy(MemoryPolicy):
                 self.budget,
                 "enough tokens for every layer to keep one besides its summaries",
             )
+        scorers = {index: self.tiers[name].scorer for index, name in enumerate(names)}
+        follow = {index: scorer for index, scorer in scorers.items() if scorer.follows}
+        self.following = Following(follow, self.selector.per_head) if follow else None
+
+    def watch(self) -> AttentionProbe | None:
+        """For scorers that follow the chunks' attention, if there are any."""
+        return self.following
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """What scorers follow."""
+        return self.following.state() if self.following else {}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from there."""
+        if self.following:
+            self.following.restore(state)
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
         """Score, select and merge in every layer that is over its budget."""
@@ -156,6 +175,8 @@ class TieredPolicy(MemoryPolicy):
                 if merger.slots:
                     update = replace(update, mix=merger.merge(layer, _complement(update.keep, layer.length)))
             updates[index] = update
+            if self.following:
+                self.following.evict(layer, update)
         return updates
 
     def score(self, memory: KVMemory, observe: Observer, wanted: Sequence[bool]) -> list[torch.Tensor | None]:
@@ -184,7 +205,10 @@ class TieredPolicy(MemoryPolicy):
         raw: list[torch.Tensor | None] = [None] * count
         for index, context in contexts.items():
             attention = {guidance: seen[index, guidance] for guidance in requests[index]}
-            raw[index] = scorers[index].score(replace(context, attention=attention))
+            context = replace(context, attention=attention)
+            if self.following and scorers[index].follows:
+                context = replace(context, followed=self.following.of(context.layer))
+            raw[index] = scorers[index].score(context)
         return self.smoother.smooth(raw, weights, memory.layers)
 
 

@@ -34,7 +34,7 @@ _LISTED = {
     "commands": ("command",),
 }
 _ALL = ("policies", "backbones", "parts", "probes", "callbacks", "data", "experiments", "commands")
-_HOOKS = ("admit", "reduce", "compress", "archive", "recall")
+_HOOKS = ("admit", "reduce", "watch", "compress", "archive", "recall")
 _CONFIGURED = ("policy", "backbone", "data", "experiment")
 
 
@@ -92,10 +92,29 @@ def _facts(policy: type[MemoryPolicy], origin: str = OURS) -> str:
     """What a policy declares of itself, in one line."""
     from hermes.policy import MemoryPolicy
 
-    hooks = [hook for hook in _HOOKS if getattr(policy, hook, None) is not getattr(MemoryPolicy, hook, None)]
+    hooks = [
+        hook
+        for hook in _HOOKS
+        if getattr(policy, hook, None) is not getattr(MemoryPolicy, hook, None)
+        and (hook != "watch" or _watches(policy))
+    ]
     attention = "observes attention" if policy.needs_attention else "needs no attention"
     of = "" if origin == OURS else f"; from {origin}"
     return f"{policy.bound}; budget in {policy.unit}; {attention}; {', '.join(hooks)}; {policy.source}{of}"
+
+
+def _watches(policy: type[MemoryPolicy]) -> bool:
+    """Whether it sees the chunks' attention by default: tiers do where a scorer asks for it."""
+    import torch
+
+    from hermes.policy import StreamContext
+
+    try:
+        one = build(policy)
+        one.start(StreamContext(10, 1, 1, torch.Generator(), lambda height, width: 1))
+    except SettingError:
+        return True  # settings without defaults
+    return one.watch() is not None
 
 
 def _backbones() -> Table:

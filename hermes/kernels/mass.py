@@ -8,6 +8,8 @@ from torch import Tensor
 
 # Columns of the memory handled at once: the largest tensor made is [B, Hkv, G * Q, BLOCK].
 BLOCK = 2048
+# Queries handled at once where their own keys count too: the largest tensor is [B, Hq, QUERIES, T].
+QUERIES = 128
 
 
 def attention_mass(
@@ -92,3 +94,49 @@ def _rounded(q: Tensor, memory: Tensor, tail: Tensor | None, dtype: torch.dtype)
             logits = torch.cat((logits, tail[:, head]), dim=-1)
         columns.append(logits.to(dtype).softmax(-1)[..., :t].float().sum(1))
     return torch.stack(columns, dim=1)
+
+
+def attention_received(
+    query: Float[Tensor, "B Hq Q D"],
+    keys: Float[Tensor, "B Hkv T D"],
+    *,
+    scaling: float,
+    last: int | None = None,
+    per_head: bool = False,
+) -> Float[Tensor, "B R T"]:
+    """Mean causal softmax attention to every key, the queries' own included.
+
+    Source: the column sums that arXiv 2306.14048 (H2O) and 2404.14469 (SnapKV) score by. Query i sees the
+    keys up to ``T - Q + i``. Queries go through in blocks: nothing of size ``[Hq, Q, T]`` is made.
+
+    Args:
+        query: queries, rotated into the frame of the keys; the last Q keys are their own.
+        keys: cached keys and those that follow.
+        scaling: multiplies the logits.
+        last: only so many of the last queries; None for all.
+        per_head: mean over the query heads of each KV head instead of all heads (R = Hkv, else 1).
+
+    Returns:
+        float32 ``[B, R, T]``.
+
+    >>> q, k = torch.zeros(1, 1, 2, 4), torch.randn(1, 1, 2, 4)
+    >>> attention_received(q, k, scaling=1.0).flatten().tolist()
+    [0.75, 0.25]
+    """
+    b, hq, n, d = query.shape
+    hkv, total = keys.shape[1], keys.shape[2]
+    grouped = (query.float() * scaling).view(b, hkv, hq // hkv, n, d)
+    columns = keys.float().mT
+    out = query.new_zeros(b, hkv, total, dtype=torch.float32)
+    first = 0 if last is None else max(n - last, 0)
+    for start in range(first, n, QUERIES):
+        stop = min(start + QUERIES, n)
+        end = total - n + stop
+        rows = grouped[:, :, :, start:stop].flatten(2, 3)  # [B, Hkv, G * block, D]
+        logits = (rows @ columns[..., :end]).unflatten(2, (-1, stop - start))
+        future = torch.ones(stop - start, end, dtype=torch.bool, device=query.device).triu(
+            end - (stop - start) + 1
+        )
+        out[..., :end] += logits.masked_fill(future, float("-inf")).softmax(-1).sum((2, 3))
+    out = out / (hq // hkv * (n - first))
+    return out if per_head else out.mean(1, keepdim=True)

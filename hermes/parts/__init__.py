@@ -1,17 +1,23 @@
 """The parts a policy is composed of: scorers, smoothers, selectors, mergers, re-indexers."""
 
 from hermes.parts.mergers import Drop, Merger, Summary
+from hermes.parts.norms import KeyNorm, ValueNorm
+from hermes.parts.observed import AttentionSum, Following, WindowAttention
 from hermes.parts.reindexers import Eager, Lazy, Never, Reindexer
 from hermes.parts.scorers import Blend, GuidedAttention, LayerContext, RandomScore, Recency, Scorer
-from hermes.parts.selectors import Selection, Selector, TopK
+from hermes.parts.selectors import EvenFrames, Selection, Selector, TopK
 from hermes.parts.smoothers import Chain, Smoother
 
 __all__ = [
+    "AttentionSum",
     "Blend",
     "Chain",
     "Drop",
     "Eager",
+    "EvenFrames",
+    "Following",
     "GuidedAttention",
+    "KeyNorm",
     "LayerContext",
     "Lazy",
     "Merger",
@@ -25,4 +31,6 @@ __all__ = [
     "Smoother",
     "Summary",
     "TopK",
+    "ValueNorm",
+    "WindowAttention",
 ]

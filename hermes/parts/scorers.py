@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hermes.attention import AttentionView
 from hermes.config import Part, setting
 from hermes.errors import SettingError
 from hermes.memory import KVLayer
@@ -40,6 +41,7 @@ class LayerContext:
         prompt: renders a guidance prompt by kind (``local``, ``global``, ``mixed``).
         generator: the stream's random numbers.
         attention: what was observed for the guidance this scorer asked for, ``[B, R, V]`` each.
+        followed: what a scorer that follows the chunks' attention made of it; empty for the others.
     """
 
     layer: KVLayer
@@ -48,6 +50,7 @@ class LayerContext:
     prompt: Callable[[str], str]
     generator: torch.Generator
     attention: Mapping[Guidance, Float[Tensor, "B R V"]] = field(default_factory=dict)
+    followed: Float[Tensor, "_B _R F"] = field(default_factory=lambda: torch.zeros(1, 1, 0))
 
     @property
     def length(self) -> int:
@@ -59,7 +62,8 @@ class Scorer(Part, ABC):
     """Scores the video tokens of one layer; higher is kept.
 
     Source: this project. ``score`` returns ``[B, R, V]`` (R = 1, or the KV heads), float32. A scorer that
-    needs attention says so in ``queries`` and finds it in ``context.attention``.
+    needs attention to a text says so in ``queries`` and finds it in ``context.attention``; one that needs
+    the chunks' own attention ``follows`` it and finds what it made of it in ``context.followed``.
     """
 
     kind: ClassVar[str] = "scorer"
@@ -67,6 +71,23 @@ class Scorer(Part, ABC):
     def queries(self, context: LayerContext) -> Sequence[Guidance]:
         """Guidance whose attention this scorer reads; none by default."""
         return ()
+
+    @property
+    def follows(self) -> bool:
+        """Whether :meth:`follow` is to see the attention of every chunk."""
+        return False
+
+    def follow(
+        self, view: AttentionView, before: Float[Tensor, "B _R T"], per_head: bool
+    ) -> Float[Tensor, "B R T_P"]:
+        """A number for each held token and each of the chunk's, from the chunk's attention.
+
+        Args:
+            view: one layer's attention as the decoder reads a chunk (``view.received``).
+            before: what this gave for the held tokens, zeros at first.
+            per_head: a row per KV head is wanted.
+        """
+        return view.received(per_head=per_head)
 
     @abstractmethod
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
@@ -125,7 +146,7 @@ class Blend(Scorer):
     ``w = weight - weight_drop * depth``.
 
     Raises:
-        SettingError: a weight that would fall below 0.
+        SettingError: a weight that would fall below 0, or two scorers that follow the chunks' attention.
     """
 
     first: Scorer = setting(GuidedAttention(prompt="mixed"), help="scorer at weight 1 - w")
@@ -137,6 +158,19 @@ class Blend(Scorer):
         if self.weight_drop > self.weight:
             allowed = f"at most weight, {self.weight:g}"
             raise SettingError("weight_drop", self.weight_drop, allowed, "The weight w would fall below 0.")
+        if self.first.follows and self.second.follows:
+            raise SettingError("second", type(self.second).__name__, "a scorer that follows no attention")
+
+    @property
+    def follows(self) -> bool:
+        """Whether one of the two does."""
+        return self.first.follows or self.second.follows
+
+    def follow(
+        self, view: AttentionView, before: Float[Tensor, "B _R T"], per_head: bool
+    ) -> Float[Tensor, "B R T_P"]:
+        """What the one that follows makes of it."""
+        return (self.first if self.first.follows else self.second).follow(view, before, per_head)
 
     def queries(self, context: LayerContext) -> Sequence[Guidance]:
         """What either scorer asks for."""

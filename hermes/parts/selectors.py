@@ -52,12 +52,14 @@ class TopK(Selector):
     all layers, the floor per frame, the recent window and timestamp coupling are this project's.
 
     A shared ranking averages a token's score over the layers that hold it. Set aside first: tokens marked
-    protected and the best frames' timestamps, then the newest ``recent`` tokens, then each frame's best
-    ``per_frame`` tokens; all of them count against the budget. Other timestamps go first.
+    protected and the best frames' timestamps, then the newest ``recent`` tokens (or ``recent_share`` of the
+    budget, whichever is more), then each frame's best ``per_frame`` tokens; all of them count against the
+    budget. Other timestamps go first.
     """
 
     rank: Literal["layer", "kv_head", "tier", "all"] = setting("layer", help="where one ranking is made")
     recent: int = setting(0, help="newest tokens always kept", unit="tokens", ge=0)
+    recent_share: float = setting(0.0, help="share of the budget for the newest tokens", ge=0, le=1)
     per_frame: int = setting(0, help="best tokens of every frame always kept", unit="tokens", ge=0)
     timestamps: float = setting(
         0.25,
@@ -89,24 +91,30 @@ class TopK(Selector):
         length = scores.shape[-1]
         budget = min(one.budget, length)
         stamps = self.timestamps > 0 and one.layer.has_timestamps
-        if not (self.recent or self.per_frame or stamps or one.layer.has_protected):
+        recent = max(self.recent, int(self.recent_share * budget))
+        floor = self.floor(video.frame, budget)
+        if not (recent or floor or stamps or one.layer.has_protected):
             return scores.topk(budget, dim=-1).indices
         order = scores.argsort(dim=-1)
         rank = torch.empty_like(order).scatter_(
             -1, order, torch.arange(length, device=order.device).expand_as(order)
         )
         bonus = video.protected.long().expand_as(rank) * 4
-        if self.recent:
-            newest = torch.arange(length, device=rank.device) >= length - self.recent
+        if recent:
+            newest = torch.arange(length, device=rank.device) >= length - recent
             bonus = bonus + newest.long() * 2
-        if self.per_frame:
-            bonus = bonus + (_rank_in_frame(scores, video.frame) < self.per_frame).long()
+        if floor:
+            bonus = bonus + (_rank_in_frame(scores, video.frame) < floor).long()
         if stamps:
             room = int(self.timestamps * budget)
             stamp = (video.kind == int(Kind.TIMESTAMP)).expand_as(rank)
             kept = _best_stamps(scores, video.frame, stamp, room)
             bonus = torch.where(kept, 4, torch.where(stamp, -1, bonus))
         return (rank + bonus * length).topk(budget, dim=-1).indices
+
+    def floor(self, frame: Int[Tensor, "B R V"], budget: int) -> int:
+        """Tokens of every frame always kept: ``per_frame``."""
+        return self.per_frame
 
     def _shared(self, layers: Sequence[Selection], scores: list[Tensor]) -> list[Tensor]:
         groups: dict[str, list[int]] = {}
@@ -127,6 +135,21 @@ class TopK(Selector):
             for at, part in zip(members, mean.split([i.shape[-1] for i in ids], dim=-1), strict=True):
                 out[at] = part
         return out
+
+
+@dataclass
+class EvenFrames(TopK):
+    """The budget spread evenly over the frames held, each giving its best tokens.
+
+    Source: this project (a control). As :class:`TopK` with a floor of ``budget // frames``, or ``per_frame``
+    if that is more; what is left over goes to the best of the rest. Where there are more frames than tokens,
+    the frames with the best tokens keep one.
+    """
+
+    def floor(self, frame: Int[Tensor, "B R V"], budget: int) -> int:
+        """An even share of the budget, at least one token."""
+        frames = max(len(row.unique()) for row in frame.flatten(0, 1))
+        return max(self.per_frame, budget // frames, 1)
 
 
 def _frame_slots(frame: Int[Tensor, "B R V"]) -> tuple[Tensor, int]:
