@@ -131,6 +131,11 @@ class MemoryPolicy(Part, ABC):
         return None
 
     @property
+    def needs_saliency(self) -> bool:
+        """Whether :meth:`reduce` reads the chunks' ``saliency``, which costs the vision encoder some time."""
+        return False
+
+    @property
     def archived_bytes(self) -> int:
         """Bytes kept outside the memory, on the host or on disk; they may grow with the stream."""
         return 0

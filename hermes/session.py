@@ -28,6 +28,7 @@ from hermes.probe import AttentionProbe, together
 from hermes.prompts import Turn, multiple_choice
 from hermes.provenance import Provenance
 from hermes.resources import Stopwatch, peak_memory_bytes, settle
+from hermes.saliency import encode
 from hermes.saving import load_stream, save_stream
 from hermes.selfcheck import self_check
 from hermes.static import StaticDecoder
@@ -176,13 +177,13 @@ class StreamSession:
         if new:
             self._offered = len(frames)
             self._admitted = [*self._admitted, *self.policy.admit(new)]
-        frames_in = self._admitted
         chunk = None
-        if frames_in:
-            self._notify("on_encode_start", frames_in)
+        if self._admitted:
+            self._notify("on_encode_start", self._admitted)
             try:
                 with self._encoding:
-                    chunk = self._write(self.backbone.video(frames_in, self.video, fps=self.fps))
+                    wanted = self.policy.needs_saliency
+                    chunk = self._write(encode(self.backbone, self._admitted, self.video, self.fps, wanted))
             except BaseException as error:
                 # Nothing of the chunk is in the memory: the frames wait for the next call, unless it is
                 # they that cannot be encoded.

@@ -1,0 +1,101 @@
+"""What reductions of visual tokens before the decoder are made of."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hermes.backbone import Chunk
+from hermes.provenance import Kind
+
+__all__ = ["cosine", "density_peaks", "frame_slots", "temporal_reduction"]
+
+
+def frame_slots(chunk: Chunk) -> list[Int[Tensor, " n"]]:
+    """Where each frame's visual tokens are in a chunk, in order (this project).
+
+    Frames encoded together count as one.
+    """
+    visual = (chunk.tokens.kind == int(Kind.VISUAL)).nonzero().flatten()
+    frame = chunk.tokens.frame[visual]
+    return [visual[frame == one].to(chunk.embeds.device) for one in frame.unique_consecutive()]
+
+
+def cosine(a: Float[Tensor, "*n d"], b: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
+    """Cosine along the last axis, in float32 (this project)."""
+    return torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1)
+
+
+def density_peaks(
+    x: Float[Tensor, "n d"], count: int, neighbours: int
+) -> tuple[Int[Tensor, " count"], Int[Tensor, " n"]]:
+    """Density-peak clustering over nearest neighbours (DPC-kNN).
+
+    Source: arXiv 2510.18269 (StreamingTOM), for static tokens. Distances are divided by ``sqrt(d)``; the
+    density of a token is ``exp(-mean squared distance to its nearest neighbours)``; its separation the
+    distance to the nearest denser token (of equally dense ones the earlier counts as denser), or for the
+    densest the largest distance. Peaks are the tokens with the largest product of the two.
+
+    Returns:
+        the peaks, ascending, and for every token the number of the peak nearest to it, a peak's its own.
+
+    >>> density_peaks(torch.tensor([[0.0], [0.1], [5.0], [5.1]]), 2, 1)[1].tolist()
+    [0, 0, 1, 1]
+    """
+    n = len(x)
+    far = torch.cdist(x.float(), x.float(), compute_mode="donot_use_mm_for_euclid_dist") / x.shape[1] ** 0.5
+    near = min(neighbours, n - 1)
+    # The nearest token of all is the token itself.
+    nearest = far.topk(near + 1, largest=False).values[:, 1:]
+    density = (-(nearest**2).mean(1)).exp() if near else torch.ones(n, device=x.device)
+    order = torch.arange(n, device=x.device)
+    denser = density[None] > density[:, None]
+    denser |= (density[None] == density[:, None]) & (order[None] < order[:, None])
+    lone = far.masked_fill(~denser, float("inf")).amin(1)
+    separation = torch.where(denser.any(1), lone, far.amax(1))
+    peaks = (density * separation).topk(count).indices.sort().values
+    assigned = far[:, peaks].argmin(1)
+    assigned[peaks] = torch.arange(count, device=x.device)
+    return peaks, assigned
+
+
+def temporal_reduction(
+    x: Float[Tensor, "n d"],
+    previous: Float[Tensor, "m d"] | None,
+    worth: Float[Tensor, " n"],
+    room: int,
+    static: float,
+    neighbours: int,
+    beta: float,
+) -> tuple[Int[Tensor, " k"], Float[Tensor, "k n"]]:
+    """A frame's tokens cut to ``room``: what moves stays by its worth, what stands still is merged.
+
+    Source: arXiv 2510.18269 (StreamingTOM), causal temporal reduction. A token is static where its cosine with
+    the previous frame's at the same position exceeds ``static``; ``floor(room * static tokens / n)`` of the
+    room is theirs, and what one kind cannot fill goes to the other. Each of their density peaks becomes
+    ``beta`` itself and ``1 - beta`` the mean of the static tokens nearest to it, itself among them.
+
+    Returns:
+        the tokens that stay, ascending, and the weights of the tokens that each is mixed of.
+    """
+    count = len(x)
+    same = torch.zeros(count, dtype=torch.bool, device=x.device)
+    if previous is not None and previous.shape == x.shape:
+        same = cosine(x, previous.to(x.device)) > static
+    still, moving = same.nonzero().flatten(), (~same).nonzero().flatten()
+    of_moving = min(room - room * len(still) // count, len(moving))
+    of_still = min(room - of_moving, len(still))
+    of_moving = min(room - of_still, len(moving))
+    kept = moving[worth[moving].topk(of_moving).indices]
+    weights = torch.zeros(count, count, device=x.device)
+    weights[kept, kept] = 1.0
+    if of_still:
+        peaks, nearest = density_peaks(x[still], of_still, neighbours)
+        members = torch.nn.functional.one_hot(nearest, of_still).T.float()  # [peaks, still]
+        mixed = (1 - beta) * members / members.sum(1, keepdim=True)
+        mixed[torch.arange(of_still, device=x.device), peaks] += beta
+        weights[still[peaks][:, None], still] = mixed
+        kept = torch.cat((kept, still[peaks]))
+    kept = kept.sort().values
+    return kept, weights[kept]
