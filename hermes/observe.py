@@ -32,12 +32,16 @@ class Guidance:
             reads the text's input embeddings (the release's shortcut: cheaper, and not what the model sees).
         per_head: one row per KV head instead of the mean over heads.
         half: round logits and probabilities to float16 (the release, for Qwen2.5-VL).
+        among: the softmax is over everything held and the text itself, or over the video tokens alone.
+        pool: mean over query tokens and heads, or the largest (float32 only).
     """
 
     text: str
     mode: Mode = "exact"
     per_head: bool = False
     half: bool = False
+    among: Literal["all", "video"] = "all"
+    pool: Literal["mean", "max"] = "mean"
 
 
 @dataclass
@@ -260,16 +264,41 @@ def _mass(
     causal: bool,
     scaling: float | None = None,
 ) -> Tensor:
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    per_head, prefix = guidance.per_head or layer.rows > 1, layer.prefix
+    tail: Tensor | None = own
+    if guidance.among == "video":
+        memory, tail, prefix = memory[:, :, prefix:], None, 0
+    if guidance.pool == "max":
+        return _largest(query, memory, tail, scaling, causal, per_head)[..., prefix:]
     mass = layer.kernels.attention_mass(
         query,
         memory,
-        own,
-        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        tail,
+        scaling=scaling,
         causal=causal,
-        per_head=guidance.per_head or layer.rows > 1,
+        per_head=per_head,
         dtype=torch.float16 if guidance.half else torch.float32,
     )
-    return mass[..., layer.prefix :]
+    return mass[..., prefix:]
+
+
+def _largest(
+    query: Tensor, memory: Tensor, own: Tensor | None, scaling: float, causal: bool, per_head: bool
+) -> Tensor:
+    """The largest attention of any query token and head to each memory token; a text is short."""
+    b, hkv, t, d = memory.shape
+    rows = (query.float() * scaling).reshape(b, hkv, -1, d)  # row = g * Q + i
+    logits = rows @ memory.float().mT
+    if own is not None:
+        tail = rows @ own.float().mT
+        if causal:
+            n, p = query.shape[2], own.shape[2]
+            future = torch.ones(n, p, dtype=torch.bool, device=tail.device).triu(p - n + 1)
+            tail = tail.masked_fill(future.repeat(rows.shape[2] // n, 1), float("-inf"))
+        logits = torch.cat((logits, tail), dim=-1)
+    best = logits.softmax(-1)[..., :t].amax(2)
+    return best if per_head else best.amax(1, keepdim=True)
 
 
 def _block_bias(sizes: Sequence[int], held: int, like: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ class StreamContext:
         tokens_per_frame: tokens a frame of (height, width) pixels takes.
         axes: position axes of the decoder, 1 or 3.
         frames_per_group: frames encoded together; an incomplete group costs as much as a full one.
+        template_tail: what the chat template writes after a question: its end and the start of the answer.
         extent: positions the last chunk took.
         history: rounds answered so far.
     """
@@ -45,6 +46,7 @@ class StreamContext:
     tokens_per_frame: Callable[[int, int], int]
     axes: int = 1
     frames_per_group: int = 1
+    template_tail: str = ""
     extent: int = 0
     history: list[Turn] = field(default_factory=list)
 

@@ -125,13 +125,13 @@ class StreamSession:
             tokens_per_frame=self.backbone.tokens_per_frame,
             axes=self.backbone.axes,
             frames_per_group=self.backbone.frames_per_group,
+            template_tail=self.backbone.turn.after,
         )
         self.policy.start(self.context)
         # Of the frames that wait, how many were offered to the policy, and those it took.
         self.waiting: list[Frame] = []
         self._admitted: list[Frame] = []
-        self._offered = 0
-        self.frames_seen = 0
+        self._offered = self.frames_seen = 0
         self.now = 0.0
         self._encoding = Stopwatch(self.backbone.device)
         self._compressing = Stopwatch(self.backbone.device)
