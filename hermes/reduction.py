@@ -71,8 +71,8 @@ def temporal_reduction(
 ) -> tuple[Int[Tensor, " k"], Float[Tensor, "k n"]]:
     """A frame's tokens cut to ``room``: what moves stays by its worth, what stands still is merged.
 
-    Source: arXiv 2510.18269 (StreamingTOM), causal temporal reduction. A token is static where its cosine with
-    the previous frame's at the same position exceeds ``static``; ``floor(room * static tokens / n)`` of the
+    Source: arXiv 2510.18269 (StreamingTOM), causal temporal reduction. A token is static where its cosine
+    with the previous frame's at the same position exceeds ``static``; ``floor(room * static tokens / n)`` of the
     room is theirs, and what one kind cannot fill goes to the other. Each of their density peaks becomes
     ``beta`` itself and ``1 - beta`` the mean of the static tokens nearest to it, itself among them.
 
