@@ -22,7 +22,7 @@ from hermes.positions import dense_ranks
 from hermes.provenance import Provenance
 from hermes.quantise import Along, Codes, dequantise, quantise
 
-__all__ = ["Archive", "Archiving", "Store", "put_back"]
+__all__ = ["Archive", "Archiving", "Store", "mean_keys", "put_back"]
 
 Cut = tuple[slice, ...]
 _BITS = {"exact": 0, "int8": 8, "int4": 4, "int2": 2}
@@ -104,7 +104,7 @@ class Archive:
             for name in parts[0]:
                 axis = 3 if name in ("positions", "origin") else 2
                 segment[f"{at}.{name}"] = torch.cat([part[name] for part in parts], dim=axis).cpu()
-            index[at] = torch.stack([_mean_key(layer, block) for block in blocks], dim=1)
+            index[at] = mean_keys(layer, blocks)
             newest[at] = [int(block.origin.id.max()) for block in blocks]
         if segment:
             self._append(segment, {at: list(sizes[at]) for at in index}, index, newest)
@@ -218,10 +218,16 @@ class Archive:
             self._append(segment, sizes, index, newest)
 
 
-def _mean_key(layer: KVLayer, block: Tokens) -> Float[Tensor, "B H D"]:
-    """Mean of a block's keys with their rotation taken off, in the dtype of the keys."""
-    plain = layer.rotary.turn(block.keys.float(), -block.positions)
-    return (plain.mean(dim=2) / layer.rotary.scaling).to(block.keys.dtype)
+def mean_keys(layer: KVLayer, blocks: Sequence[Tokens]) -> Float[Tensor, "B N H D"]:
+    """Mean of each block's keys with their rotation taken off, in the dtype of the keys.
+
+    Source: arXiv 2503.00540 (ReKV): the index of a block.
+    """
+    means = []
+    for block in blocks:
+        plain = layer.rotary.turn(block.keys.float(), -block.positions)
+        means.append((plain.mean(dim=2) / layer.rotary.scaling).to(block.keys.dtype))
+    return torch.stack(means, dim=1)
 
 
 def put_back(

@@ -116,7 +116,7 @@ class MemoryPolicy(Part, ABC):
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
         """After a chunk: what each layer keeps. Layers not named keep every token."""
 
-    def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate]) -> None:
+    def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate], observe: Observer) -> None:
         """Before an eviction: store elsewhere what a question may need of the memory as it is."""
         return None
 
@@ -162,7 +162,7 @@ class MemoryPolicy(Part, ABC):
             max_position=self.context.max_position,
             extent=self.context.extent,
         )
-        self.archive(memory, updates)
+        self.archive(memory, updates, observe)
         memory.apply(updates, compact=compact)
         return bool(updates) or compact
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes.backbone import Chunk
-from hermes.provenance import Kind
+from hermes.provenance import Kind, Provenance
 
-__all__ = ["cosine", "density_peaks", "frame_slots", "temporal_reduction"]
+__all__ = ["cosine", "density_peaks", "frame_slots", "inserted", "segmented", "temporal_reduction"]
 
 
 def frame_slots(chunk: Chunk) -> list[Int[Tensor, " n"]]:
@@ -72,9 +74,9 @@ def temporal_reduction(
     """A frame's tokens cut to ``room``: what moves stays by its worth, what stands still is merged.
 
     Source: arXiv 2510.18269 (StreamingTOM), causal temporal reduction. A token is static where its cosine
-    with the previous frame's at the same position exceeds ``static``; ``floor(room * static tokens / n)`` of the
-    room is theirs, and what one kind cannot fill goes to the other. Each of their density peaks becomes
-    ``beta`` itself and ``1 - beta`` the mean of the static tokens nearest to it, itself among them.
+    with the previous frame's at the same position exceeds ``static``; ``floor(room * static tokens / n)``
+    of the room is theirs, and what one kind cannot fill goes to the other. Each of their density peaks
+    becomes ``beta`` itself and ``1 - beta`` the mean of the static tokens nearest to it, itself among them.
 
     Returns:
         the tokens that stay, ascending, and the weights of the tokens that each is mixed of.
@@ -99,3 +101,83 @@ def temporal_reduction(
         kept = torch.cat((kept, still[peaks]))
     kept = kept.sort().values
     return kept, weights[kept]
+
+
+def inserted(chunk: Chunk, at: int, embed: Float[Tensor, " hidden"], token: Provenance) -> Chunk:
+    """A chunk with one more token before slot ``at``, which costs one position.
+
+    Source: this project. The token stands one behind the largest position before it, and what follows starts
+    one behind the token on every axis.
+    """
+    before, after = chunk.positions[:, :at], chunk.positions[:, at:]
+    place = float(torch.floor(before.amax())) + 1 if at else 0.0
+    if after.shape[1]:
+        after = after - after.amin(1, keepdim=True) + place + 1
+    middle = torch.full_like(chunk.positions[:, :1], place)
+
+    def grown(x: Tensor, row: Tensor) -> Tensor:
+        return torch.cat((x[:, :at], row.to(x)[None, None], x[:, at:]), dim=1)
+
+    positions = torch.cat((before, middle, after), dim=1)
+    left = chunk.advance - float(chunk.positions.amax()) - 1
+    table = chunk.tokens.table
+    saliency = chunk.saliency
+    if saliency is not None:
+        saliency = torch.cat((saliency[:at], saliency.new_zeros(1), saliency[at:]))
+    return replace(
+        chunk,
+        embeds=grown(chunk.embeds, embed),
+        positions=positions,
+        advance=int(torch.floor(positions.amax()) + 1 + max(int(left), 0)),
+        tokens=Provenance(torch.cat((table[..., :at], token.table, table[..., at:]), dim=-1)),
+        deepstack=tuple(grown(level, torch.zeros_like(embed)) for level in chunk.deepstack),
+        saliency=saliency,
+    )
+
+
+def segmented(
+    chunk: Chunk,
+    open_segment: Float[Tensor, "k hidden"] | None,
+    boundary: float,
+    least: int,
+    most: int,
+    room: int,
+    summary: int | None,
+) -> tuple[Chunk, Float[Tensor, "m hidden"] | None, list[int]]:
+    """Where segments of frames end in a chunk, and a summary token before each frame that begins another.
+
+    Source: arXiv 2511.07278 (StreamKV). A segment ends where the mean embeddings of two neighbouring frames
+    have a cosine below ``boundary``, and is never shorter than ``least`` frames or longer than ``most``.
+
+    Args:
+        open_segment: mean embeddings of the frames of the segment that goes on from the last chunk.
+        room: tokens a segment may take; at least one frame.
+        summary: id of the first summary, the mean of the segment's embeddings; the next ones are below it.
+            None for no summaries.
+
+    Returns:
+        the chunk with its summaries, the segment that goes on, and the last id of each one that ended.
+    """
+    out, ends = chunk, list[int]()
+    for slots in frame_slots(chunk):
+        frame = chunk.embeds[0, slots].float().mean(0, keepdim=True)
+        if open_segment is None:
+            open_segment = frame
+            continue
+        open_segment, length = open_segment.to(frame.device), len(open_segment)
+        full = length >= min(most, max(room // len(slots), 1))
+        if not full and (length < least or float(cosine(open_segment[-1], frame[0])) >= boundary):
+            open_segment = torch.cat((open_segment, frame))
+            continue
+        number = chunk.tokens.frame[slots[0].cpu()]
+        first = int(chunk.tokens.id[chunk.tokens.frame == number].min())
+        if summary is not None:
+            at = int((out.tokens.id == first).nonzero())
+            # Just before the frame that follows, by the stream's clock.
+            time = int(out.tokens.table[2, at]) - 1
+            mark = {"kind": int(Kind.SUMMARY), "protected": 1, "mass": length * len(slots)}
+            token = Provenance.of(1, id=summary - len(ends), time_us=time, **mark)
+            out = inserted(out, at, open_segment.mean(0), token)
+        ends.append(first - 1)
+        open_segment = frame
+    return out, open_segment, ends

@@ -11,12 +11,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes.archive import Archiving, put_back
-from hermes.layer import KVLayer, LayerUpdate
+from hermes.layer import KVLayer, LayerUpdate, Tokens
 from hermes.memory import KVMemory
 from hermes.observe import Observer
 from hermes.policy import Recall
 
-__all__ = ["Context", "FrameRetrieval", "best", "newer", "question_queries", "run_lengths", "similarity"]
+__all__ = [
+    "Context",
+    "FrameRetrieval",
+    "best",
+    "head_means",
+    "newer",
+    "question_queries",
+    "run_lengths",
+    "shared_threshold",
+    "similarity",
+]
 
 Context = Literal["memory", "prefix"]
 
@@ -35,8 +45,16 @@ def question_queries(call: Recall, over: Context = "memory") -> list[Float[Tenso
         bare = call.memory.fork()
         bare.apply({layer.index: layer.keeping(torch.arange(0)) for layer in bare})
         observe = observe.over(bare)
-    heads = [layer.keys.shape[1] for layer in call.memory]
-    queries = observe.queries(call.question)
+    return head_means(observe, call.question)
+
+
+def head_means(observe: Observer, text: str) -> list[Float[Tensor, "H D"]]:
+    """A text's mean un-rotated query of every layer and KV head, over its tokens and the head's queries.
+
+    Source: arXiv 2503.00540 (ReKV).
+    """
+    heads = [layer.keys.shape[1] for layer in observe.memory]
+    queries = observe.queries(text)
     return [q[0].mean(1).unflatten(0, (h, -1)).mean(1) for q, h in zip(queries, heads, strict=True)]
 
 
@@ -89,6 +107,25 @@ def best(scores: Sequence[float], sizes: Sequence[int], budget: int, count: int 
     return sorted(chosen)
 
 
+def shared_threshold(scores: Sequence[Sequence[float]], count: int) -> list[list[int]]:
+    """The blocks whose share of their layer's softmax is above one threshold, ``count`` in all layers.
+
+    Source: arXiv 2511.07278 (StreamKV), where the threshold is found by bisection.
+
+    Returns:
+        per layer, the blocks in time order; of equal ones those of earlier layers.
+
+    >>> shared_threshold([[0.0, 9.0], [1.0, 1.1]], 3)
+    [[1], [0, 1]]
+    """
+    shares = [torch.tensor(one, dtype=torch.float64).softmax(0).tolist() for one in scores]
+    ranked = sorted((-share, at, i) for at, one in enumerate(shares) for i, share in enumerate(one))
+    chosen: list[list[int]] = [[] for _ in scores]
+    for _, at, i in ranked[:count]:
+        chosen[at].append(i)
+    return [sorted(one) for one in chosen]
+
+
 def run_lengths(x: Int[Tensor, " T"]) -> list[int]:
     """Lengths of the runs of equal values: of frames, for the tokens' frame numbers (this project).
 
@@ -126,7 +163,7 @@ class FrameRetrieval(Archiving):
             return {}
         return {layer.index: layer.keeping(torch.arange(length - window, length)) for layer in memory}
 
-    def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate]) -> None:
+    def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate], observe: Observer) -> None:
         """Every frame that is not in the archive yet."""
         last = max(self.archived.newest[0], default=-1)
         slots = {layer.index: newer(layer, last) for layer in memory}
@@ -141,22 +178,34 @@ class FrameRetrieval(Archiving):
         """Which frames each layer reads: ``blocks`` of them, or those that fit ``room`` tokens."""
         return [best(one, size, room, self.blocks) for one, size in zip(scores, sizes, strict=True)]
 
+    def newest(self, memory: KVMemory) -> int:
+        """How many of the newest tokens an answer reads as they are: ``recent``."""
+        return min(self.recent, memory[0].video_length)
+
+    def standing(self, layer: KVLayer, stop: int) -> list[Tokens]:
+        """Pieces before slot ``stop`` that an answer reads besides, among the frames by their time: none."""
+        return []
+
     def recall(self, call: Recall) -> None:
         """Put each layer's best frames where the window was, and the newest tokens behind them."""
-        if not self.archived.sizes[0]:
+        if not any(self.archived.sizes):
             return
-        keep, tail, scores, sizes = {}, 0, [], []
-        for layer, query in zip(call.memory, question_queries(call, self.question_over), strict=True):
-            newest = self.archived.newest[layer.index]
-            tail = min(self.recent, layer.video_length)
-            slots = torch.arange(layer.length - tail, layer.length)
+        queries = question_queries(call, self.question_over)
+        keep, beside, scores, sizes = {}, [], [], []
+        tail = self.newest(call.memory)
+        for layer, query in zip(call.memory, queries, strict=True):
+            at, slots = layer.index, torch.arange(layer.length - tail, layer.length)
+            ids = layer.held.id[0, 0, slots.to(layer.keys.device)]
             # What stays in the window need not be read back.
-            first = int(layer.held.id[0, 0, slots[0]]) if tail else max(newest) + 1
-            old = sum(last < first for last in newest)
-            keep[layer.index] = slots[None, None]
-            sizes.append(self.archived.sizes[layer.index][:old])
-            scores.append(self.scores(query, self.archived.index(layer.index)[0, :old]))
-        chosen = self.choose(scores, sizes, self.budget - tail)
-        device = call.memory[0].keys.device
-        blocks = {at: self.archived.read(at, numbers, device) for at, numbers in enumerate(chosen)}
+            first = int(ids[ids >= 0].min()) if tail else max(self.archived.newest[at], default=0) + 1
+            old = sum(last < first for last in self.archived.newest[at])
+            keep[at] = slots[None, None]
+            beside.append(self.standing(layer, layer.length - tail))
+            sizes.append(self.archived.sizes[at][:old])
+            scores.append(self.scores(query, self.archived.index(at)[0, :old]))
+        room = self.budget - tail - sum(map(len, beside[0]))
+        blocks = {}
+        for at, numbers in enumerate(self.choose(scores, sizes, room)):
+            found = self.archived.read(at, numbers, call.memory[at].keys.device) + beside[at]
+            blocks[at] = sorted(found, key=lambda block: int(block.origin.table[2].min()))
         put_back(call.memory, blocks, keep)

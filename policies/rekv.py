@@ -12,6 +12,7 @@ from torch import Tensor
 from hermes.archive import Store
 from hermes.config import setting
 from hermes.memory import KVMemory, LayerUpdate
+from hermes.observe import Observer
 from hermes.parts import Eager, Reindexer
 from hermes.retrieval import Context, FrameRetrieval
 
@@ -43,10 +44,10 @@ class Rekv(FrameRetrieval):
     store: Store = setting(Store(), help="of the archive")
     reindex: Reindexer = setting(Eager(), help="when positions become dense again")
 
-    def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate]) -> None:
+    def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate], observe: Observer) -> None:
         """Once the window is full: every frame that is not in the archive yet."""
         if updates:
-            super().archive(memory, updates)
+            super().archive(memory, updates, observe)
 
     def scores(self, query: Float[Tensor, "H D"], index: Float[Tensor, "N H D"]) -> list[float]:
         """The dot product, its mean over ``chunk`` neighbours for each of them."""

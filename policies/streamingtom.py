@@ -15,6 +15,7 @@ from hermes.backbone import Chunk
 from hermes.config import setting
 from hermes.errors import InputError
 from hermes.memory import KVMemory, LayerUpdate
+from hermes.observe import Observer
 from hermes.parts import Lazy, Reindexer
 from hermes.policy import StreamContext
 from hermes.provenance import Kind
@@ -98,10 +99,10 @@ class StreamingTom(FrameRetrieval):
         whole = replace(chunk, embeds=levels[0], deepstack=tuple(levels[1:]))
         return whole.select(torch.cat(keep).sort().values)
 
-    def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate]) -> None:
+    def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate], observe: Observer) -> None:
         """Every frame, as soon as it is in the memory."""
         if self.retrieve:
-            super().archive(memory, updates)
+            super().archive(memory, updates, observe)
 
     def scores(self, query: Float[Tensor, "H D"], index: Float[Tensor, "N H D"]) -> list[float]:
         """Cosine of the mean query and the mean key."""

@@ -106,7 +106,7 @@ def test_frames_are_reduced_in_the_stream_and_across_chunks(family):
     state, session = VideoState(), StreamSession(backbone, StreamingTom(budget=60, share=0.5), chunk_frames=4)
     backbone.prefix(state)
     read = []
-    session.policy.archive = lambda memory, updates: None
+    session.policy.archive = lambda memory, updates, observe: None
     inner = session.policy.reduce
     session.policy.reduce = lambda chunk: read.append(inner(chunk)) or read[-1]
     session.feed(frames)
