@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from hermes.backbone import Chunk
 from hermes.memory import KVMemory, LayerUpdate
@@ -18,7 +20,10 @@ __all__ = ["Buffering", "frames_of", "joined"]
 
 
 def frames_of(chunk: Chunk, clock: int = 0) -> list[Chunk]:
-    """A chunk's frames with their timestamps, one chunk each, at positions ``clock`` further (this project)."""
+    """A chunk's frames with their timestamps, one chunk each, at positions moved by ``clock``.
+
+    Source: this project.
+    """
     numbers = chunk.tokens.frame
     out = []
     for number in numbers.unique_consecutive():
@@ -49,17 +54,18 @@ def joined(pieces: Sequence[Chunk], advance: int, *, dense: bool = False) -> Chu
     )
 
 
-@dataclass
 class Buffering(MemoryPolicy):
     """A policy that holds frames as embeddings: the decoder reads them at the question, and nothing before.
 
     Source: this project, for arXiv 2603.02096 (FluxMem) and 2606.25658 (CausalMem), which reduce what a
-    prefill reads. A subclass keeps ``pieces`` within bounds in ``reduce`` and ends it with :meth:`nothing`.
+    prefill reads. A subclass keeps ``pieces`` within bounds in ``reduce`` and ends it with :meth:`nothing`;
+    where it has a setting ``dense``, positions are counted anew.
     """
 
-    pieces: tuple[Chunk, ...] = field(default=(), init=False, repr=False, compare=False)
-    clock: int = field(default=0, init=False, repr=False, compare=False)
-    dense: bool = field(default=False, init=False, repr=False, compare=False)
+    lockstep: ClassVar[bool] = False
+
+    pieces: tuple[Chunk, ...]
+    clock: int
 
     def start(self, context: StreamContext) -> None:
         """Begin a stream, with nothing held."""
@@ -79,4 +85,44 @@ class Buffering(MemoryPolicy):
     def recall(self, call: Recall) -> None:
         """Read all that is held."""
         if self.pieces:
-            call.encode(joined(self.pieces, self.clock, dense=self.dense))
+            whole = joined(self.pieces, self.clock, dense=bool(getattr(self, "dense", False)))
+            call.encode(_on(whole, call.memory[0].keys.device))
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of the embeddings, their positions and provenance."""
+        return sum(_bytes(piece) for piece in self.pieces)
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What is held, as one chunk, the sizes of its pieces, and the clock."""
+        counts = torch.tensor([self.clock, *map(len, self.pieces)])
+        if not self.pieces:
+            return {"counts": counts}
+        whole = joined(self.pieces, self.clock)
+        named = {"embeds": whole.embeds, "positions": whole.positions, "table": whole.tokens.table}
+        return {"counts": counts, **named, **{f"deep.{i}": x for i, x in enumerate(whole.deepstack)}}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take it up."""
+        self.clock, *sizes = state["counts"].tolist()
+        if not sizes:
+            return
+        columns = [state[name].split(sizes, -1) for name in ("positions", "table")]
+        embeds = state["embeds"].split(sizes, 1)
+        deep = [state[f"deep.{i}"].split(sizes, 1) for i in range(len(state) - 4)]
+        self.pieces = tuple(
+            Chunk(embeds[i], columns[0][i], 0, Provenance(columns[1][i]), 1, tuple(x[i] for x in deep))
+            for i in range(len(sizes))
+        )
+
+
+def _bytes(piece: Chunk) -> int:
+    held = (piece.embeds, piece.positions, piece.tokens.table, *piece.deepstack)
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+def _on(chunk: Chunk, device: torch.device) -> Chunk:
+    deep = tuple(level.to(device) for level in chunk.deepstack)
+    return replace(
+        chunk, embeds=chunk.embeds.to(device), positions=chunk.positions.to(device), deepstack=deep
+    )

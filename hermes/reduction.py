@@ -5,13 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hermes.backbone import Chunk
 from hermes.provenance import Kind, Provenance
 
-__all__ = ["cosine", "density_peaks", "frame_slots", "inserted", "segmented", "temporal_reduction"]
+__all__ = [
+    "cosine",
+    "density_peaks",
+    "frame_slots",
+    "inserted",
+    "segmented",
+    "temporal_reduction",
+    "with_background",
+]
 
 
 def frame_slots(chunk: Chunk) -> list[Int[Tensor, " n"]]:
@@ -27,6 +35,18 @@ def frame_slots(chunk: Chunk) -> list[Int[Tensor, " n"]]:
 def cosine(a: Float[Tensor, "*n d"], b: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
     """Cosine along the last axis, in float32 (this project)."""
     return torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1)
+
+
+def nearest(x: Float[Tensor, "n d"], to: Float[Tensor, " d"]) -> int:
+    """Which of some vectors is nearest to another; of equally near ones, as two are to their mean, the first.
+
+    Source: this project.
+
+    >>> nearest(torch.tensor([[4.0], [1.0], [3.0]]), torch.tensor([2.0]))
+    1
+    """
+    distance = (x - to).norm(dim=1)
+    return int((distance <= distance.min() * (1 + 1e-4)).nonzero()[0])
 
 
 def density_peaks(
@@ -181,3 +201,26 @@ def segmented(
         ends.append(first - 1)
         open_segment = frame
     return out, open_segment, ends
+
+
+def with_background(piece: Chunk, keep: Bool[Tensor, " n"]) -> Chunk:
+    """A frame's tokens that are kept, and one mean of the others in the place of the one nearest to it.
+
+    Source: arXiv 2606.25658 (CausalMem). Every token weighs as many as it stands for.
+    """
+    gone = (~keep).nonzero().flatten()
+    if not len(gone):
+        return piece
+    table = piece.tokens.table.clone()
+    mass = table[7, gone.cpu()].to(piece.embeds.device)
+    weights = (mass / mass.sum()).float()
+    mean = weights @ piece.embeds[0, gone].float()
+    place = gone[nearest(piece.embeds[0, gone].float(), mean)]
+    levels = [level.clone() for level in (piece.embeds, *piece.deepstack)]
+    for level in levels:
+        level[0, place] = (weights @ level[0, gone].float()).to(level.dtype)
+    table[7, place.cpu()] = int(mass.sum())
+    stay = keep.clone()
+    stay[place] = True
+    whole = replace(piece, embeds=levels[0], deepstack=tuple(levels[1:]), tokens=Provenance(table))
+    return whole.select(stay.nonzero().flatten())
