@@ -16,6 +16,7 @@ __all__ = [
     "density_peaks",
     "frame_slots",
     "inserted",
+    "nearest",
     "segmented",
     "temporal_reduction",
     "with_background",

@@ -25,8 +25,8 @@ class CausalMem(Buffering):
     Source: arXiv 2606.25658. An orthonormal basis of the stream begins as the first frame's ``first``
     leading directions. Each later frame moves every vector's usage to ``decay * usage + (1 - decay) * mean
     |c|`` over its tokens' coefficients, and gives the directions of the ``learn`` tokens with the largest
-    residual; beyond ``basis`` vectors the least used go. Over budget, all tokens held are ranked by their residual to
-    the basis as it is now; those dropped of a frame become its one background token, their mean.
+    residual; beyond ``basis`` vectors the least used go. Over budget, all tokens held are ranked by their
+    residual to the basis as it is now; those dropped of a frame become its one background token, their mean.
 
     Differences: the paper does not say how many directions the first frame gives, a new vector's usage (here
     its mean coefficient in its frame), what becomes of an old background token (it is ranked like any other,

@@ -65,14 +65,13 @@ class Slow:
                 break
         out = [self.tokens[i] for i in kept]
         for number in losers:
-            mine = [
-                self.tokens[i]
-                for i in range(len(self.tokens))
-                if i not in kept and self.tokens[i][0] == number
-            ]
+            gone = [self.tokens[i] for i in range(len(self.tokens)) if i not in kept]
+            mine = [token for token in gone if token[0] == number]
             mass = sum(m for *_, m in mine)
             mean = sum(x * m for _, _, x, m in mine) / mass
-            name = min(mine, key=lambda token: float((token[2] - mean).norm()))[1]
+            far = [float((token[2] - mean).norm()) for token in mine]
+            # Two are equally near to their mean: the first.
+            name = next(token[1] for token, d in zip(mine, far, strict=True) if d <= min(far) * 1.0001)
             out.append((number, name, mean, mass))
         out.sort(key=lambda token: token[1])
         if len(out) > self.budget:

@@ -122,7 +122,9 @@ def slow_merged(piece: Chunk) -> dict[int, tuple[torch.Tensor, int]]:
     for name in {root(i) for i in range(len(at))}:
         members = [i for i in range(len(at)) if root(i) == name]
         mean = sum(piece.embeds[0, i] for i in members) / len(members)
-        place = min(members, key=lambda i: float((piece.embeds[0, i] - mean).norm()))
+        far = [float((piece.embeds[0, i] - mean).norm()) for i in members]
+        # Two are equally near to their mean: the first.
+        place = next(i for i, d in zip(members, far, strict=True) if d <= min(far) * 1.0001)
         out[int(piece.tokens.id[place])] = (mean, len(members))
     return out
 
