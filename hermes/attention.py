@@ -43,6 +43,8 @@ class AttentionView:
         held: the memory's layer: positions and provenance of the T tokens, prefix length. It lives on: read
             it now.
         scaling: multiplies the logits.
+        chunk: where the queries' tokens come from, table ``[8, Q]`` or ``[8, B, Q]`` on the CPU, if a chunk
+            of the stream is being read; None for texts.
     """
 
     layer: int
@@ -51,6 +53,7 @@ class AttentionView:
     own: Float[Tensor, "B Hkv P D"]
     held: KVLayer
     scaling: float
+    chunk: Provenance | None = None
 
     @property
     def tokens(self) -> Provenance:
@@ -74,13 +77,14 @@ class AttentionView:
 
 @dataclass
 class Scope:
-    """What is going through the decoder: the memory, a probe, and masks shared by the layers.
+    """What is going through the decoder: the memory, a probe, a chunk's tokens, masks shared by the layers.
 
     Source: this project.
     """
 
     memory: KVMemory
     probe: AttentionProbe | None = None
+    chunk: Provenance | None = None
     watched: frozenset[int] = frozenset()
     masks: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
     # Whether our attention function has run: without it a memory is read wrongly.
@@ -93,13 +97,15 @@ _scope: ContextVar[Scope | None] = ContextVar("hermes_attention_scope", default=
 
 
 @contextmanager
-def attending(memory: KVMemory, probe: AttentionProbe | None = None) -> Iterator[Scope]:
+def attending(
+    memory: KVMemory, probe: AttentionProbe | None = None, chunk: Provenance | None = None
+) -> Iterator[Scope]:
     """Run the decoder on ``memory`` inside this context; a probe sees the layers it asks for (this project).
 
     The decoder's output is bit-identical with and without a probe; unprobed layers pay nothing.
     """
     watched = frozenset(probe.layers(len(memory.layers))) if probe is not None else frozenset()
-    scope = Scope(memory, probe, watched)
+    scope = Scope(memory, probe, chunk, watched)
     token = _scope.set(scope)
     try:
         yield scope
@@ -172,7 +178,7 @@ def memory_attention(
             query = rotate_query(query, cos, -sin, key.shape[1], held.kernels)
         if index in scope.watched and scope.probe is not None:
             end = held.length
-            view = AttentionView(index, query, key[:, :, :end], key[:, :, end:], held, scaling)
+            view = AttentionView(index, query, key[:, :, :end], key[:, :, end:], held, scaling, scope.chunk)
             scope.probe.observe(view)
     if attention_mask is not None and attention_mask.shape[-1] < columns:
         # A mask covers what follows the memory; the memory itself is visible to all.

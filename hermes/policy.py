@@ -58,13 +58,13 @@ class Recall:
     Attributes:
         memory: a fork of the stream's memory; changes to it are dropped after the answer.
         question: the user's text.
-        encode: prefill frames, or a chunk, at the end of ``memory``.
+        encode: ``encode(frames)`` prefills frames, or a chunk, at the end of ``memory``, or of ``into=``.
         observe: attention of any text over ``memory``.
     """
 
     memory: KVMemory
     question: str
-    encode: Callable[[Sequence[Frame] | Chunk], None]
+    encode: Callable[..., None]
     observe: Observer
 
 

@@ -36,7 +36,7 @@ def prefill(
     positions = (memory.next_position + chunk.positions).to(chunk.embeds.device)
     positions = positions[:, None].expand(-1, batch, -1) if backbone.axes > 1 else positions.expand(batch, -1)
     try:
-        with installed(backbone.model), attending(memory, probe):
+        with installed(backbone.model), attending(memory, probe, chunk.tokens):
             backbone.decoder(
                 inputs_embeds=chunk.embeds,
                 position_ids=positions,

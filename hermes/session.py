@@ -287,11 +287,11 @@ class StreamSession:
         self._begin()
         fork, video = self.memory.fork(), copy.copy(self.video)
 
-        def encode(piece: Sequence[Frame] | Chunk) -> None:
+        def encode(piece: Sequence[Frame] | Chunk, into: KVMemory | None = None) -> None:
             if not isinstance(piece, Chunk) and piece:
                 piece = self.backbone.video(piece, video, fps=self.fps)
             if isinstance(piece, Chunk):
-                prefill(self.backbone, fork, piece, probe=self.probe)
+                prefill(self.backbone, fork if into is None else into, piece, probe=self.probe)
 
         self.policy.recall(Recall(fork, question, encode, Observer(self.backbone, fork)))
         if ids is None:
@@ -376,14 +376,14 @@ class StreamSession:
         self._stats.chunks = 1
 
     def watch(self, frames: Iterable[Frame], times: Sequence[float]) -> Iterator[float]:
-        """Feed frames and stop at each of the given times (s), with just the frames before it seen.
+        """Feed frames and stop at each of the given times (s), with just those seen that had arrived before.
 
         After each yield the caller asks; at the end all remaining frames are fed.
         """
         due = iter(sorted(times))
         stop = next(due, None)
         for frame in frames:
-            while stop is not None and frame.time >= stop - 1e-6:
+            while stop is not None and frame.arrived >= stop - 1e-6:
                 self.flush()
                 self.now = stop
                 yield stop

@@ -15,10 +15,10 @@ from hermes.tiers import Tier, TieredPolicy
 class SnapKV(TieredPolicy):
     """Keep the last tokens of the stream and, per KV head, those that their queries attend to most.
 
-    Source: arXiv 2404.14469, Sec. 4. Attention of the last 32 tokens, mean over them and over the query heads
-    of a KV head, pooled over 5 neighbours along the cache. Differences: the paper compresses a prompt once,
-    from the question's tokens, and this one a stream after every chunk, from the newest frame's, as the
-    question is not known; positions are re-indexed when they run out (lazy), where the paper keeps them.
+    Source: arXiv 2404.14469, Sec. 4. Attention of the last 32 tokens of the newest frame, mean over them and
+    over the query heads of a KV head, pooled over 5 neighbours along the cache. Differences: the paper
+    compresses a prompt once, from the question's tokens, and this one a stream after every chunk, as the
+    question is not known yet; positions are re-indexed when they run out (lazy), where the paper keeps them.
 
     With ``policy.selector.rank`` other than ``kv_head`` all heads share a choice.
     """

@@ -90,7 +90,7 @@ def steps(
             queries[layer.index] = query = random(1, HEADS * GROUPS, n, WIDTH)
             if probe is not None and layer.index in set(probe.layers(layers)):
                 parts = held[:, :, : layer.length], held[:, :, layer.length :]
-                probe.observe(AttentionView(layer.index, query, *parts, layer, WIDTH**-0.5))
+                probe.observe(AttentionView(layer.index, query, *parts, layer, WIDTH**-0.5, tokens))
         memory.commit(torch.arange(n).float().expand(axes, n), tokens, n, prefix=prefix)
 
     write(Provenance.text(PREFIX, kind=Kind.PREFIX), prefix=True)

@@ -515,7 +515,7 @@ def test_recent_answers_from_the_frames_that_fit(family):
     class Watched(Recent):
         def recall(self, call: Recall) -> None:
             super().recall(call)
-            asked.append((call.memory[0].video_length, [frame.index for frame in self.held]))
+            asked.append((call.memory[0].video_length, [frame.index for frame in self.buffer.frames]))
 
     for policy, count in ((Watched(budget=3 * cost - 1), 2 * group), (Watched(budget=cost, frames=3), 3)):
         session = StreamSession(tiny(family), policy, chunk_frames=4)

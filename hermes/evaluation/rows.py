@@ -1,20 +1,15 @@
-"""One line for every question asked, written as it is answered, and where they are kept."""
+"""One line for every question asked: what was asked, answered and held."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hermes.answer import Answer
 from hermes.data.annotations import Clip, TimedQuestion
-from hermes.errors import InputError
 
-__all__ = ["Journal", "Row", "gather", "read_run"]
+__all__ = ["Row", "category", "video_of"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,16 @@ class Row:
         chance: accuracy of a guess; None where the benchmark does not say and there are no choices.
         time_s: when it was asked, in seconds of the stream.
         age_s: how long before that the evidence was last on screen; None where it is everywhere or unknown.
-        correct: None where the benchmark has no answer.
+        correct: None where the benchmark has no answer, or an open-ended answer has no verdict.
+        id: of the question, where the benchmark has one.
+        delay_s: seconds after its own time, of a question that is asked again.
+        tpot_ms: of the tokens after the first; None where there is none.
+        frame_ms: mean time to encode and compress a frame so far.
+        lag_s: how long after the question all that had arrived was in the memory.
+        stale_s: age of the newest frame in the memory.
+        open_ended: whether a judge is needed to tell.
+        score: the judge's, 0 to 5.
+        judge: whose verdict it is, by the judge's identity.
     """
 
     clip: int
@@ -53,26 +57,42 @@ class Row:
     frames_seen: int
     tokens_per_layer: tuple[int, ...]
     memory_bytes: int
-    ttft_ms: float
+    ttft_ms: float | None
+    id: str = ""
+    delay_s: float = 0.0
+    tpot_ms: float | None = None
+    frame_ms: float | None = None
+    lag_s: float | None = None
+    stale_s: float | None = None
+    open_ended: bool = False
+    score: float | None = None
+    judge: str | None = None
     archived_bytes: int = 0
 
+    @property
+    def place(self) -> tuple[int, int, float]:
+        """What tells it from the run's other rows: clip, number and delay."""
+        return self.clip, self.number, self.delay_s
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether a judge can and must say if the answer is right."""
+        return self.open_ended and bool(self.expected)
+
     @classmethod
-    def of(cls, place: tuple[int, int], clip: Clip, question: TimedQuestion, answer: Answer) -> Row:
+    def of(
+        cls,
+        place: tuple[int, int],
+        clip: Clip,
+        question: TimedQuestion,
+        answer: Answer,
+        *,
+        delay: float = 0.0,
+    ) -> Row:
         """The row of one answer; ``place`` is (clip, number)."""
-        extra, choices = question.extra, question.choices
-        chance = extra.get("chance", 1 / len(choices) if choices else None)
         return cls(
             *place,
-            video=clip.id if not clip.video else clip.video,
-            task=question.task,
-            kind=str(extra.get("kind", question.task)),
-            category=str(extra.get("category", "")),
-            question=question.question,
-            choices=choices,
-            expected=question.answer,
-            chance=chance,
-            time_s=answer.time_s,
-            age_s=_age(question, answer.time_s),
+            **_asked(clip, question, answer.time_s, delay),
             answer=answer.answer,
             choice=answer.choice,
             probabilities=answer.probabilities,
@@ -82,7 +102,46 @@ class Row:
             memory_bytes=answer.memory_bytes,
             ttft_ms=answer.ttft_ms,
             archived_bytes=answer.archived_bytes,
+            tpot_ms=answer.tpot_ms,
+            frame_ms=(answer.encode_ms + answer.compress_ms) / max(answer.frames_seen, 1),
         )
+
+    @classmethod
+    def unanswered(
+        cls, place: tuple[int, int], clip: Clip, question: TimedQuestion, time: float, *, delay: float = 0.0
+    ) -> Row:
+        """The row of a question for which no frame had arrived: wrong, where the benchmark has an answer."""
+        return cls(
+            *place,
+            **_asked(clip, question, time, delay),
+            answer="",
+            choice=None,
+            probabilities=None,
+            correct=False if question.answer else None,
+            frames_seen=0,
+            tokens_per_layer=(),
+            memory_bytes=0,
+            ttft_ms=None,
+        )
+
+
+def _asked(clip: Clip, question: TimedQuestion, time: float, delay: float) -> dict[str, Any]:
+    extra, choices = question.extra, question.choices
+    return {
+        "video": clip.video or clip.id,
+        "task": question.task,
+        "kind": str(extra.get("kind", question.task)),
+        "category": str(extra.get("category", "")),
+        "question": question.question,
+        "choices": choices,
+        "expected": question.answer,
+        "chance": extra.get("chance", 1 / len(choices) if choices else None),
+        "time_s": time,
+        "age_s": _age(question, time),
+        "id": str(extra.get("id", "")),
+        "delay_s": delay,
+        "open_ended": question.open_ended,
+    }
 
 
 def _age(question: TimedQuestion, time: float) -> float | None:
@@ -93,96 +152,11 @@ def _age(question: TimedQuestion, time: float) -> float | None:
     return None if start <= 0 and end >= time else max(time - end, 0.0)
 
 
-class Journal:
-    """The rows of a run in a folder; what a run that was killed has left is found again.
-
-    Source: this project. The first process writes ``rows.jsonl``, process r ``rows.r.jsonl``, and each reads
-    all of them. A last line that was cut short is dropped; every other line stays as it is.
-
-    Args:
-        folder: of the run.
-        rank: number of this process.
-
-    Raises:
-        InputError: a file that holds something else.
-    """
-
-    def __init__(self, folder: Path, rank: int = 0) -> None:
-        self.path = folder / ("rows.jsonl" if rank == 0 else f"rows.{rank}.jsonl")
-        self.rows: dict[tuple[int, int], Row] = {}
-        for path in _files(folder):
-            for row in _read(path, mend=path == self.path):
-                self.rows[row.clip, row.number] = row
-
-    def add(self, row: Row) -> None:
-        """Append a row; it is on disk when this returns."""
-        self.rows[row.clip, row.number] = row
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
+def category(row: Row) -> str:
+    """What a question is counted under (this project)."""
+    return row.category or row.task
 
 
-def gather(folder: Path) -> list[Row]:
-    """The rows of all processes, in order, in the one file ``rows.jsonl`` (this project)."""
-    rows = [row for _, row in sorted(Journal(folder).rows.items())]
-    part = folder / "rows.jsonl.part"
-    part.write_text("".join(map(_line, rows)), encoding="utf-8")
-    part.replace(folder / "rows.jsonl")
-    # Only now: what is read twice counts once, and nothing is ever in no file.
-    for path in _files(folder):
-        if path.name != "rows.jsonl":
-            path.unlink()
-    return rows
-
-
-def read_run(folder: Path) -> tuple[list[Row], dict[str, Any]]:
-    """The rows and the manifest of a run; nothing is changed, so that one still going on can be read.
-
-    Source: this project.
-
-    Raises:
-        InputError: no such run, or a file of it that holds something else.
-    """
-    path, files = folder / "manifest.json", _files(folder)
-    if not path.is_file() or not files:
-        raise InputError(f"{folder}: not the folder of a run of 'hermes eval' (manifest.json, rows.jsonl)")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    rows = {(row.clip, row.number): row for file in files for row in _read(file, mend=False)}
-    if not rows or not isinstance(manifest, dict):
-        raise InputError(f"{folder}: a run without any answer yet, or without settings")
-    return [row for _, row in sorted(rows.items())], manifest
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("rows*.jsonl"))
-
-
-def _read(path: Path, *, mend: bool) -> Iterator[Row]:
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    # Other processes mend their own files.
-    if mend and len(whole) < len(text):
-        os.truncate(path, len(whole.encode()))
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            content = json.loads(line)
-            yield Row(**{**content, **_tuples(content)})
-        except (ValueError, TypeError, KeyError) as error:
-            wanted = ", ".join(sorted(f.name for f in fields(Row)))
-            raise InputError(f"{path}, line {number}: not a row of an evaluation ({wanted})") from error
-
-
-def _line(row: Row) -> str:
-    return json.dumps({key: _plain(value) for key, value in asdict(row).items()}, allow_nan=False) + "\n"
-
-
-def _tuples(content: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
-    return {name: tuple(content[name]) for name in ("choices", "tokens_per_layer")}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def video_of(row: Row) -> str:
+    """What tells the videos apart: the path, or the place in the benchmark (this project)."""
+    return row.video or f"video {row.clip}"

@@ -15,6 +15,7 @@ from typing import Any
 
 from hermes.config import experiment_extras
 from hermes.errors import InputError, SettingError
+from hermes.evaluation.judging import judge_run
 from hermes.evaluation.run import evaluate
 from hermes.evaluation.settings import eval_config, settings_hash
 from hermes.trainers import quiet_lightning
@@ -34,12 +35,14 @@ class Cell:
     Attributes:
         values: what tells it from the others, setting -> value as text.
         overrides: all its settings, as on the command line of ``hermes eval``.
-        hash: of its resolved settings; the name of its folder.
+        hash: of its resolved settings, without the judge; the name of its folder.
+        judge: the judge's identity, if there is one.
     """
 
     values: Mapping[str, str]
     overrides: tuple[str, ...]
     hash: str
+    judge: str = ""
 
     @property
     def label(self) -> str:
@@ -102,8 +105,8 @@ def cells_of(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list
     """The cells that overrides and their experiment stand for, every setting checked.
 
     Source: this project. An experiment's ``sweep`` maps settings to lists of values, whose product is taken;
-    its ``cells`` maps names to settings, each a cell (or, with ``sweep``, a row of it). Values on the command
-    line replace the experiment's.
+    its ``cells`` maps names to settings, each a cell (or, with ``sweep``, a row of it); cells in ``besides``
+    stand alone. Values on the command line replace the experiment's.
 
     Raises:
         SettingError: a wrong setting in any cell, which is named; or two cells that are the same.
@@ -115,20 +118,28 @@ def cells_of(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list
         **{key: [_text(v) for v in values] for key, values in extras.sweep.items() if key not in named},
         **axes,
     }
-    rows: Mapping[str, Mapping[str, Any]] = extras.cells or {"": {}}
     experiment = [word for word in fixed if word.startswith("experiment=")]
     own = [word for word in fixed if not word.startswith("experiment=")]
+    rows: Mapping[str, Mapping[str, Any]] = extras.cells or {"": {}}
+    planned = [
+        (name, settings, dict(zip(axes, values, strict=True)))
+        for (name, settings), values in itertools.product(rows.items(), itertools.product(*axes.values()))
+    ]
+    planned += [(name, settings, {}) for name, settings in extras.besides.items()]
     out: dict[str, Cell] = {}
-    for (name, settings), values in itertools.product(rows.items(), itertools.product(*axes.values())):
-        chosen = dict(zip(axes, values, strict=True))
+    for name, settings, chosen in planned:
         given = [f"{key}={_text(value)}" for key, value in settings.items()]
         words = (*experiment, *given, *(f"{key}={value}" for key, value in chosen.items()), *own)
-        shown = {**({name: ""} if name else {}), **chosen}
+        # A cell outside the product still has its place on the axes, so that it can be drawn there.
+        placed = {
+            key: _text(settings[key]) for key in axes if key in settings and _text(settings[key]) != name
+        }
+        shown = {**({name: ""} if name else {}), **(chosen or placed)}
         try:
             config = eval_config(words, config_dirs)
         except (SettingError, InputError) as error:
             raise InputError(f"cell {Cell(shown, (), '').label or '(the only one)'}: {error}") from error
-        cell = Cell(shown, words, settings_hash(config))
+        cell = Cell(shown, words, settings_hash(config), config.judge.identity if config.judge else "")
         if cell.hash in out:
             raise InputError(f"two cells are the same run: {out[cell.hash].label} and {cell.label}")
         out[cell.hash] = cell
@@ -151,13 +162,20 @@ def run_cells(cells: Sequence[Cell], folder: Path, launch: Launch) -> Iterator[O
     """
     missing = []
     for cell in cells:
-        done = folder / "cells" / cell.hash / DONE
-        if done.is_file():
-            yield Outcome(cell, json.loads(done.read_text(encoding="utf-8")))
+        done = record_of(cell, folder)
+        if done is not None:
+            yield Outcome(cell, done)
         else:
             missing.append(cell)
     if missing:
         yield from launch(missing, folder)
+
+
+def record_of(cell: Cell, folder: Path) -> dict[str, Any] | None:
+    """What a cell of a sweep came to; None if it is not done, or not judged by its judge (this project)."""
+    path = folder / "cells" / cell.hash / DONE
+    record: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return record if record is not None and cell.judge in ("", record.get("judge", "")) else None
 
 
 def in_processes(jobs: int) -> Launch:
@@ -224,7 +242,13 @@ def run_cell(overrides: Sequence[str], folder: Path) -> tuple[dict[str, Any] | N
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with quiet_lightning():
-            record = evaluate(eval_config(overrides), folder).record()
+            config = eval_config(overrides)
+            if config.judge is not None and (folder / DONE).is_file():
+                # All answers are there: no model is needed.
+                found = judge_run(folder, config.judge)
+            else:
+                found = evaluate(config, folder)
+            record = found.record() | ({"judge": config.judge.identity} if config.judge else {})
     except Exception as error:
         (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
         return None, f"{type(error).__name__}: {error}"

@@ -16,6 +16,7 @@ from hermes.config import setting
 from hermes.layer import KVLayer, LayerUpdate
 from hermes.parts.scorers import LayerContext, Scorer
 from hermes.probe import AttentionProbe
+from hermes.provenance import Provenance
 
 
 @dataclass
@@ -24,10 +25,12 @@ class WindowAttention(Scorer):
 
     Source: arXiv 2404.14469 (SnapKV), Sec. 4, and 2401.06104 (TOVA) with ``window=1 kernel=1``. The window
     is of the newest frame's tokens: at the end of a prompt it would be the question's, which a stream does
-    not know yet. The window's own tokens score highest.
+    not know yet. It is never longer than that frame, and its own tokens score highest.
     """
 
-    window: int = setting(32, help="last tokens of a chunk whose queries are read", unit="tokens", ge=1)
+    window: int = setting(
+        32, help="last tokens of the newest frame whose queries are read", unit="tokens", ge=1
+    )
     kernel: int = setting(5, help="tokens pooled around each; 1: none", unit="tokens", ge=1)
     pool: Literal["mean", "max"] = setting("mean", help="how they are pooled; the ends count as 0 in a mean")
 
@@ -40,12 +43,18 @@ class WindowAttention(Scorer):
         self, view: AttentionView, before: Float[Tensor, "B _R T"], per_head: bool
     ) -> Float[Tensor, "B R T_P"]:
         """The newest window's attention, whatever was before."""
-        return view.received(last=self.window, per_head=per_head)
+        window = self.window if view.chunk is None else self._window(view.chunk)
+        return view.received(last=window, per_head=per_head)
+
+    def _window(self, tokens: Provenance) -> int:
+        """Tokens at the end that are of the newest frame, ``window`` at most; all rows end alike."""
+        frame = tokens.frame.flatten(0, -2)[0] if tokens.frame.ndim > 1 else tokens.frame
+        return int((frame[-self.window :] == frame[-1:]).sum())
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
         """Pooled attention; the window above everything."""
         mass = context.followed
-        old = mass[..., : max(mass.shape[-1] - self.window, 0)]
+        old = mass[..., : mass.shape[-1] - self._window(context.layer.video)]
         if self.kernel > 1 and old.shape[-1]:
             pool = F.avg_pool1d if self.pool == "mean" else F.max_pool1d
             size = old.shape[-1]
@@ -157,4 +166,5 @@ class Following(AttentionProbe):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up what :meth:`state` gave."""
-        self.held, self._seen = {int(index): tensor for index, tensor in state.items()}, {}
+        self.held = {int(index): tensor for index, tensor in state.items() if index.isdigit()}
+        self._seen = {}

@@ -53,13 +53,15 @@ class TopK(Selector):
 
     A shared ranking averages a token's score over the layers that hold it. Set aside first: tokens marked
     protected and the best frames' timestamps, then the newest ``recent`` tokens (or ``recent_share`` of the
-    budget, whichever is more), then each frame's best ``per_frame`` tokens; all of them count against the
-    budget. Other timestamps go first.
+    budget, whichever is more) and the newest ``recent_frames`` frames, as many of them as fit half of the
+    budget whole, then each frame's best ``per_frame`` tokens; all of them count against the budget. Other
+    timestamps go first.
     """
 
     rank: Literal["layer", "kv_head", "tier", "all"] = setting("layer", help="where one ranking is made")
     recent: int = setting(0, help="newest tokens always kept", unit="tokens", ge=0)
     recent_share: float = setting(0.0, help="share of the budget for the newest tokens", ge=0, le=1)
+    recent_frames: int = setting(0, help="newest frames always kept whole", unit="frames", ge=0)
     per_frame: int = setting(0, help="best tokens of every frame always kept", unit="tokens", ge=0)
     timestamps: float = setting(
         0.25,
@@ -93,15 +95,17 @@ class TopK(Selector):
         stamps = self.timestamps > 0 and one.layer.has_timestamps
         recent = max(self.recent, int(self.recent_share * budget))
         floor = self.floor(video.frame, budget)
-        if not (recent or floor or stamps or one.layer.has_protected):
+        if not (recent or self.recent_frames or floor or stamps or one.layer.has_protected):
             return scores.topk(budget, dim=-1).indices
         order = scores.argsort(dim=-1)
         rank = torch.empty_like(order).scatter_(
             -1, order, torch.arange(length, device=order.device).expand_as(order)
         )
         bonus = video.protected.long().expand_as(rank) * 4
-        if recent:
+        if recent or self.recent_frames:
             newest = torch.arange(length, device=rank.device) >= length - recent
+            if self.recent_frames:
+                newest = newest | _newest_frames(video.frame, self.recent_frames, budget // 2)
             bonus = bonus + newest.long() * 2
         if floor:
             bonus = bonus + (_rank_in_frame(scores, video.frame) < floor).long()
@@ -156,6 +160,14 @@ def _frame_slots(frame: Int[Tensor, "B R V"]) -> tuple[Tensor, int]:
     """Frames renumbered 0 .. F-1."""
     _, inverse = frame.unique(return_inverse=True)
     return inverse, int(inverse.max()) + 1 if inverse.numel() else 0
+
+
+def _newest_frames(frame: Int[Tensor, "B R V"], count: int, room: int) -> Tensor:
+    """Tokens of the newest ``count`` frames, or of as many of these as have ``room``, whole."""
+    numbers, sizes = frame[0, 0].unique(return_counts=True)
+    fit = int((sizes.flip(0).cumsum(0) <= room).sum())
+    chosen = min(fit, count, len(numbers))
+    return frame >= numbers[-chosen] if chosen else torch.zeros_like(frame, dtype=torch.bool)
 
 
 def _best_stamps(scores: Tensor, frame: Tensor, stamp: Tensor, room: int) -> Tensor:
