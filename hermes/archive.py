@@ -143,7 +143,10 @@ class Archive:
     def index(self, layer: int) -> Float[Tensor, "B N H D"]:
         """Mean un-rotated key of every block of a layer."""
         index = self._index[layer]
-        return torch.empty(1, 0, 1, 1) if index is None else index
+        if index is not None:
+            return index
+        # A layer without a block yet: none, of the shape that others have.
+        return next((one[:, :0] for one in self._index if one is not None), torch.empty(1, 0, 1, 1))
 
     def read(self, layer: int, blocks: Iterable[int], device: torch.device | str = "cpu") -> list[Tokens]:
         """Blocks of a layer as they were, or as near as their integers say."""

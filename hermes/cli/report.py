@@ -175,8 +175,9 @@ def _costs(session: StreamSession, last: Answer, run: Mapping[str, Any]) -> Tabl
     table.add_row("compression", f"{_time(stats.compress_ms)}, {each:.1f} ms a chunk")
     beside = ", and what the policy holds beside them" if policy.resident_bytes else ""
     table.add_row("memory", f"{_bytes(last.memory_bytes)}: keys, values, positions, provenance{beside}")
-    if last.archived_bytes or policy.bound == "growing":
-        table.add_row("archive", f"{_bytes(last.archived_bytes)} outside the memory, growing with the stream")
+    if last.archived_bytes:
+        growing = ", growing with the stream" if policy.bound == "growing" else ""
+        table.add_row("archive", f"{_bytes(last.archived_bytes)} outside the memory{growing}")
     whose = "process" if run["device"] == "cpu" else "device"
     table.add_row("peak", f"{_bytes(last.peak_memory_bytes)} of the {whose}")
     table.add_row("device", f"{run['device']}; {run['attention']}")
