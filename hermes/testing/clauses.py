@@ -328,6 +328,19 @@ def question_leaves_the_memory(trial: Trial) -> None:
     _require(one == other, f"the same question has two answers, {one} and {other}")
 
 
+def growth_is_reported(trial: Trial) -> None:
+    """A growing policy's reports show more bytes after a longer stream, on the device or elsewhere."""
+    if trial.policy().bound != "growing":
+        return
+    session, frames = trial.session(), trial.frames(2 * CHUNKS * CHUNK_FRAMES)
+    sizes = []
+    for part in (frames[: len(frames) // 2], frames[len(frames) // 2 :]):
+        session.feed(part)
+        stats = session.stats()
+        sizes.append(stats.memory_bytes + stats.archived_bytes)
+    _require(sizes[1] > sizes[0], f"reports {sizes[0]} bytes, and {sizes[1]} after twice as many frames")
+
+
 CLAUSES: Sequence[Clause] = (
     budget_is_kept,
     lengths_are_as_declared,
@@ -345,4 +358,5 @@ CLAUSES: Sequence[Clause] = (
     settings_round_trip,
     saved_memory_goes_on,
     question_leaves_the_memory,
+    growth_is_reported,
 )
