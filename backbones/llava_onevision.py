@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -78,6 +79,12 @@ class LlavaOnevision(Backbone):
             tokens=tokens,
             frames=len(frames),
         )
+
+    def token_saliency(self, received: Float[Tensor, " patches"], chunk: Chunk) -> Float[Tensor, " n"]:
+        """The patches' attention, pooled as their features are."""
+        vision = self.model.config.vision_config
+        grid = received.view(-1, 1, *[vision.image_size // vision.patch_size] * 2)
+        return F.interpolate(grid, size=(self.side, self.side), mode="bilinear").flatten()
 
     def closing(self, state: VideoState) -> Float[Tensor, "1 n hidden"] | None:
         """The image newline that follows the whole video in the native layout, else None."""

@@ -95,6 +95,19 @@ class Qwen2_5VL(Backbone):  # noqa: N801
         step = self.recipe.temporal_patch_size / fps * rate
         return self._positions(torch.arange(groups, dtype=torch.float64) * step, rows, cols)
 
+    def token_saliency(self, received: Float[Tensor, " patches"], chunk: Chunk) -> Float[Tensor, " n"]:
+        """The mean of the patches merged into a token, out of the encoder's order of windows."""
+        vision, tokens = self.model.config.vision_config, chunk.tokens
+        side = vision.window_size // vision.patch_size // vision.spatial_merge_size
+        group = tokens.frame.unique_consecutive(return_inverse=True)[1]
+        row, col = tokens.row, tokens.col
+        keys = torch.stack((group, row // side, col // side, row % side, col % side), dim=-1).tolist()
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        merged = received.view(-1, vision.spatial_merge_size**2).mean(1)
+        out = torch.empty_like(merged)
+        out[torch.tensor(order, device=out.device)] = merged
+        return out
+
     @staticmethod
     def _positions(times: Float[Tensor, " groups"], rows: int, cols: int) -> Float[Tensor, "3 n"]:
         grid = torch.cartesian_prod(times, torch.arange(rows).to(times), torch.arange(cols).to(times))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes.backbone import Backbone, Chunk, VideoState, visual_features
@@ -119,6 +119,13 @@ class Qwen3VL(Backbone):
             frames=len(frames),
             deepstack=tuple(deepstack),
         )
+
+    def token_saliency(self, received: Float[Tensor, " patches"], chunk: Chunk) -> Float[Tensor, " n"]:
+        """The mean of the patches merged into a token; timestamps have none."""
+        out = received.new_zeros(len(chunk))
+        seen = (chunk.tokens.kind == int(Kind.VISUAL)).to(out.device)
+        out[seen] = received.view(-1, self.recipe.merge_size**2).mean(1)
+        return out
 
     def _stamp(self, time: float) -> Int[Tensor, "1 n"]:
         """What precedes a pair seen at ``time`` seconds."""

@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 # Public name -> module. Imported at first use, so that `hermes --help` needs no torch.
 _PUBLIC = {
     "Answer": "hermes.answer",
+    "Archive": "hermes.archive",
+    "Archiving": "hermes.archive",
     "AttentionMass": "hermes.probe",
     "AttentionProbe": "hermes.probe",
     "AttentionView": "hermes.attention",
@@ -31,6 +33,7 @@ _PUBLIC = {
     "Recall": "hermes.policy",
     "Scorer": "hermes.parts",
     "Selector": "hermes.parts",
+    "Store": "hermes.archive",
     "StreamContext": "hermes.policy",
     "StreamSession": "hermes.session",
     "Tier": "hermes.tiers",
@@ -48,6 +51,9 @@ __all__ = sorted([*_PUBLIC, "__version__"])
 
 if TYPE_CHECKING:
     from hermes.answer import Answer as Answer
+    from hermes.archive import Archive as Archive
+    from hermes.archive import Archiving as Archiving
+    from hermes.archive import Store as Store
     from hermes.attention import AttentionView as AttentionView
     from hermes.backbone import Backbone as Backbone
     from hermes.backbone import BackboneConfig as BackboneConfig

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes.errors import InputError
@@ -17,7 +18,8 @@ class Answer:
     """One answered question and what it cost (this project).
 
     Times are of the stream in seconds (``time_s``) or wall-clock in milliseconds (``*_ms``);
-    ``encode_ms`` and ``compress_ms`` are the sums over the stream so far.
+    ``encode_ms`` and ``compress_ms`` are the sums over the stream so far. ``memory_bytes`` are those of the
+    memory and of what the policy holds beside it, ``archived_bytes`` those it keeps elsewhere.
     """
 
     question: str
@@ -35,6 +37,7 @@ class Answer:
     memory_bytes: int
     peak_memory_bytes: int
     ids: Int[Tensor, " n"] = field(repr=False)
+    archived_bytes: int = 0
 
 
 @dataclass
@@ -48,6 +51,18 @@ class Stats:
     compress_ms: float = 0.0
     tokens_per_layer: list[int] = field(default_factory=list)
     memory_bytes: int = 0
+    archived_bytes: int = 0
+
+
+def letter_odds(
+    logits: Float[Tensor, " vocab"], encode: Callable[[str], Tensor], count: int
+) -> dict[str, float]:
+    """Softmax of the first token's logits over the option letters, ``count`` of them (this project)."""
+    names = letters(count)
+    if not names:
+        return {}
+    ids = torch.tensor([int(encode(name)[0, -1]) for name in names])
+    return dict(zip(names, logits.cpu()[ids].softmax(-1).tolist(), strict=True))
 
 
 def choice_of(text: str, choices: Sequence[str]) -> str | None:

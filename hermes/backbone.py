@@ -60,6 +60,7 @@ class Chunk:
         deepstack: per early decoder layer, ``[B, n, hidden]`` added to its output (zero where not visual);
             empty for most families.
         frames: number of frames seen in it.
+        saliency: attention each token's patches receive in the vision encoder, where a policy wants it.
     """
 
     embeds: Float[Tensor, "B n hidden"]
@@ -68,6 +69,7 @@ class Chunk:
     tokens: Provenance
     frames: int
     deepstack: tuple[Tensor, ...] = ()
+    saliency: Float[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return self.embeds.shape[1]
@@ -80,6 +82,7 @@ class Chunk:
             positions=self.positions.index_select(-1, index),
             tokens=self.tokens.select(index.cpu()),
             deepstack=tuple(feature.index_select(1, index) for feature in self.deepstack),
+            saliency=None if self.saliency is None else self.saliency.index_select(0, index),
         )
 
 
@@ -282,6 +285,16 @@ class Backbone(ABC):
         Raises:
             InputError: frames that cannot be encoded together.
         """
+
+    def token_saliency(self, received: Float[Tensor, " patches"], chunk: Chunk) -> Float[Tensor, " n"]:
+        """Attention received by the patches of the vision encoder's last layer, as one number a token.
+
+        Raises:
+            UnsupportedModelError: the family does not say how its patches become tokens.
+        """
+        raise UnsupportedModelError(
+            f"{type(self).__name__} does not tell the saliency of its tokens (Backbone.token_saliency)"
+        )
 
     def closing(self, state: VideoState) -> Float[Tensor, "1 n hidden"] | None:
         """Embeddings a native layout puts between the video and the question (an image newline), or None."""

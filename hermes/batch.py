@@ -17,7 +17,7 @@ from hermes.generation import GenerationConfig
 from hermes.memory import KVMemory, LayerUpdate, MemoryConfig, Mix
 from hermes.observe import Observer
 from hermes.policy import MemoryPolicy
-from hermes.prefill import check_budget, prefill
+from hermes.prefill import check_budget, check_streams, prefill
 from hermes.provenance import Provenance
 from hermes.session import StreamSession
 from hermes.video import Frame
@@ -42,7 +42,7 @@ class BatchedSession:
         fps, chunk_frames, generation, memory, seed: as of :class:`StreamSession`.
 
     Raises:
-        SettingError: less than one stream.
+        SettingError: less than one stream, or more than one for a policy that takes one.
 
     Attributes:
         streams: one session a stream, which holds everything of it but the memory.
@@ -72,6 +72,7 @@ class BatchedSession:
     ) -> None:
         if streams < 1:
             raise SettingError("streams", streams, "an integer of at least 1")
+        check_streams(policy, streams)
         self.backbone = backbone
         self.streams = [
             StreamSession(
@@ -161,7 +162,9 @@ class BatchedSession:
     def _write(self, chunks: Sequence[Chunk]) -> None:
         if all(stream.context.extent == 0 for stream in self.streams):
             check_budget(self.policy, chunks[0])
-        chunk = together([self.policy.reduce(chunk) for chunk in chunks])
+        chunk = together(
+            [stream.policy.reduce(chunk) for stream, chunk in zip(self.streams, chunks, strict=True)]
+        )
         self._prefill(chunk)
         for stream in self.streams:
             stream.context.extent = chunk.advance

@@ -68,6 +68,43 @@ class LayerUpdate:
     mix: Mix | None = None
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Some tokens of one layer on their own: what is taken out of a memory, and put back (this project).
+
+    Attributes:
+        keys, values: ``[B, H, T, D]``; keys are rotated at ``positions``.
+        positions: float32 ``[A, B, R, T]``; R is 1 or the KV heads.
+        origin: their provenance, table ``[8, B, R, T]``.
+    """
+
+    keys: Float[Tensor, "B H T D"]
+    values: Float[Tensor, "B H T D"]
+    positions: Float[Tensor, "A B R T"]
+    origin: Provenance
+
+    def __len__(self) -> int:
+        return self.keys.shape[2]
+
+    def split(self, sizes: Sequence[int]) -> list[Tokens]:
+        """Consecutive pieces."""
+        of = list(sizes)
+        columns = (self.keys.split(of, 2), self.values.split(of, 2), self.positions.split(of, 3))
+        tables = [Provenance(table) for table in self.origin.table.split(of, 3)]
+        return [Tokens(k, v, p, t) for k, v, p, t in zip(*columns, tables, strict=True)]
+
+    @staticmethod
+    def cat(parts: Sequence[Tokens]) -> Tokens:
+        """All pieces in order; where one has a row for every KV head, all get one."""
+        rows = max(part.positions.shape[2] for part in parts)
+        return Tokens(
+            torch.cat([part.keys for part in parts], dim=2),
+            torch.cat([part.values for part in parts], dim=2),
+            torch.cat([part.positions.expand(-1, -1, rows, -1) for part in parts], dim=3),
+            Provenance(torch.cat([part.origin.table.expand(-1, -1, rows, -1) for part in parts], dim=3)),
+        )
+
+
 class KVLayer(DynamicLayer):  # type: ignore[misc]
     """One layer: keys rotated at the layer's own positions, values, positions and provenance.
 
@@ -150,6 +187,35 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
         index = index.sort(dim=-1).values + self.prefix
         head = torch.arange(self.prefix, device=index.device).expand(*index.shape[:2], -1)
         return LayerUpdate(torch.cat((head, index), dim=-1), mix)
+
+    def take(self, slots: Int[Tensor, "B R K"]) -> Tokens:
+        """The tokens at these slots (0: first of the prefix), copied.
+
+        Raises:
+            HermesError: the layer is empty.
+        """
+        batch, heads, _, width = self.keys.shape
+        if self.positions is None:
+            raise HermesError(f"layer {self.index} of the memory is empty")
+        rows = max(self.rows, slots.shape[1])
+        one = slots.expand(batch, rows, -1)
+        wide = slots.expand(batch, heads, -1).unsqueeze(-1).expand(-1, -1, -1, width)
+        at = one.expand(self.positions.shape[0], -1, -1, -1)
+        table = self.held.table.expand(-1, -1, rows, -1)
+        return Tokens(
+            self.keys.gather(2, wide),
+            self.values.gather(2, wide),
+            self.positions.expand(-1, -1, rows, -1).gather(3, at),
+            Provenance(table.gather(3, one.expand(table.shape[0], -1, -1, -1))),
+        )
+
+    def hold(self, tokens: Tokens) -> None:
+        """Hold these tokens and no others; the clock goes behind them (``KVMemory.align`` follows)."""
+        self.keys, self.values = tokens.keys, tokens.values
+        self.positions, self.tokens = tokens.positions, tokens.origin
+        self.clock = torch.floor(tokens.positions.amax(dim=(0, -1))) + 1
+        if self.written is not None:
+            self.written = (tokens.keys, tokens.positions)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object

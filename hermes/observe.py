@@ -14,7 +14,7 @@ from torch import Tensor
 from hermes.attention import AttentionView, attending, installed, rotate_query
 from hermes.backbone import Backbone
 from hermes.memory import KVLayer, KVMemory
-from hermes.positions import expand_axes
+from hermes.positions import Rotary, expand_axes
 from hermes.probe import AttentionProbe
 
 Mode = Literal["exact", "embedding"]
@@ -98,6 +98,32 @@ class Observer:
             with installed(self.backbone.model):
                 self._exact(exact, out)
         return out
+
+    def over(self, memory: KVMemory) -> Observer:
+        """The same, over another memory of the same model."""
+        return Observer(self.backbone, memory)
+
+    @torch.no_grad()
+    def queries(self, text: str) -> list[Float[Tensor, "B Hq n D"]]:
+        """Every layer's queries of a text before rotation, from a true forward of it over the memory.
+
+        Source: arXiv 2503.00540 (ReKV): what blocks of archived tokens are retrieved by (this project's
+        second pass; there the pass is the answer's own).
+        """
+        ids = self.backbone.encode(text)
+        n, batch, axes = ids.shape[1], max(self.memory.batch_size, 1), self.backbone.axes
+        steps = torch.arange(n, device=ids.device, dtype=torch.float32).expand(batch, n)
+        positions = self.memory.next_position + steps
+        seen = _Queries(self.memory, self.backbone.rotary, len(self.memory.layers))
+        fork = self.memory.fork()
+        with installed(self.backbone.model), attending(fork, seen):
+            self.backbone.decoder(
+                inputs_embeds=self.backbone.embed(ids).expand(batch, -1, -1),
+                position_ids=expand_axes(positions, axes) if axes > 1 else positions,
+                past_key_values=fork,
+                use_cache=True,
+            )
+        return seen.found
 
     # -- the release's shortcut ----------------------------------------------------------------------------
 
@@ -206,6 +232,26 @@ class _Watch(AttentionProbe):
             start += segment.ids.shape[1]
         if self.stop_after:
             raise _EnoughSeenError
+
+
+class _Queries(AttentionProbe):
+    """Takes the rotation off every layer's queries."""
+
+    def __init__(self, memory: KVMemory, rotary: Rotary, count: int) -> None:
+        self.memory = memory
+        self.rotary = rotary
+        self.found: list[Tensor] = [torch.empty(0)] * count
+
+    def observe(self, view: AttentionView) -> None:
+        held = view.held
+        shared = torch.full_like(held.clock, float(self.memory.next_position))
+        # A layer without a turn of its own rotates at the shared clock.
+        start = (shared if held.turn is None else held.clock).to(view.query.device)
+        steps = torch.arange(view.query.shape[2], device=start.device)
+        cos, sin = self.rotary.angles(expand_axes(start[..., None] + steps, self.rotary.axes))
+        kv_heads = view.own.shape[1]
+        plain = rotate_query(view.query.float(), cos, -sin, kv_heads, held.kernels)
+        self.found[view.layer] = plain / self.rotary.scaling
 
 
 def _mass(

@@ -81,6 +81,9 @@ class MemoryPolicy(Part, ABC):
     unit: ClassVar[Literal["tokens", "frames"]] = "tokens"
     source: ClassVar[str] = "this project"
     needs_attention: ClassVar[bool] = False
+    # Whether streams of a batch may share it: not where they keep different numbers of a chunk's tokens, or
+    # where it holds what a question needs of one stream.
+    lockstep: ClassVar[bool] = True
 
     budget: int
     context: StreamContext
@@ -94,7 +97,11 @@ class MemoryPolicy(Part, ABC):
         return frames
 
     def reduce(self, chunk: Chunk) -> Chunk:
-        """Tokens of a chunk that the decoder reads."""
+        """Tokens of a chunk that the decoder reads.
+
+        What it remembers is replaced, never changed in place: where the chunk then cannot be read, the
+        session puts back what was, and the chunk comes again.
+        """
         return chunk
 
     def watch(self) -> AttentionProbe | None:
@@ -109,6 +116,10 @@ class MemoryPolicy(Part, ABC):
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
         """After a chunk: what each layer keeps. Layers not named keep every token."""
 
+    def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate], observe: Observer) -> None:
+        """Before an eviction: store elsewhere what a question may need of the memory as it is."""
+        return None
+
     def recall(self, call: Recall) -> None:
         """At a question: change the fork that answers it; the stream's memory stays as it is."""
         return None
@@ -120,6 +131,21 @@ class MemoryPolicy(Part, ABC):
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take up a state that :meth:`state` gave, after :meth:`start`."""
         return None
+
+    @property
+    def needs_saliency(self) -> bool:
+        """Whether :meth:`reduce` reads the chunks' ``saliency``, which costs the vision encoder some time."""
+        return False
+
+    @property
+    def archived_bytes(self) -> int:
+        """Bytes kept outside the memory, on the host or on disk; they may grow with the stream."""
+        return 0
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes kept on the model's device besides the memory."""
+        return 0
 
     @property
     def reindexing(self) -> Reindexer:
@@ -136,6 +162,7 @@ class MemoryPolicy(Part, ABC):
             max_position=self.context.max_position,
             extent=self.context.extent,
         )
+        self.archive(memory, updates, observe)
         memory.apply(updates, compact=compact)
         return bool(updates) or compact
 

@@ -60,3 +60,15 @@ def check_budget(policy: MemoryPolicy, chunk: Chunk) -> None:
     cost = int((frame == frame[0]).sum()) if len(frame) else 0
     if policy.bound != "unbounded" and policy.budget < cost:
         raise SettingError("policy.budget", policy.budget, f"at least {cost}, the tokens of one frame")
+
+
+def check_streams(policy: MemoryPolicy, streams: int) -> None:
+    """Refuse a batch of streams for a policy whose streams cannot go in lockstep (this project).
+
+    Raises:
+        SettingError: more than one stream, and the policy is not ``lockstep``.
+    """
+    if streams > 1 and not policy.lockstep:
+        raise SettingError(
+            "streams", streams, "1 for this policy", f"{type(policy).__name__} keeps streams of their own."
+        )

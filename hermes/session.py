@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hermes.answer import Answer, Stats, check_choices, is_correct
+from hermes.answer import Answer, Stats, check_choices, is_correct, letter_odds
 from hermes.attention import installed
 from hermes.backbone import Backbone, Chunk, VideoState
 from hermes.callback import Callback
@@ -23,11 +23,12 @@ from hermes.generation import Generated, GenerationConfig, generate
 from hermes.memory import KVMemory, MemoryConfig
 from hermes.observe import Observer
 from hermes.policy import MemoryPolicy, Recall, StreamContext
-from hermes.prefill import check_budget, prefill
+from hermes.prefill import check_budget, check_streams, prefill
 from hermes.probe import AttentionProbe, together
-from hermes.prompts import Turn, letters, multiple_choice
+from hermes.prompts import Turn, multiple_choice
 from hermes.provenance import Provenance
 from hermes.resources import Stopwatch, peak_memory_bytes, settle
+from hermes.saliency import encode
 from hermes.saving import load_stream, save_stream
 from hermes.selfcheck import self_check
 from hermes.static import StaticDecoder
@@ -176,14 +177,13 @@ class StreamSession:
         if new:
             self._offered = len(frames)
             self._admitted = [*self._admitted, *self.policy.admit(new)]
-        frames_in = self._admitted
         chunk = None
-        if frames_in:
-            self._notify("on_encode_start", frames_in)
+        if self._admitted:
+            self._notify("on_encode_start", self._admitted)
             try:
                 with self._encoding:
-                    chunk = self.policy.reduce(self.backbone.video(frames_in, self.video, fps=self.fps))
-                    self._write(chunk)
+                    wanted = self.policy.needs_saliency
+                    chunk = self._write(encode(self.backbone, self._admitted, self.video, self.fps, wanted))
             except BaseException as error:
                 # Nothing of the chunk is in the memory: the frames wait for the next call, unless it is
                 # they that cannot be encoded.
@@ -203,17 +203,25 @@ class StreamSession:
         """Take in a chunk that is already embedded; raises SettingError as :meth:`feed`."""
         self._notify("on_encode_start", ())
         with self._encoding:
-            chunk = self.policy.reduce(chunk)
-            self._write(chunk)
+            chunk = self._write(chunk)
         self.frames_seen += chunk.frames
         self.now += chunk.frames / self.fps
         self._written(chunk)
 
-    def _write(self, chunk: Chunk) -> None:
-        if self._stats.chunks == 0:
-            check_budget(self.policy, chunk)
+    def _write(self, chunk: Chunk) -> Chunk:
+        """Read a chunk, reduced, into the memory; after an exception the policy is as it was, too."""
+        check_streams(self.policy, chunk.embeds.shape[0])
         self._begin(chunk.embeds.shape[0])
-        prefill(self.backbone, self.memory, chunk, probe=together(self.probe, self.policy.watch()))
+        before = dict(vars(self.policy))
+        try:
+            chunk = self.policy.reduce(chunk)
+            if self._stats.chunks == 0:
+                check_budget(self.policy, chunk)
+            prefill(self.backbone, self.memory, chunk, probe=together(self.probe, self.policy.watch()))
+        except BaseException:
+            vars(self.policy).update(before)
+            raise
+        return chunk
 
     def _written(self, chunk: Chunk) -> None:
         self._stats.chunks += 1
@@ -235,9 +243,7 @@ class StreamSession:
         if self.memory.prefix == 0:
             prefix = self.backbone.prefix(self.video)
             if batch > 1:
-                prefix = Chunk(
-                    prefix.embeds.expand(batch, -1, -1), prefix.positions, prefix.advance, prefix.tokens, 0
-                )
+                prefix = replace(prefix, embeds=prefix.embeds.expand(batch, -1, -1))
             prefill(self.backbone, self.memory, prefix, probe=self.probe, prefix=True)
 
     def ask(
@@ -294,10 +300,8 @@ class StreamSession:
         closing = self.backbone.closing(video)
         if closing is not None:
             n = closing.shape[1]
-            positions = torch.arange(n, dtype=torch.float32, device=closing.device).expand(
-                self.backbone.axes, n
-            )
-            prefill(self.backbone, fork, Chunk(closing, positions, n, Provenance.text(n), 0))
+            steps = torch.arange(n, dtype=torch.float32, device=closing.device).expand(self.backbone.axes, n)
+            prefill(self.backbone, fork, Chunk(closing, steps, n, Provenance.text(n), 0))
         made = generate(
             self.backbone,
             fork,
@@ -318,30 +322,25 @@ class StreamSession:
 
     def _answer(self, question: str, choices: Sequence[str], correct: str | None, made: Generated) -> Answer:
         text = self.backbone.decode(made.ids).strip()
-        choice, probabilities = None, None
-        if choices:
-            names = letters(len(choices))
-            ids = torch.tensor([int(self.backbone.encode(name)[0, -1]) for name in names])
-            weights = made.first_logits.cpu()[ids].softmax(-1).tolist()
-            probabilities = dict(zip(names, weights, strict=True))
-            choice = max(names, key=lambda name: probabilities[name])
-        last = self.memory.lengths
+        probabilities = letter_odds(made.first_logits, self.backbone.encode, len(choices))
+        choice = max(probabilities, key=lambda name: probabilities[name]) if probabilities else None
         return Answer(
             question=question,
             time_s=self.now,
             answer=text,
             choice=choice,
-            probabilities=probabilities,
+            probabilities=probabilities or None,
             correct=None if correct is None else is_correct(correct, choice or text, choices),
             ttft_ms=1e3 * made.ttft,
             tpot_ms=None if made.tpot is None else 1e3 * made.tpot,
             encode_ms=self._encoding.ms,
             compress_ms=self._compressing.ms,
             frames_seen=self.frames_seen,
-            tokens_per_layer=last,
-            memory_bytes=self.memory.memory_bytes,
+            tokens_per_layer=self.memory.lengths,
+            memory_bytes=self.memory.memory_bytes + self.policy.resident_bytes,
             peak_memory_bytes=peak_memory_bytes(self.backbone.device),
             ids=made.ids,
+            archived_bytes=self.policy.archived_bytes,
         )
 
     def stats(self) -> Stats:
@@ -352,7 +351,8 @@ class StreamSession:
             encode_ms=self._encoding.ms,
             compress_ms=self._compressing.ms,
             tokens_per_layer=self.memory.lengths,
-            memory_bytes=self.memory.memory_bytes,
+            memory_bytes=self.memory.memory_bytes + self.policy.resident_bytes,
+            archived_bytes=self.policy.archived_bytes,
         )
 
     def save(self, folder: str | Path) -> None:

@@ -25,6 +25,7 @@ from hermes.testing import CLAUSES, ContractError, Trial, check_policy, clauses,
 from policies.fifo import Fifo
 from policies.hermes import Hermes
 from policies.random import Random
+from policies.rekv import Rekv
 from tests.references import FAMILIES, tiny
 
 pytestmark = pytest.mark.model
@@ -284,6 +285,17 @@ class RecallsIntoTheStream(Fifo):
         self.memory.apply({1: self.memory[1].keeping(torch.arange(3))})
 
 
+@dataclass
+class HidesItsArchive(Rekv):
+    @property
+    def archived_bytes(self):
+        return 0
+
+    @property
+    def resident_bytes(self):
+        return 0
+
+
 BROKEN = {
     OverBudget: clauses.budget_is_kept,
     WastesBudget: clauses.lengths_are_as_declared,
@@ -302,6 +314,7 @@ BROKEN = {
     ComparesState: clauses.settings_round_trip,
     HidesStateInTheMemory: clauses.saved_memory_goes_on,
     RecallsIntoTheStream: clauses.question_leaves_the_memory,
+    HidesItsArchive: clauses.growth_is_reported,
 }
 
 

@@ -165,7 +165,7 @@ def _memory(session: StreamSession, run: Mapping[str, Any]) -> Table:
 
 
 def _costs(session: StreamSession, last: Answer, run: Mapping[str, Any]) -> Table:
-    stats = session.stats()
+    stats, policy = session.stats(), session.policy
     table = _table("cost", header=False)
     whole = (
         f"{_time(stats.encode_ms)} for {stats.frames} frames, {stats.chunks} chunk{'s' * (stats.chunks != 1)}"
@@ -173,7 +173,11 @@ def _costs(session: StreamSession, last: Answer, run: Mapping[str, Any]) -> Tabl
     table.add_row("encoding", f"{whole}, {stats.encode_ms / max(stats.frames, 1):.1f} ms a frame")
     each = stats.compress_ms / max(stats.chunks, 1)
     table.add_row("compression", f"{_time(stats.compress_ms)}, {each:.1f} ms a chunk")
-    table.add_row("memory", f"{_bytes(last.memory_bytes)}: keys, values, positions, provenance")
+    beside = ", and what the policy holds beside them" if policy.resident_bytes else ""
+    table.add_row("memory", f"{_bytes(last.memory_bytes)}: keys, values, positions, provenance{beside}")
+    if last.archived_bytes:
+        growing = ", growing with the stream" if policy.bound == "growing" else ""
+        table.add_row("archive", f"{_bytes(last.archived_bytes)} outside the memory{growing}")
     whose = "process" if run["device"] == "cpu" else "device"
     table.add_row("peak", f"{_bytes(last.peak_memory_bytes)} of the {whose}")
     table.add_row("device", f"{run['device']}; {run['attention']}")

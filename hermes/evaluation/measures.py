@@ -48,6 +48,7 @@ MEASURES: Mapping[str, tuple[str, Callable[[Row], float | None]]] = MappingProxy
         "frames": ("frames seen", lambda row: float(row.frames_seen)),
         "tokens": ("tokens a layer", lambda row: _mean(row.tokens_per_layer)),
         "memory": ("memory (kB)", lambda row: row.memory_bytes / 1e3),
+        "archive": ("archive (kB)", lambda row: row.archived_bytes / 1e3 if row.archived_bytes else None),
     }
 )
 

@@ -67,6 +67,7 @@ class Row:
     open_ended: bool = False
     score: float | None = None
     judge: str | None = None
+    archived_bytes: int = 0
 
     @property
     def place(self) -> tuple[int, int, float]:
@@ -100,6 +101,7 @@ class Row:
             tokens_per_layer=tuple(answer.tokens_per_layer),
             memory_bytes=answer.memory_bytes,
             ttft_ms=answer.ttft_ms,
+            archived_bytes=answer.archived_bytes,
             tpot_ms=answer.tpot_ms,
             frame_ms=(answer.encode_ms + answer.compress_ms) / max(answer.frames_seen, 1),
         )

@@ -1,5 +1,6 @@
 """The parts a policy is composed of: scorers, smoothers, selectors, mergers, re-indexers."""
 
+from hermes.parts.buckets import Buckets
 from hermes.parts.mergers import Drop, Merger, Summary
 from hermes.parts.norms import KeyNorm, ValueNorm
 from hermes.parts.observed import AttentionSum, Following, WindowAttention
@@ -11,6 +12,7 @@ from hermes.parts.smoothers import Chain, Smoother
 __all__ = [
     "AttentionSum",
     "Blend",
+    "Buckets",
     "Chain",
     "Drop",
     "Eager",

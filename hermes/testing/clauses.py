@@ -14,6 +14,7 @@ from transformers import LogitsProcessor
 
 from hermes.backbone import Backbone, Chunk
 from hermes.config import config_hash, to_dict
+from hermes.errors import SettingError
 from hermes.observe import Observer
 from hermes.provenance import Kind, Provenance
 from hermes.storage import load_memory
@@ -199,9 +200,15 @@ def dtype_and_device_are_preserved(trial: Trial) -> None:
 
 
 def streams_in_a_batch_are_independent(trial: Trial) -> None:
-    """Two streams in lockstep each hold what they hold alone."""
+    """Two streams in lockstep each hold what they hold alone, or are refused before anything is read."""
     streams = [trial.chunks(4, seed) for seed in (1, 2)]
     together, *alone = (trial.session() for _ in range(3))
+    if not trial.policy().lockstep:
+        with suppress(SettingError):
+            together.feed_chunk(_stacked([stream[0] for stream in streams]))
+            _require(False, "takes two streams at once, and says that it does not")
+        _require(not any(together.memory.lengths), "two streams were refused, and something was read")
+        return
     for pair in zip(*streams, strict=True):
         together.feed_chunk(_stacked(pair))
         for session, chunk in zip(alone, pair, strict=True):
@@ -321,6 +328,19 @@ def question_leaves_the_memory(trial: Trial) -> None:
     _require(one == other, f"the same question has two answers, {one} and {other}")
 
 
+def growth_is_reported(trial: Trial) -> None:
+    """A growing policy's reports show more bytes after a longer stream, on the device or elsewhere."""
+    if trial.policy().bound != "growing":
+        return
+    session, frames = trial.session(), trial.frames(2 * CHUNKS * CHUNK_FRAMES)
+    sizes = []
+    for part in (frames[: len(frames) // 2], frames[len(frames) // 2 :]):
+        session.feed(part)
+        stats = session.stats()
+        sizes.append(stats.memory_bytes + stats.archived_bytes)
+    _require(sizes[1] > sizes[0], f"reports {sizes[0]} bytes, and {sizes[1]} after twice as many frames")
+
+
 CLAUSES: Sequence[Clause] = (
     budget_is_kept,
     lengths_are_as_declared,
@@ -338,4 +358,5 @@ CLAUSES: Sequence[Clause] = (
     settings_round_trip,
     saved_memory_goes_on,
     question_leaves_the_memory,
+    growth_is_reported,
 )

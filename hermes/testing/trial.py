@@ -250,6 +250,8 @@ class _Recorder(Callback):
     def on_encode_end(self, session: StreamSession, chunk: Chunk) -> None:
         self._before, self._updates = copy_state(session.memory), {}
         for index, layer in enumerate(session.memory):
+            if not self._projected[index]:
+                continue  # nothing of the chunk was read
             # The chunk, and before the first one the prefix.
             keys = torch.cat(self._projected[index], dim=2)
             count = keys.shape[2]

@@ -1,0 +1,126 @@
+"""Any policy with an archive behind it: what it evicts is stored, and a question reads some of it again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from hermes.archive import Archiving, Store, put_back
+from hermes.backbone import Chunk
+from hermes.config import setting
+from hermes.errors import SettingError
+from hermes.memory import KVMemory, LayerUpdate
+from hermes.observe import Observer
+from hermes.parts import RandomScore, Reindexer, TopK
+from hermes.policy import MemoryPolicy, Recall, StreamContext
+from hermes.probe import AttentionProbe
+from hermes.retrieval import Context, best, question_queries, similarity
+from hermes.tiers import Tier, TieredPolicy
+from hermes.video import Frame
+
+_PLAIN = TieredPolicy(tiers={"all": Tier(1.0, RandomScore())}, selector=TopK(timestamps=0.0))
+
+
+@dataclass
+class Archived(Archiving):
+    """Let ``inner`` keep the memory, archive what it evicts, and retrieve pages of it at a question.
+
+    Source: this project; retrieval as in arXiv 2503.00540 (ReKV). Each layer's evicted tokens of a step are
+    stored in pages of ``page`` in time order. At a question a layer's best pages, within ``share`` of the
+    budget, come before the memory, at contiguous positions; the memory has the rest of the budget. As an
+    evicted token may be older or newer than one that stayed, time order holds among pages only.
+
+    Raises:
+        SettingError: an inner policy that is not bounded, or has an archive of its own.
+    """
+
+    needs_attention: ClassVar[bool] = True
+
+    budget: int = setting(4000, help="video tokens an answer reads a layer", unit="tokens", ge=2)
+    inner: MemoryPolicy = setting(_PLAIN, help="the policy that keeps the memory; its budget is not used")
+    share: float = setting(0.5, help="of the budget, for pages out of the archive", gt=0, lt=1)
+    page: int = setting(16, help="tokens stored and read together", unit="tokens", ge=1)
+    measure: Literal["dot", "cosine"] = setting("cosine", help="of mean query and mean key")
+    question_over: Context = setting("memory", help="what the question sees when its queries are taken")
+    store: Store = setting(Store(), help="of the archive")
+
+    def __post_init__(self) -> None:
+        if self.inner.bound != "bounded" or isinstance(self.inner, Archiving):
+            raise SettingError("inner", type(self.inner).__name__, "a bounded policy without an archive")
+
+    def start(self, context: StreamContext) -> None:
+        """Begin a stream, with a policy of its own inside."""
+        super().start(context)
+        self.live = copy.deepcopy(self.inner)
+        self.live.budget = self.budget - int(self.share * self.budget)
+        self.live.start(context)
+
+    def admit(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+        """As the inner policy does; and so for the other hooks."""
+        return self.live.admit(frames)
+
+    def reduce(self, chunk: Chunk) -> Chunk:
+        """As the inner policy does."""
+        return self.live.reduce(chunk)
+
+    def watch(self) -> AttentionProbe | None:
+        """The inner policy's probe."""
+        return self.live.watch()
+
+    def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        """As the inner policy does."""
+        return self.live.compress(memory, observe)
+
+    @property
+    def needs_saliency(self) -> bool:
+        """Whether the inner policy does."""
+        return self.live.needs_saliency
+
+    @property
+    def reindexing(self) -> Reindexer:
+        """The inner policy's."""
+        return getattr(self, "live", self.inner).reindexing
+
+    def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate], observe: Observer) -> None:
+        """What each layer is about to lose."""
+        slots, sizes = {}, {}
+        for index, update in updates.items():
+            keep, length = update.keep, memory[index].length
+            gone = torch.ones(*keep.shape[:2], length, dtype=torch.bool, device=keep.device)
+            gone.scatter_(-1, keep, False)
+            count = length - keep.shape[-1]
+            # Every row loses as many.
+            slots[index] = gone.nonzero()[:, 2].view(*keep.shape[:2], count)
+            sizes[index] = [min(self.page, count - at) for at in range(0, count, self.page)]
+        self.archived.add(memory, slots, sizes)
+
+    def recall(self, call: Recall) -> None:
+        """What the inner policy does, and each layer's best pages before it."""
+        self.live.recall(call)
+        if not any(self.archived.sizes):
+            return
+        blocks, keep = {}, {}
+        for layer, query in zip(call.memory, question_queries(call, self.question_over), strict=True):
+            at = layer.index
+            scores = similarity(query, self.archived.index(at)[0], self.measure)
+            room = int(self.share * self.budget)
+            fitting = [size for size in self.archived.sizes[at] if size <= room]
+            chosen = best(scores, self.archived.sizes[at], room) if fitting else []
+            blocks[at] = self.archived.read(at, chosen, layer.keys.device)
+            keep[at] = torch.arange(layer.prefix, layer.length)[None, None]
+        put_back(call.memory, blocks, keep)
+
+    def state(self) -> Mapping[str, Tensor]:
+        """The archive, and what the inner policy holds."""
+        return {**super().state(), **{f"inner/{name}": x for name, x in self.live.state().items()}}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take them up."""
+        super().restore(state)
+        own = {name.removeprefix("inner/"): x for name, x in state.items() if name.startswith("inner/")}
+        self.live.restore(own)
