@@ -17,7 +17,8 @@ import pytest
 from hermes.benchmark import bench_identity
 from hermes.config import Extras, available, experiment_extras
 from hermes.errors import InputError, SettingError
-from hermes.evaluation import compare_runs
+from hermes.evaluation import Row, compare_runs
+from hermes.evaluation.journal import read_run
 from hermes.evaluation.sweep import (
     Cell,
     Outcome,
@@ -197,7 +198,9 @@ def test_only_some_cells(tmp_path):
     assert (plan.out.count("missing"), plan.out.count("done ")) == (2, 1)
 
 
-EXPERIMENTS = [name for name in available("experiment") if name not in ("paper", "embedded")]
+EXPERIMENTS = [
+    name for name in available("experiment") if name not in ("paper", "embedded", "robust_embedded")
+]
 MEASURED = [name for name in EXPERIMENTS if name.startswith("table3")]
 
 
@@ -324,3 +327,44 @@ def test_a_baseline_gives_paired_differences_and_measures_their_columns(tmp_path
         result = hermes("sweep", experiment(tmp_path, wrong), f"output={tmp_path / 'x'}", "--dry-run")
         assert result.code == 2
         assert said in result.err
+
+
+@pytest.mark.model
+def test_repetitions_are_pooled_and_a_named_baseline_is_that_of_the_same_line(tmp_path):
+    chosen = experiment(
+        tmp_path,
+        """
+        data.streams: 3
+        data.questions: 4
+        data.world.length: 16
+        generation.max_new_tokens: 2
+        threads: 1
+        baseline: all of it
+        pool: [data.seed]
+        cells:
+          all of it: {policy: full}
+          window: {policy: fifo}
+        sweep: {policy.budget: [8, 12], data.seed: [0, 1]}
+        """,
+    )
+    out = tmp_path / "out"
+    assert hermes("sweep", chosen, f"output={out}").code == 0
+    with (out / "table.csv").open() as file:
+        lines = [line for line in csv.DictReader(file) if line["group"] == "overall"]
+    assert [(line["cell"], line["policy.budget"]) for line in lines] == [
+        *(("all of it", "8"), ("all of it", "12"), ("window", "8"), ("window", "12"))
+    ]
+    rows: dict[str, list[Row]] = {}
+    for cell in cells_of([chosen]):
+        label = Cell({key: value for key, value in cell.values.items() if key != "data.seed"}, (), "").label
+        rows.setdefault(label, []).extend(read_run(out / "cells" / cell.hash)[0])
+    for line in lines:
+        mine = rows[f"{line['cell']} policy.budget={line['policy.budget']}"]
+        assert int(line["n"]) == len(mine)
+        assert int(line["right"]) == sum(bool(row.correct) for row in mine)
+        if line["cell"] == "window":
+            base = sum(bool(row.correct) for row in rows[f"all of it policy.budget={line['policy.budget']}"])
+            wanted = (int(line["right"]) - base) / len(mine)
+            assert float(line["difference"]) == pytest.approx(wanted)
+    result = hermes("sweep", experiment(tmp_path, "pool: [seed]"), f"output={tmp_path / 'x'}", "--dry-run")
+    assert "pool: got 'seed'" in result.err

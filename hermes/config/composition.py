@@ -34,6 +34,7 @@ class Extras(NamedTuple):
         paper: published numbers to be printed beside ours: label of a cell -> number or {column: number}.
         baseline: what the others are compared with: label of a cell, or {setting: value} of the product.
         measures: costs to be shown (see ``hermes.evaluation.measures``).
+        pool: settings whose values are repetitions, such as seeds: their cells are one line.
     """
 
     title: str = ""
@@ -43,6 +44,7 @@ class Extras(NamedTuple):
     paper: Mapping[str, Any] = MappingProxyType({})
     baseline: str | Mapping[str, Any] = ""
     measures: Sequence[str] = ()
+    pool: Sequence[str] = ()
 
 
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = MappingProxyType(
@@ -50,6 +52,7 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = MappingProxyType(
         "title": ((str,), "text"),
         "baseline": ((str, dict), "text or a mapping"),
         "measures": ((list,), "a list"),
+        "pool": ((list,), "a list"),
     }
 )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.evaluation.compare import Comparison, Difference, compare_rows
 from hermes.evaluation.journal import read_run
 from hermes.evaluation.measures import MEASURES
-from hermes.evaluation.summary import grouped
+from hermes.evaluation.rows import Row, video_of
+from hermes.evaluation.summary import grouped, summarise
 from hermes.evaluation.sweep import Cell, Outcome
 from hermes.evaluation.sweep_plots import FEW, plot_losses, plot_sweep
 from hermes.evaluation.verdicts import Verdicts
 
 __all__ = ["check_extras", "sweep_rows", "unscored", "write_sweep"]
 
+# More than any benchmark has clips.
+_MANY = 1 << 32
 _NUMBERS = ("n", "right", "accuracy", "low", "high", "chance")
 
 
@@ -28,11 +32,16 @@ def check_extras(cells: Sequence[Cell], extras: Extras) -> None:
     Source: this project.
 
     Raises:
-        SettingError: an unknown measure, or a baseline that is none of the cells.
+        SettingError: an unknown measure, a setting to pool that is not swept, or a baseline that is no cell.
     """
     for name in extras.measures:
         if name not in MEASURES:
             raise SettingError("measures", name, list(MEASURES), did_you_mean(name, list(MEASURES)))
+    axes = sorted({key for cell in cells for key, value in cell.values.items() if value})
+    for key in extras.pool:
+        if key not in axes:
+            raise SettingError("pool", key, axes, did_you_mean(key, axes))
+    cells = [_without(cell, extras.pool) for cell in cells]
     if extras.baseline and not any(_baseline(cell, cells, extras.baseline) for cell in cells):
         labels = [cell.label for cell in cells]
         raise SettingError(
@@ -50,8 +59,8 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
         folder: of the sweep.
         extras: title, published numbers, baseline and measures of the experiment.
     """
-    done = [outcome for outcome in outcomes if outcome.record is not None]
-    pairs = _compared(done, folder, extras.baseline)
+    done, rows_of = _pooled([o for o in outcomes if o.record is not None], folder, extras.pool)
+    pairs = _compared(done, rows_of, extras.baseline)
     rows = sweep_rows(done, pairs)
     parts = [f"# {extras.title or folder.name}"]
     if rows:
@@ -128,16 +137,50 @@ def _values(cell: Cell) -> dict[str, str]:
 
 def _baseline(cell: Cell, cells: Sequence[Cell], wanted: str | Mapping[str, Any]) -> Cell | None:
     """The cell that this one is compared with; None for a baseline itself."""
+    own = dict(cell.values)
     if isinstance(wanted, str):
-        found = [other for other in cells if wanted == other.label]
+        # A name stands for the cell of this name with the same settings otherwise, or else for a whole label.
+        values = {wanted: "", **{key: value for key, value in own.items() if value}}
     else:
-        values = {**cell.values, **{key: str(value) for key, value in wanted.items()}}
-        found = [other for other in cells if other.values == values]
+        values = {**own, **{key: str(value) for key, value in wanted.items()}}
+    found = [other for other in cells if other.values == values or other.label == wanted]
     return found[0] if found and found[0] is not cell else None
 
 
+def _without(cell: Cell, pool: Sequence[str]) -> Cell:
+    kept = {key: value for key, value in cell.values.items() if key not in pool}
+    return Cell(kept, cell.overrides, cell.hash, cell.judge)
+
+
+def _pooled(
+    done: Sequence[Outcome], folder: Path, pool: Sequence[str]
+) -> tuple[list[Outcome], Callable[[Cell], list[Row]]]:
+    """Outcomes with repetitions as one, and what gives a cell's rows."""
+
+    def read(cell: Cell) -> list[Row]:
+        return read_run(folder / "cells" / cell.hash)[0]
+
+    if not pool:
+        return list(done), read
+    parts: dict[str, list[Outcome]] = {}
+    for outcome in done:
+        parts.setdefault(_without(outcome.cell, pool).label, []).append(outcome)
+    rows: dict[str, list[Row]] = {}
+    out = []
+    for part in parts.values():
+        cell = _without(part[0].cell, pool)
+        # Apart, as repetitions number their clips alike.
+        rows[cell.hash] = [
+            replace(row, clip=row.clip + i * _MANY, video=f"{outcome.cell.label}/{video_of(row)}")
+            for i, outcome in enumerate(part)
+            for row in read(outcome.cell)
+        ]
+        out.append(Outcome(cell, summarise(rows[cell.hash]).record()))
+    return out, lambda cell: rows[cell.hash]
+
+
 def _compared(
-    done: Sequence[Outcome], folder: Path, wanted: str | Mapping[str, Any]
+    done: Sequence[Outcome], rows_of: Callable[[Cell], list[Row]], wanted: str | Mapping[str, Any]
 ) -> dict[str, Comparison]:
     """Hash of a cell -> it against its baseline, as far as they were asked the same."""
     cells = [outcome.cell for outcome in done]
@@ -146,9 +189,8 @@ def _compared(
         base = _baseline(cell, cells, wanted)
         if base is None:
             continue
-        theirs, own = (read_run(folder / "cells" / each.hash)[0] for each in (base, cell))
         try:
-            out[cell.hash] = compare_rows(theirs, own, names=(base.label, cell.label))
+            out[cell.hash] = compare_rows(rows_of(base), rows_of(cell), names=(base.label, cell.label))
         except InputError:
             # Other streams, so other questions: nothing to pair.
             continue
