@@ -287,6 +287,7 @@ class StreamSession:
             if isinstance(piece, Chunk):
                 prefill(self.backbone, fork, piece, probe=self.probe)
 
+        probe = probe or self.probe
         self.policy.recall(Recall(fork, question, encode, Observer(self.backbone, fork)))
         if ids is None:
             text = multiple_choice(question, choices) if choices else question
@@ -297,14 +298,14 @@ class StreamSession:
             positions = torch.arange(n, dtype=torch.float32, device=closing.device).expand(
                 self.backbone.axes, n
             )
-            prefill(self.backbone, fork, Chunk(closing, positions, n, Provenance.text(n), 0))
+            prefill(self.backbone, fork, Chunk(closing, positions, n, Provenance.text(n), 0), probe=probe)
         made = generate(
             self.backbone,
             fork,
             ids,
             self.generation,
             started=started,
-            probe=probe or self.probe,
+            probe=probe,
             on_text=on_text,
             seed=self.seed,
             static=self.static,
@@ -325,7 +326,6 @@ class StreamSession:
             weights = made.first_logits.cpu()[ids].softmax(-1).tolist()
             probabilities = dict(zip(names, weights, strict=True))
             choice = max(names, key=lambda name: probabilities[name])
-        last = self.memory.lengths
         return Answer(
             question=question,
             time_s=self.now,
@@ -338,7 +338,7 @@ class StreamSession:
             encode_ms=self._encoding.ms,
             compress_ms=self._compressing.ms,
             frames_seen=self.frames_seen,
-            tokens_per_layer=last,
+            tokens_per_layer=self.memory.lengths,
             memory_bytes=self.memory.memory_bytes,
             peak_memory_bytes=peak_memory_bytes(self.backbone.device),
             ids=made.ids,

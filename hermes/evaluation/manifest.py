@@ -12,8 +12,9 @@ from hermes.backbone import Backbone
 from hermes.config import resolved_yaml
 from hermes.environment import environment
 from hermes.errors import InputError, SettingError
-from hermes.evaluation.settings import EvalConfig, settings_hash
+from hermes.evaluation.settings import settings_hash
 from hermes.session import StreamSession
+from hermes.settings import RunConfig
 
 __all__ = ["claim", "manifest"]
 
@@ -21,7 +22,7 @@ __all__ = ["claim", "manifest"]
 _HASHED_BYTES = 1 << 28
 
 
-def manifest(config: EvalConfig, session: StreamSession) -> dict[str, Any]:
+def manifest(config: RunConfig, session: StreamSession) -> dict[str, Any]:
     """Settings, seed, weights, versions and machine of a run, as plain values (this project)."""
     prompts = session.policy.prompts_used()
     return {

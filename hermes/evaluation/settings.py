@@ -63,9 +63,10 @@ def default_folder(config: EvalConfig) -> Path:
     return Path("runs/eval") / f"{data}-{policy}-{config.policy.budget}-{settings_hash(config)[:8]}"
 
 
-def settings_hash(config: EvalConfig) -> str:
+def settings_hash(config: RunConfig) -> str:
     """What makes two runs the same: everything but where they are written and how they are spread.
 
     Source: this project.
     """
-    return config_hash(replace(config, output=None, trainer=TrainerConfig()))
+    apart = {"output": None, "trainer": TrainerConfig()}
+    return config_hash(replace(config, **{key: apart[key] for key in apart.keys() & vars(config).keys()}))
