@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 __all__ = ["Forgetting", "forgetting"]
 
-_BINS, _LEAST_K = 128, 1.0
+_BINS, _LEAST_K = 128, 3.0
 
 
 class Forgetting(NamedTuple):
@@ -30,11 +30,12 @@ def forgetting(mass: Float[np.ndarray, " V"], frames: int) -> Forgetting:
     """Fit ``p_i = (1 - share) / V + share exp(-k a_i) / Z`` to the normalised mass of V video tokens.
 
     Source: this project; the exponential is that of arXiv 2601.14724, Sec. 3.1. Relative age ``a_i`` is
-    ``(V - 1 - i) / (V - 1)`` by index in the cache, as in the scorer, so that ``k`` is its. The floor is the model: without one, k of a layer with both a recent peak and mass everywhere would only tell
-    how much floor there is. The fit maximises ``sum_i p_i log q_i`` (it is the distribution q nearest to p in
-    Kullback-Leibler divergence); it needs no logarithm of a mass, and peaks that recur at every age, such as
-    anchors, weigh on the floor alone. ``k`` is sought from 1 to four times the number of frames: slower
-    forgetting cannot be told from a floor, and faster would be one within a frame.
+    ``(V - 1 - i) / (V - 1)`` by index in the cache, as in the scorer, so that ``k`` means the same. The floor
+    belongs to the model: without one, k of a layer with a recent peak and mass everywhere would tell only how
+    much floor there is. The fit maximises ``sum_i p_i log q_i``, so q is the distribution nearest to p in
+    Kullback-Leibler divergence; it needs no logarithm of a mass, and peaks that recur at every age, such as
+    anchors, weigh on the floor alone. ``k`` is sought from 3, as slower forgetting can hardly be told from a
+    floor, to four times the number of frames, as faster would be within a frame.
 
     Args:
         mass: of video tokens, oldest first; at least two, not all zero.

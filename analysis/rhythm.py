@@ -16,6 +16,8 @@ __all__ = ["Rhythm", "autocorrelation", "detrended", "rhythm", "spectrum", "whol
 # Below this share of the mean mass a token counts as not looked at: it keeps logarithms finite.
 _FLOOR = 1e-4
 _LEVEL = 0.01
+# Four standard deviations of a normal distribution, in median absolute deviations.
+_FAR = 6.0
 
 
 class Rhythm(NamedTuple):
@@ -73,8 +75,9 @@ def rhythm(layer: LayerMass, tokens_per_frame: int | None = None) -> Rhythm:
         return Rhythm(math.nan, math.nan, math.nan, math.nan)
     x = detrended(layer.mass, max(round(count / held), 3))
     groups = np.unique(layer.patch, return_inverse=True)[1]
-    strength, p = _grouped(x, groups)
+    strength = _explained(x, groups)
     if not whole(layer, size):
+        p = _flipped(x, np.unique(layer.frame, return_inverse=True)[1], groups)
         return Rhythm(strength, float(size) if p < _LEVEL else math.nan, math.nan, p)
     period, p = _period(x, min(int(2.5 * size), count // 3))
     return Rhythm(strength, period, _spectral(x, size if math.isnan(period) else round(period)), p)
@@ -167,21 +170,25 @@ def _frame_size(layer: LayerMass) -> int:
     return int(sizes[0]) if alike else int(layer.patch.max(initial=-1)) + 1
 
 
-def _grouped(x: Float[np.ndarray, " V"], groups: Int[np.ndarray, " V"]) -> tuple[float, float]:
-    """Adjusted share of the variance that the groups explain, and the p-value of its F test."""
+def _explained(x: Float[np.ndarray, " V"], groups: Int[np.ndarray, " V"]) -> float:
+    """Share of the variance that the groups explain, adjusted for their number."""
     sizes = np.bincount(groups)
     count, kinds, total = len(x), len(sizes), float(x @ x)
     if kinds < 2 or count <= kinds or total <= 0:
-        return math.nan, math.nan
+        return math.nan
     explained = float((np.bincount(groups, x) ** 2 / sizes).sum()) / total
-    p = _f_tail(explained, kinds - 1, count - kinds)
-    return 1 - (1 - explained) * (count - 1) / (count - kinds), p
+    return 1 - (1 - explained) * (count - 1) / (count - kinds)
 
 
 def _period(x: Float[np.ndarray, " V"], longest: int) -> tuple[float, float]:
     """The lag that repeats most and its p-value; NaN where it does not pass the test."""
     if longest < 2 or not (x @ x) > 0:
         return math.nan, math.nan
+    # Two tokens far above all others would be a rhythm of their own.
+    limit = _FAR * float(np.median(np.abs(x)))
+    if limit > 0:
+        x = np.clip(x, -limit, limit)
+        x = x - x.mean()
     first = autocorrelation(x)[1]
     white = x[1:] - first * x[:-1]
     white = white - white.mean()
@@ -191,12 +198,47 @@ def _period(x: Float[np.ndarray, " V"], longest: int) -> tuple[float, float]:
     # Every multiple of every lag, in one flat list.
     owner = np.repeat(np.arange(len(lags)), repeats)
     nth = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats) + 1
-    explained = lags * (1 + 2 * np.bincount(owner, r[nth * lags[owner]])) / count
-    freedom = lags - 1
-    best = int(((count * explained - freedom) / np.sqrt(2 * freedom)).argmax())
+    explained = lags * (1 + 2 * np.bincount(owner, r[nth * lags[owner]]))
+    best = int(((explained - lags + 1) / np.sqrt(2 * (lags - 1))).argmax())
     lag = int(lags[best])
-    p = min(1.0, _f_tail(float(explained[best]), lag - 1, count - lag) * len(lags))
+    blocks = white[count % lag :].reshape(-1, lag)
+    p = min(1.0, _turned(blocks) * len(lags))
     return (float(lag) if p < _LEVEL else math.nan), p
+
+
+def _turned(blocks: Float[np.ndarray, "B T"]) -> float:
+    """p-value that blocks are as aligned as if each were turned by a random number of tokens.
+
+    The statistic is the power of their sum. Turning changes phases alone, so that its mean and variance
+    follow from the power of each block; its distribution is taken as a scaled chi-square with both.
+    """
+    waves = np.fft.rfft(blocks, axis=1)[:, 1:]
+    each = np.abs(waves) ** 2
+    together, mean = np.abs(waves.sum(0)) ** 2, each.sum(0)
+    spread = mean**2 - (each**2).sum(0)
+    # All frequencies but the highest of an even period stand for two.
+    times = np.full(len(mean), 2.0)
+    if blocks.shape[1] % 2 == 0:
+        times[-1] = 1.0
+    return _tail(float(times @ together), float(times @ mean), float(2 * times @ spread))
+
+
+def _flipped(x: Float[np.ndarray, " V"], frame: Int[np.ndarray, " V"], place: Int[np.ndarray, " V"]) -> float:
+    """p-value that frames agree as much as if each had its sign at random; tokens may be missing."""
+    rows = np.zeros((frame.max() + 1, place.max() + 1))
+    rows[frame, place] = x
+    squares = (rows**2).sum(1)
+    gram = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    spread = float((gram**2).sum() - (squares**2).sum())
+    return _tail(float((rows.sum(0) ** 2).sum()), float(squares.sum()), 2 * spread)
+
+
+def _tail(value: float, mean: float, variance: float) -> float:
+    """Upper tail of a scaled chi-square variable, by the approximation of Wilson and Hilferty (1931)."""
+    if not variance > 0 or not mean > 0:
+        return 1.0
+    spread = variance / (9 * mean**2)
+    return NormalDist().cdf(-((value / mean) ** (1 / 3) - 1 + spread) / math.sqrt(spread))
 
 
 def _spectral(x: Float[np.ndarray, " V"], period: int) -> float:
@@ -206,12 +248,3 @@ def _spectral(x: Float[np.ndarray, " V"], period: int) -> float:
     power = spectrum(y - y.mean())[1]
     explained, lines = float(power[cycles - 1 :: cycles].sum()), period - 1
     return 1 - (1 - explained) * (len(y) - 1) / (len(y) - 1 - lines)
-
-
-def _f_tail(explained: float, d1: int, d2: int) -> float:
-    """Upper tail of the F distribution by Paulson's normal approximation (Ann. Math. Stat. 13, 1942)."""
-    if explained >= 1:
-        return 0.0
-    root = max(explained / d1 / ((1 - explained) / d2), 0.0) ** (1 / 3)
-    a, b = 2 / (9 * d1), 2 / (9 * d2)
-    return NormalDist().cdf(-((1 - b) * root - (1 - a)) / math.sqrt(b * root * root + a))
