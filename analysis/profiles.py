@@ -86,8 +86,10 @@ class Profiles:
         """Take in one question: for every layer an entry, or one a KV head (their mean is taken)."""
         for axis, running in self.by.items():
             rows = [_mean([profile(part, axis, self.seconds) for part in heads]) for heads in layers]
-            width = max(len(row) for row in rows)
-            running.add(np.stack([np.pad(row, (0, width - len(row)), constant_values=np.nan) for row in rows]))
+            together = np.full((len(rows), max(map(len, rows))), np.nan)
+            for line, row in zip(together, rows, strict=True):
+                line[: len(row)] = row
+            running.add(together)
 
     def merge(self, other: Profiles) -> None:
         """Take in what others have seen."""

@@ -42,9 +42,7 @@ class InvestigateConfig(RunConfig):
     )
 
 
-def investigate_config(
-    overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()
-) -> InvestigateConfig:
+def investigate_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> InvestigateConfig:
     """The settings of an investigation from ``key=value`` overrides on the defaults (this project).
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hermes.config import compose, config_hash, setting
 from hermes.data.benchmark import Benchmark
@@ -68,5 +68,5 @@ def settings_hash(config: RunConfig) -> str:
 
     Source: this project.
     """
-    apart = {"output": None, "trainer": TrainerConfig()}
-    return config_hash(replace(config, **{key: apart[key] for key in apart.keys() & vars(config).keys()}))
+    apart: dict[str, Any] = {"output": None, "trainer": TrainerConfig()}
+    return config_hash(replace(config, **{key: apart[key] for key in apart if hasattr(config, key)}))
