@@ -190,7 +190,8 @@ def discover(
     x = standardised(_mean(values))
     layers = len(x)
     most = max(min(most, layers // 2), 1)
-    p, number, steps = 1.0, 1, []
+    p, number = 1.0, 1
+    steps: list[float] = []
     if most > 1 and x.shape[1]:
         p = structure_p(_mean(values), most, seed=seed)
         if p <= level:

@@ -73,7 +73,8 @@ def _recent(
     """Share of the exponential in each bin of tokens: a geometric series from the newest one on."""
     rate = -k[:, None] / (total - 1)
     series = np.expm1(rate * (total - edges)) / np.expm1(rate * total)
-    return series[:, :-1] - series[:, 1:]
+    out: Float[np.ndarray, "K B"] = series[:, :-1] - series[:, 1:]
+    return out
 
 
 def _shares(
@@ -86,4 +87,5 @@ def _shares(
         middle = (low + high) / 2
         rising = ((seen * gap) / (even + middle[:, None] * gap)).sum(1) > 0
         low, high = np.where(rising, middle, low), np.where(rising, high, middle)
-    return (low + high) / 2
+    out: Float[np.ndarray, " K"] = (low + high) / 2
+    return out

@@ -76,13 +76,13 @@ class Estimate(NamedTuple):
 
     Attributes:
         mean, low, high: of the questions in which the measure is defined; NaN where it is in none.
-        count: how many these are.
+        questions: how many these are.
     """
 
     mean: float
     low: float
     high: float
-    count: int
+    questions: int
 
 
 class Verdict(NamedTuple):
@@ -203,7 +203,9 @@ def summarise(
         if name not in ("period", "anchor_patch"):
             values = np.array([getattr(one, name) for one in measures], dtype=float)
             found = estimate(np.log(values) if name == "k" else values, groups, level, resamples, seed)
-            out[name] = Estimate(*np.exp(found[:3]).tolist(), found.count) if name == "k" else found
+            if name == "k":
+                found = Estimate(*(math.exp(x) for x in found[:3]), found.questions)
+            out[name] = found
     return out
 
 
@@ -227,7 +229,7 @@ def estimate(
         seed: of its draws.
 
     >>> found = estimate(np.array([1.0, 2.0, 3.0, np.nan]))
-    >>> found.mean, found.count, found.low < 1.5 < 2.5 < found.high
+    >>> found.mean, found.questions, found.low < 1.5 < 2.5 < found.high
     (2.0, 3, True)
     """
     kept = ~np.isnan(values)

@@ -78,9 +78,9 @@ def fitted(x: Float[np.ndarray, "L D"], firsts: list[int]) -> Float[np.ndarray, 
 def structure_p(x: Float[np.ndarray, "L D"], most: int, permutations: int = 999, seed: int = 0) -> float:
     """p-value that the order of the layers does not matter.
 
-    Source: this project. The statistic is ``sum_m log(error_1 / error_m)`` over 2 to ``most`` segments of
-    the standardised measures; layers are permuted, all measures together. If the layers are exchangeable a value
-    as large has exactly this probability, whatever their distribution.
+    Source: this project. The statistic is ``sum_m log(error_1 / error_m)`` over 2 to ``most`` segments of the
+    standardised measures; layers are permuted, all measures together. If the layers are exchangeable a
+    value as large has exactly this probability, whatever their distribution.
 
     >>> steps = np.repeat([0.0, 5.0, 9.0], 4)[:, None] + np.random.default_rng(0).normal(size=(12, 1))
     >>> structure_p(steps, most=3) < 0.01
@@ -139,7 +139,8 @@ def segments_supported(
 
 
 def _gain(fewer: Float[np.ndarray, " R"], more: Float[np.ndarray, " R"]) -> Float[np.ndarray, " R"]:
-    return (fewer - more) / np.maximum(more, 1e-9 * fewer + 1e-300)
+    out: Float[np.ndarray, " R"] = (fewer - more) / np.maximum(more, 1e-9 * fewer + 1e-300)
+    return out
 
 
 def _costs(x: Float[np.ndarray, "R L D"]) -> Float[np.ndarray, "R L1 L1"]:
