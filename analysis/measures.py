@@ -204,7 +204,8 @@ def summarise(
             values = np.array([getattr(one, name) for one in measures], dtype=float)
             found = estimate(np.log(values) if name == "k" else values, groups, level, resamples, seed)
             if name == "k":
-                found = Estimate(*(math.exp(x) for x in found[:3]), found.questions)
+                mean, low, high, count = found
+                found = Estimate(math.exp(mean), math.exp(low), math.exp(high), count)
             out[name] = found
     return out
 
