@@ -35,15 +35,17 @@ def forgetting(mass: Float[np.ndarray, " V"], frames: int) -> Forgetting:
     much floor there is. The fit maximises ``sum_i p_i log q_i``, so q is the distribution nearest to p in
     Kullback-Leibler divergence; it needs no logarithm of a mass, and peaks that recur at every age, such as
     anchors, weigh on the floor alone. ``k`` is sought from 3, as slower forgetting can hardly be told from a
-    floor, to four times the number of frames, as faster would be within a frame.
+    floor, to four times the number of frames, as faster would be within a frame; it is
+    found to 1 %.
 
     Args:
         mass: of video tokens, oldest first; at least two, not all zero.
         frames: number of frames they are of.
 
     >>> age = np.linspace(1, 0, 400)
-    >>> [round(x, 1) for x in forgetting(np.exp(-20 * age) + 0.01, frames=50)]
-    [20.0, 0.8]
+    >>> found = forgetting(np.exp(-20 * age) + 0.01, frames=50)
+    >>> round(found.k), round(found.share, 2)
+    (20, 0.84)
     """
     total = len(mass)
     p = mass / mass.sum()
@@ -71,7 +73,8 @@ def _recent(
     """Share of the exponential in each bin of tokens: a geometric series from the newest one on."""
     rate = -k[:, None] / (total - 1)
     series = np.expm1(rate * (total - edges)) / np.expm1(rate * total)
-    return series[:, :-1] - series[:, 1:]
+    out: Float[np.ndarray, "K B"] = series[:, :-1] - series[:, 1:]
+    return out
 
 
 def _shares(
@@ -84,4 +87,5 @@ def _shares(
         middle = (low + high) / 2
         rising = ((seen * gap) / (even + middle[:, None] * gap)).sum(1) > 0
         low, high = np.where(rising, middle, low), np.where(rising, high, middle)
-    return (low + high) / 2
+    out: Float[np.ndarray, " K"] = (low + high) / 2
+    return out

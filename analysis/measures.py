@@ -76,21 +76,21 @@ class Estimate(NamedTuple):
 
     Attributes:
         mean, low, high: of the questions in which the measure is defined; NaN where it is in none.
-        count: how many these are.
+        questions: how many these are.
     """
 
     mean: float
     low: float
     high: float
-    count: int
+    questions: int
 
 
 class Verdict(NamedTuple):
     """Whether a layer has a rhythm, over questions (this project).
 
     Attributes:
-        claimed: share of the questions in which a period is claimed; about 1 % where there is none.
-        period: the period claimed most often; NaN unless claimed in at least half of the questions.
+        claimed: share of the questions that claim the period claimed most often.
+        period: that period; NaN unless it is claimed more often than chance would.
         is_frame: that period is the tokens of a frame.
     """
 
@@ -203,7 +203,10 @@ def summarise(
         if name not in ("period", "anchor_patch"):
             values = np.array([getattr(one, name) for one in measures], dtype=float)
             found = estimate(np.log(values) if name == "k" else values, groups, level, resamples, seed)
-            out[name] = Estimate(*np.exp(found[:3]).tolist(), found.count) if name == "k" else found
+            if name == "k":
+                mean, low, high, count = found
+                found = Estimate(math.exp(mean), math.exp(low), math.exp(high), count)
+            out[name] = found
     return out
 
 
@@ -227,7 +230,7 @@ def estimate(
         seed: of its draws.
 
     >>> found = estimate(np.array([1.0, 2.0, 3.0, np.nan]))
-    >>> found.mean, found.count, found.low < 1.5 < 2.5 < found.high
+    >>> found.mean, found.questions, found.low < 1.5 < 2.5 < found.high
     (2.0, 3, True)
     """
     kept = ~np.isnan(values)
@@ -251,26 +254,38 @@ def estimate(
     return Estimate(mean, float(low), float(high), len(values))
 
 
-def period_verdict(measures: Sequence[LayerMeasures], tokens_per_frame: int) -> Verdict:
+def period_verdict(
+    measures: Sequence[LayerMeasures], tokens_per_frame: int, groups: Sequence[Hashable] | None = None
+) -> Verdict:
     """Whether a layer has a rhythm, and whether it is that of frames.
 
-    Source: this project. As a period is claimed by chance in 1 % of questions, half of them is far from it.
+    Source: this project. The period claimed most often is that of the layer if chance would claim any so
+    often with a probability below 0.1 %: a question claims one by chance with 1 %, and the G groups count
+    as G trials however many questions they have, so the number of successes is the sum over groups of the
+    share of questions that claim it, rounded down.
 
     Args:
         measures: of one layer, one a question.
         tokens_per_frame: of the backbone.
+        groups: the video of each question; None takes questions as independent.
 
-    >>> period_verdict([LayerMeasures(0, rhythm=0.5, period=4.0), LayerMeasures(0, rhythm=0.1)], 4)
-    Verdict(claimed=0.5, period=4.0, is_frame=True)
+    >>> period_verdict([LayerMeasures(0, rhythm=0.5, period=4.0)] * 3 + [LayerMeasures(0, rhythm=0.1)], 4)
+    Verdict(claimed=0.75, period=4.0, is_frame=True)
     """
-    tested = [one for one in measures if not math.isnan(one.rhythm)]
-    found = [one.period for one in tested if not math.isnan(one.period)]
-    claimed = len(found) / len(tested) if tested else math.nan
-    if not claimed >= 0.5:
-        return Verdict(claimed, math.nan, False)
+    labels = range(len(measures)) if groups is None else groups
+    tested = [(label, one) for label, one in zip(labels, measures, strict=True) if not math.isnan(one.rhythm)]
+    counts = Counter(one.period for _, one in tested if not math.isnan(one.period))
+    if not counts:
+        return Verdict(0.0 if tested else math.nan, math.nan, False)
     # The shortest of equally frequent ones, so that the order of questions does not matter.
-    period = min(Counter(found).items(), key=lambda item: (-item[1], item[0]))[0]
-    return Verdict(claimed, period, period == tokens_per_frame)
+    period, found = min(counts.items(), key=lambda item: (-item[1], item[0]))
+    sizes = Counter(label for label, _ in tested)
+    successes = math.floor(sum(1 / sizes[label] for label, one in tested if one.period == period) + 1e-9)
+    trials = len(sizes)
+    less = sum(math.comb(trials, n) * 0.01**n * 0.99 ** (trials - n) for n in range(successes))
+    if 1 - less > 0.001:
+        return Verdict(found / len(tested), math.nan, False)
+    return Verdict(found / len(tested), period, period == tokens_per_frame)
 
 
 def anchors(layers: Sequence[LayerMass], groups: Sequence[Hashable] | None = None) -> Anchors:

@@ -79,7 +79,8 @@ def rhythm(layer: LayerMass, tokens_per_frame: int | None = None) -> Rhythm:
     if not whole(layer, size):
         p = _flipped(x, np.unique(layer.frame, return_inverse=True)[1], groups)
         return Rhythm(strength, float(size) if p < _LEVEL else math.nan, math.nan, p)
-    period, p = _period(x, min(int(2.5 * size), count // 3))
+    seen = layer.mass > _FLOOR * layer.mass.mean()
+    period, p = _period(x, min(int(2.5 * size), count // 3)) if 2 * seen.sum() > count else (math.nan, 1.0)
     return Rhythm(strength, period, _spectral(x, size if math.isnan(period) else round(period)), p)
 
 

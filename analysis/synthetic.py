@@ -41,12 +41,12 @@ def planted(
 
     Source: this project, after the findings of arXiv 2601.14724, Sec. 2.
 
-    A layer's mass is a mixture, times noise, scaled to a random total. Forgetting is ``exp(-k age)`` by index;
-    anchors are one token a frame, at the same place in nine of ten frames; the rest is even. Recency layers
-    forget 0.8 of their mass, mixed ones 0.4 with 0.2 on anchors, anchor ones have 0.4 on anchors, and "none"
-    is all even. The shares and k of each layer, and of each question in it, are jittered. Noise is
-    log-normal: of each token, half its variance shared by the questions of a video (content). A prefix of 8
-    tokens takes a random third of the mass.
+    A layer's mass is a mixture, times noise, scaled to a random total. Forgetting is ``exp(-k age)`` by
+    index; anchors are one token a frame, at the same place in nine of ten frames; the rest is even. Recency
+    layers forget 0.8 of their mass, mixed ones 0.4 with 0.2 on anchors, anchor ones have 0.4 on anchors, and
+    "none" is all even. The shares and k of each layer, and of each question in it, are jittered by a tenth.
+    Noise is log-normal: of each token, half its variance shared by the questions of a video (content). A
+    prefix of 8 tokens takes a random third of the mass.
 
     Args:
         layers: of the decoder.
@@ -112,7 +112,7 @@ def shuffled(
     (2, 4)
     """
     random = np.random.default_rng(seed)
-    order = random.permutation(len(attention[0])) if attention else []
+    order = random.permutation(len(attention[0])).tolist()
     out = []
     for question in attention:
         row = [question[layer] for layer in order]
