@@ -187,10 +187,10 @@ def plot_depth(path: Path, found: Findings) -> None:
 def _draw_tiers(axes: Axes, found: Findings) -> None:
     """Two strips: the tiers found, with the intervals of their boundaries, above those of the paper."""
     rows = {
-        "found": [(tier.name, tier.layers) for tier in found.discovery.tiers],
+        "found": [(_named(found, number), tier.layers) for number, tier in enumerate(found.discovery.tiers)],
         "10/60/30": list(paper_tiers(len(found.layers)).items()),
     }
-    hatches = {"sensory": "", "working": "///", "long": "...", "flat": "xx"}
+    hatches = {"no structure": "", "sensory": "", "working": "///", "long": "...", "flat": "xx"}
     for place, parts in enumerate(rows.values()):
         for name, layers in parts:
             if len(layers):
@@ -234,6 +234,10 @@ def _draw_tiers(axes: Axes, found: Findings) -> None:
     axes.tick_params(left=False)
 
 
+def _named(found: Findings, number: int) -> str:
+    return "no structure: one tier" if len(found.discovery.tiers) == 1 else found.discovery.tiers[number].name
+
+
 def _band(
     axes: Axes,
     x: Float[np.ndarray, " L"],
@@ -262,7 +266,7 @@ def plot_categories(path: Path, found: Findings) -> None:
     panels[-1].set(xlabel="layer")
     _whole_ticks(panels[-1], len(layers), "x")
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=4, frameon=False)
+    figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 5), frameon=False)
     figure.savefig(path, dpi=130)
 
 

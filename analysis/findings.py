@@ -20,7 +20,8 @@ __all__ = ["PAPER", "Findings", "find", "layers_shown", "paper_tiers", "write_ta
 
 # Shares of the layers in arXiv 2601.14724, Sec. 3.1.
 PAPER = {"sensory": 0.1, "working": 0.6, "long-term": 0.3}
-# Estimated over videos with two questions or more, not over questions.
+# Measures that chance makes negative, and those estimated over videos with two questions or more.
+_SIGNED = ("rhythm", "rhythm_spectrum")
 _PAIRS = ("sensitivity", "anchor_agreement")
 
 Layers = list[dict[str, Estimate]]
@@ -62,12 +63,14 @@ def find(study: Study, seed: int = 0) -> Findings:
     """
     layers = range(study.num_layers)
     found = [study.layer(index) for index in layers]
-    estimates = [summarise(one, study.videos(), seed=seed) for one in found]
+    estimates = [_within(summarise(one, study.videos(), seed=seed)) for one in found]
     for index, row in enumerate(estimates):
         for number, name in enumerate(_PAIRS):
             row[name] = estimate(np.array([pairs[index, number] for pairs in study.pairs]), seed=seed)
     categories = {
-        name: [summarise(study.layer(index, name), study.videos(name), seed=seed) for index in layers]
+        name: [
+            _within(summarise(study.layer(index, name), study.videos(name), seed=seed)) for index in layers
+        ]
         for name in sorted(study.profiles)
     }
     measures = [[LayerMeasures(*row) for row in rows] for rows in study.measures]
@@ -79,6 +82,14 @@ def find(study: Study, seed: int = 0) -> Findings:
         categories,
         discover(measures, study.videos(), seed=seed),
     )
+
+
+def _within(row: dict[str, Estimate]) -> dict[str, Estimate]:
+    """Intervals of what cannot be negative end at 0: few videos make them wide."""
+    return {
+        name: one if name in _SIGNED else one._replace(low=float(np.maximum(one.low, 0.0)))
+        for name, one in row.items()
+    }
 
 
 def _modal(places: Sequence[float]) -> tuple[int, float]:
@@ -147,7 +158,7 @@ def _estimates(layers: Layers) -> Iterator[dict[str, Any]]:
 
 def _plain(name: str, one: Estimate) -> dict[str, Any]:
     ends = (("mean", one.mean), ("low", one.low), ("high", one.high))
-    return {"measure": name, **{key: f"{value:.6g}" for key, value in ends}, "questions": one[3]}
+    return {"measure": name, **{key: f"{value:.6g}" for key, value in ends}, "questions": one.questions}
 
 
 def _layer_rows(found: Findings) -> Iterator[dict[str, Any]]:

@@ -141,4 +141,5 @@ def _mean(rows: Sequence[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " n"]:
     together = Running()
     for row in rows:
         together.add(row[None])
-    return np.where(together.count > 0, together.mean, np.nan)[0]
+    out: Float[np.ndarray, " n"] = np.where(together.count > 0, together.mean, np.nan)[0]
+    return out

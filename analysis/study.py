@@ -163,7 +163,8 @@ def _measured(heads: Sequence[LayerMass], tokens_per_frame: int) -> Float[np.nda
     whole = _together(heads)
     if whole is not None:
         return np.array(measure(whole, tokens_per_frame))
-    return np.mean([measure(head, tokens_per_frame) for head in heads], axis=0)
+    mean: Float[np.ndarray, " M"] = np.mean([measure(head, tokens_per_frame) for head in heads], axis=0)
+    return mean
 
 
 def _together(heads: Sequence[LayerMass]) -> LayerMass | None:

@@ -83,7 +83,7 @@ def sweep(
                 note("failed", f"{outcome.cell.label}: {outcome.error}")
     found.sort(key=lambda outcome: cells.index(outcome.cell))
     extras = experiment_extras(overrides)
-    page = write_sweep(found, folder, extras.title or folder.name, extras.paper)
+    page = write_sweep(found, folder, extras.title or folder.name, extras.paper, extras.baseline)
     if as_json:
         for outcome in found:
             record = {"cell": dict(outcome.cell.values), "hash": outcome.cell.hash, "error": outcome.error}

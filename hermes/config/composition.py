@@ -31,12 +31,14 @@ class Extras(NamedTuple):
         sweep: setting -> values; ``hermes sweep`` takes their product.
         cells: name -> settings of one cell.
         paper: published numbers to be printed beside ours.
+        baseline: name of the cell that the others are compared with, question by question.
     """
 
     title: str = ""
     sweep: Mapping[str, list[Any]] = MappingProxyType({})
     cells: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     paper: Mapping[str, Any] = MappingProxyType({})
+    baseline: str = ""
 
 
 # What a group's value means where no file has its name, such as a checkpoint; None: nothing.
@@ -201,7 +203,7 @@ def experiment_extras(overrides: Sequence[str], config_dirs: Sequence[Path] = ()
         content = _read(path) if path is not None else {}
         for key in Extras._fields:
             if key in content:
-                kind = str if key == "title" else dict
+                kind = str if key in ("title", "baseline") else dict
                 if not isinstance(content[key], kind):
                     raise InputError(f"{path}: {key} must be {'text' if kind is str else 'a mapping'}")
                 found.setdefault(key, content[key])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hermes.evaluation.paired import paired_differences, write_paired
 from hermes.evaluation.summary import grouped
 from hermes.evaluation.sweep import Cell, Outcome
 
@@ -40,7 +41,9 @@ def _values(cell: Cell) -> dict[str, str]:
     return {**({"cell": named[0]} if named else {}), **{k: v for k, v in cell.values.items() if v}}
 
 
-def write_sweep(outcomes: Sequence[Outcome], folder: Path, title: str, paper: Mapping[str, Any]) -> Path:
+def write_sweep(
+    outcomes: Sequence[Outcome], folder: Path, title: str, paper: Mapping[str, Any], baseline: str = ""
+) -> Path:
     """Write ``table.csv``, ``table.md`` and ``plot.png``; returns the page.
 
     Source: this project.
@@ -50,6 +53,10 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, title: str, paper: Ma
         folder: of the sweep.
         title: of the page.
         paper: published numbers, name -> text or numbers, printed beside ours.
+        baseline: cell that the others are compared with, in ``paired.csv`` and ``paired.png``.
+
+    Raises:
+        InputError: no such cell, or one that was asked other questions.
     """
     rows = sweep_rows(outcomes)
     parts = [f"# {title}\n"]
@@ -61,6 +68,8 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, title: str, paper: Ma
             writer.writerows(rows)
         plot_sweep(outcomes, folder / "plot.png")
         parts += ["![Accuracy by cell](plot.png)\n", _page(outcomes), ""]
+    if baseline and (paired := paired_differences(outcomes, folder, baseline)):
+        parts += [write_paired(paired, folder, baseline), ""]
     failed = [outcome for outcome in outcomes if outcome.record is None]
     if failed:
         parts += ["Failed:\n", *(f"- {outcome.cell.label}: {outcome.error}" for outcome in failed), ""]
