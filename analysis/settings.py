@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.config import compose, setting
-from hermes.data.benchmark import Benchmark
-from hermes.evaluation.settings import settings_hash
+from hermes.evaluation.settings import BenchmarkConfig, settings_hash
 from hermes.registry import registry
-from hermes.settings import DEFAULTS, FALLBACKS, RunConfig
+from hermes.settings import DEFAULTS, FALLBACKS
 
 __all__ = ["PROMPTS", "InvestigateConfig", "default_folder", "investigate_config"]
 
@@ -19,13 +18,12 @@ PROMPTS = ("local", "global", "mixed")
 
 
 @dataclass(kw_only=True)
-class InvestigateConfig(RunConfig):
+class InvestigateConfig(BenchmarkConfig):
     """The settings of ``hermes investigate``: those of a run, a benchmark, and what to sample of it.
 
     Source: arXiv 2601.14724, Sec. 2 (100 questions of each category); the rest is this project's.
     """
 
-    data: Benchmark = setting(help="the benchmark")
     per_category: int = setting(100, help="questions sampled of each category, by seed", ge=1)
     categories: list[str] = setting([], help="categories to sample; all by default")
     queries: str = setting(

@@ -376,14 +376,14 @@ class StreamSession:
         self._stats.chunks = 1
 
     def watch(self, frames: Iterable[Frame], times: Sequence[float]) -> Iterator[float]:
-        """Feed frames and stop at each of the given times (s), with just the frames before it seen.
+        """Feed frames and stop at each of the given times (s), with just those seen that had arrived before.
 
         After each yield the caller asks; at the end all remaining frames are fed.
         """
         due = iter(sorted(times))
         stop = next(due, None)
         for frame in frames:
-            while stop is not None and frame.time >= stop - 1e-6:
+            while stop is not None and frame.arrived >= stop - 1e-6:
                 self.flush()
                 self.now = stop
                 yield stop

@@ -18,7 +18,7 @@ from hermes.samples import CLIP
 from tests.command_line import hermes, process
 
 SHORT = ("data.streams=3", "data.world.length=16", "data.choices=0.4", "generation.max_new_tokens=4")
-TIMES = {"ttft_ms", "memory_bytes"}
+TIMES = {"ttft_ms", "tpot_ms", "frame_ms", "lag_s", "memory_bytes"}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,8 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(embedded, tmp_path,
     text = (broken / "rows.jsonl").read_text()
     # Cut within a line.
     (broken / "rows.jsonl").write_text(text[: int(left * len(text))])
-    assert evaluate(config(), broken, backbone=embedded) == whole
+    again = evaluate(config(), broken, backbone=embedded)
+    assert again._replace(costs={}) == whole._replace(costs={})
     assert told(broken) == told(tmp_path / "whole")
 
 
@@ -144,8 +145,6 @@ def test_files_read_back_give_the_same_questions(embedded, tmp_path):
     assert told(tmp_path / "b")[0]["video"].endswith(".mp4")
     with pytest.raises(SettingError, match=r"data\.files"):
         Wanderer(files=tmp_path / "w", streams=9).clip(0)
-    with pytest.raises(SettingError, match=r"data\.files"):
-        evaluate(config("video.end=5"), tmp_path / "c", backbone=embedded)
 
 
 @pytest.mark.model
@@ -252,10 +251,15 @@ def test_two_processes_write_what_one_does(tmp_path):
         done = process(*command, f"output={tmp_path / name}", cwd=tmp_path, OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
         (line,) = done.stdout.splitlines()
-        printed[name] = {key: value for key, value in json.loads(line).items() if key != "output"}
+        printed[name] = {
+            key: value for key, value in json.loads(line).items() if key not in ("output", "costs")
+        }
     assert told(tmp_path / "two") == told(tmp_path / "one")
     assert printed["two"] == printed["one"]
-    assert [path.name for path in (tmp_path / "two").glob("rows*")] == ["rows.jsonl"]
+    for kind in ("rows", "clips"):
+        assert [path.name for path in (tmp_path / "two").glob(f"{kind}*")] == [f"{kind}.jsonl"]
+    clips = [(tmp_path / name / "clips.jsonl").read_text() for name in printed]
+    assert clips[0] == clips[1]
     metrics = [(tmp_path / name / "metrics" / "metrics.csv").read_text() for name in printed]
     assert metrics[0] == metrics[1]
 
@@ -267,7 +271,8 @@ def test_rows_of_two_killed_processes_are_found(embedded, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(lines[::2]))
     (tmp_path / "rows.1.jsonl").write_text("".join(lines[1:-2:2]))
     before = told(tmp_path)
-    assert evaluate(config(), tmp_path, backbone=embedded) == whole
+    again = evaluate(config(), tmp_path, backbone=embedded)
+    assert again._replace(costs={}) == whole._replace(costs={})
     after = told(tmp_path)
     assert [row for row in after if row in before] == before
     assert len(after) == len(lines)
@@ -280,7 +285,7 @@ def test_nothing_is_left_on_a_model_after_an_exception(embedded, tmp_path, monke
 
     calls = 0
 
-    def fail(*args):
+    def fail(*args, **named):
         nonlocal calls
         calls += 1
         raise KeyboardInterrupt if calls == 1 else RuntimeError("a fault")

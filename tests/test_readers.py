@@ -221,7 +221,7 @@ def test_missing_videos_stop_a_run_unless_they_are_skipped(tmp_path, videos, emb
     (folder / "a.mp4").write_bytes((videos / "a.mp4").read_bytes())
     run = eval_config(["data=videomme", *given, "data.missing=skip", "policy=fifo"])
     assert evaluate(run, tmp_path / "out", backbone=embedded).overall.n == 2
-    assert sorted(Journal(tmp_path / "out").rows) == [(0, 0), (1, 0)]
+    assert sorted(Journal(tmp_path / "out").rows) == [(0, 0, 0.0), (1, 0, 0.0)]
 
 
 def test_all_videos_missing_is_no_run(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes.config import available, experiment_extras
+from hermes.config import Extras, available, experiment_extras
 from hermes.errors import InputError, SettingError
 from hermes.evaluation.sweep import Cell, Outcome, cells_of, in_processes, on_cluster, run_cells, split_axes
 from hermes.evaluation.tables import sweep_rows, write_sweep
@@ -94,9 +94,13 @@ def test_the_table_has_a_line_a_cell_and_says_what_failed(tmp_path):
         Cell({"policy": name, "policy.budget": str(b)}, (), f"{name}{b}") for name in "ab" for b in (8, 16)
     ]
     outcomes = list(run_cells(cells, tmp_path, fake))
-    page = write_sweep(outcomes, tmp_path, "A try", {"hermes": 60.6}).read_text()
+    page = write_sweep(
+        outcomes, tmp_path, Extras("A try", paper={"hermes": 60.6, "policy=a policy.budget=8": 3.5})
+    ).read_text()
     assert page.startswith("# A try\n")
-    assert "| a | 8 | 0.0 (0-100) | 0.0 (0-100) |" in page
+    assert "| policy | policy.budget | all | published: all |" in page
+    assert "| a | 8 | 0.0 (0-100) | 3.5 |" in page
+    assert "- policy=a policy.budget=8" not in page
     assert "- policy=a policy.budget=16: ValueError: no" in page
     assert "- hermes: 60.6" in page
     assert (tmp_path / "plot.png").stat().st_size > 5_000

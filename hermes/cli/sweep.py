@@ -62,10 +62,11 @@ def sweep(
         raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as policy=fifo,hermes")
     from hermes.config import experiment_extras
     from hermes.evaluation.sweep import cells_of, run_cells
-    from hermes.evaluation.tables import write_sweep
+    from hermes.evaluation.tables import check_extras, write_sweep
 
     overrides = [word for word in given if not word.startswith("output=")]
-    cells = cells_of(overrides)
+    cells, extras = cells_of(overrides), experiment_extras(overrides)
+    check_extras(cells, extras)
     folder = _folder(given, overrides, cells)
     starter = _launch(launcher, jobs, launch or [])
     if dry_run:
@@ -82,8 +83,7 @@ def sweep(
             if outcome.record is None:
                 note("failed", f"{outcome.cell.label}: {outcome.error}")
     found.sort(key=lambda outcome: cells.index(outcome.cell))
-    extras = experiment_extras(overrides)
-    page = write_sweep(found, folder, extras.title or folder.name, extras.paper, extras.baseline)
+    page = write_sweep(found, folder, extras)
     if as_json:
         for outcome in found:
             record = {"cell": dict(outcome.cell.values), "hash": outcome.cell.hash, "error": outcome.error}

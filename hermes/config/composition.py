@@ -30,15 +30,28 @@ class Extras(NamedTuple):
         title: what it shows.
         sweep: setting -> values; ``hermes sweep`` takes their product.
         cells: name -> settings of one cell.
-        paper: published numbers to be printed beside ours.
-        baseline: name of the cell that the others are compared with, question by question.
+        besides: name -> settings of one cell outside the product.
+        paper: published numbers to be printed beside ours: label of a cell -> number or {column: number}.
+        baseline: what the others are compared with: label of a cell, or {setting: value} of the product.
+        measures: costs to be shown (see ``hermes.evaluation.measures``).
     """
 
     title: str = ""
     sweep: Mapping[str, list[Any]] = MappingProxyType({})
     cells: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    besides: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     paper: Mapping[str, Any] = MappingProxyType({})
-    baseline: str = ""
+    baseline: str | Mapping[str, Any] = ""
+    measures: Sequence[str] = ()
+
+
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = MappingProxyType(
+    {
+        "title": ((str,), "text"),
+        "baseline": ((str, dict), "text or a mapping"),
+        "measures": ((list,), "a list"),
+    }
+)
 
 
 # What a group's value means where no file has its name, such as a checkpoint; None: nothing.
@@ -203,9 +216,9 @@ def experiment_extras(overrides: Sequence[str], config_dirs: Sequence[Path] = ()
         content = _read(path) if path is not None else {}
         for key in Extras._fields:
             if key in content:
-                kind = str if key in ("title", "baseline") else dict
-                if not isinstance(content[key], kind):
-                    raise InputError(f"{path}: {key} must be {'text' if kind is str else 'a mapping'}")
+                kinds, said = _KINDS.get(key, ((dict,), "a mapping"))
+                if not isinstance(content[key], kinds):
+                    raise InputError(f"{path}: {key} must be {said}")
                 found.setdefault(key, content[key])
         name, beside = content.get("defaults"), path.parent if path is not None else None
     return Extras(**found)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import logging
+import math
 import os
 import re
 from abc import ABC, abstractmethod
@@ -13,12 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from hermes.config import Part, setting
 from hermes.data.annotations import shared_entries
-from hermes.data.clips import Clip, Problem
-from hermes.data.entries import ROUNDING, Entry, Reading, collect
+from hermes.data.clips import Clip, Problem, TimedQuestion
+from hermes.data.entries import ROUNDING, Entry, Reading, collect, seconds
 from hermes.data.tables import load
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.settings import VideoConfig
@@ -57,6 +59,8 @@ class Benchmark(Part, ABC):
     """
 
     kind: ClassVar[str] = "data"
+    # What the benchmark itself reports: accuracy over questions, mean over tasks, or mean over categories.
+    average: ClassVar[Literal["questions", "tasks", "categories"]] = "questions"
 
     @abstractmethod
     def __len__(self) -> int:
@@ -69,6 +73,17 @@ class Benchmark(Part, ABC):
     @abstractmethod
     def frames(self, index: int, video: VideoConfig, fps: float) -> AbstractContextManager[Iterator[Frame]]:
         """The frames of one video, sampled at ``fps``; resources are freed when the context ends."""
+
+    def holds(self, index: int, question: TimedQuestion) -> float | None:
+        """Until when (s, exclusive) a question of clip ``index`` keeps its answer; None: nobody says.
+
+        By default what the annotations say, ``valid_until``.
+        """
+        return seconds(question.extra.get("valid_until"))
+
+    def fingerprint(self) -> str:
+        """Tells the questions of one version from another's, where settings alone do not; may be empty."""
+        return ""
 
     def survey(self, watcher: Callable[[int, int], None] | None = None) -> Survey:
         """Count everything and look for faults, without a model.
@@ -157,6 +172,9 @@ class Annotated(Benchmark):
     cut: bool = setting(False, help="videos hold the clips alone, beginning at their start")
     missing: str = setting("error", help="what to do about missing videos", choices=_MISSING)
     tasks: list[str] = setting([], help="tasks to ask; all by default")
+    lasting: list[str] = setting(
+        [], help="tasks whose answers stay right to the end of the video, for questions asked again (delays)"
+    )
 
     def __post_init__(self) -> None:
         if self.missing not in _MISSING:
@@ -190,11 +208,12 @@ class Annotated(Benchmark):
 
     def _check_tasks(self, counts: Mapping[str, int]) -> None:
         allowed = sorted(set(counts) - set(self.refused))
-        for task in self.tasks:
-            if task in self.refused:
-                raise SettingError("data.tasks", task, allowed, f"It is refused: {self.refused[task]}.")
-            if task not in counts:
-                raise SettingError("data.tasks", task, allowed, did_you_mean(task, allowed))
+        for name in ("tasks", "lasting"):
+            for task in getattr(self, name):
+                if task in self.refused:
+                    raise SettingError(f"data.{name}", task, allowed, f"It is refused: {self.refused[task]}.")
+                if task not in counts:
+                    raise SettingError(f"data.{name}", task, allowed, did_you_mean(task, allowed))
 
     def _places(self, names: list[str]) -> _Places:
         if self.videos is None:
@@ -238,6 +257,18 @@ class Annotated(Benchmark):
     def clip(self, index: int) -> Clip:
         """One video of the file, or one part of it that is streamed."""
         return self._clips[index]
+
+    def holds(self, index: int, question: TimedQuestion) -> float | None:
+        """Until when its answer is right: as the annotations say, or to the end for a lasting task."""
+        return math.inf if question.task in self.lasting else super().holds(index, question)
+
+    def fingerprint(self) -> str:
+        """A hash of the annotation file, or of the files of its folder."""
+        digest = hashlib.sha256()
+        inside = (path for path in self.annotations.rglob("*") if path.is_file())
+        for path in sorted(inside) if self.annotations.is_dir() else [self.annotations]:
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
 
     def frames(self, index: int, video: VideoConfig, fps: float) -> AbstractContextManager[Iterator[Frame]]:
         """The frames of its video, from the clip's start to its end."""

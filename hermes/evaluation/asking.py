@@ -2,16 +2,64 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import NamedTuple
+
 import numpy as np
 
 from hermes.data.annotations import Clip, TimedQuestion
 from hermes.errors import InputError
-from hermes.evaluation.rows import Journal, Row
+from hermes.evaluation.clock import LiveClock
+from hermes.evaluation.rows import Journal, Row, Shown
 from hermes.evaluation.settings import EvalConfig
 from hermes.prompts import Turn
 from hermes.session import StreamSession
+from hermes.video import Frame, Link
 
-__all__ = ["ask_clip"]
+__all__ = ["Asking", "ask_clip", "askings"]
+
+
+class Asking(NamedTuple):
+    """A question of a clip, at its own time or some seconds later.
+
+    Source: this project.
+
+    Attributes:
+        number: of the question in the clip.
+        question: with the time at which it is asked now.
+        delay: seconds after its own time.
+    """
+
+    number: int
+    question: TimedQuestion
+    delay: float = 0.0
+
+
+def askings(clip: Clip, held: Sequence[float | None], delays: Sequence[float]) -> list[Asking]:
+    """What is asked of a clip, in order of time; what is asked at the end comes last.
+
+    Source: this project.
+
+    Args:
+        clip: with its questions.
+        held: of each question, until when its answer stays right (s); None: not known, and not asked again.
+        delays: seconds after which questions are asked again, as long as the answer is right and the clip
+            goes on.
+    """
+    out = [Asking(number, question) for number, question in enumerate(clip.questions)]
+    end = min(math.inf if t is None else t for t in (clip.duration, clip.end))
+    for delay in delays:
+        for number, (question, until) in enumerate(zip(clip.questions, held, strict=True)):
+            if question.time is None or until is None:
+                continue
+            time = question.time + delay
+            if time < until and time <= end:
+                again = replace(question, time=time)
+                out.append(Asking(number, again, delay))
+    return sorted(out, key=lambda asking: math.inf if asking.question.time is None else asking.question.time)
 
 
 def ask_clip(session: StreamSession, config: EvalConfig, index: int, journal: Journal) -> None:
@@ -24,41 +72,80 @@ def ask_clip(session: StreamSession, config: EvalConfig, index: int, journal: Jo
         InputError: a question that cannot be asked, or a video that cannot be read.
     """
     clip = config.data.clip(index)
-    done = [journal.rows.get((index, number)) for number in range(len(clip.questions))]
-    if all(done):
+    held = [config.data.holds(index, question) if config.delays else None for question in clip.questions]
+    asked = askings(clip, held, config.delays)
+    answered = all((index, a.number, a.delay) in journal.rows for a in asked if not a.delay)
+    if not asked or (answered and index in journal.shown):
         return
     # Every video its own random numbers, whichever were streamed before.
-    session.seed = int(np.random.SeedSequence((config.seed, index)).generate_state(1)[0])
+    seed = int(np.random.SeedSequence((config.seed, index)).generate_state(1)[0])
+    session.seed = seed
     session.reset()
-    due = [number for number, question in enumerate(clip.questions) if question.time is not None]
-    rest = [number for number, question in enumerate(clip.questions) if question.time is None]
-    times = [clip.questions[number].time or 0.0 for number in due]
-    with config.data.frames(index, config.video, session.fps) as frames:
-        watching = session.watch(frames, times)
-        # Zip takes the question first, so that nothing is read beyond what the last one needs.
-        for number, _ in zip(due, watching, strict=False):
-            _answer(session, (index, number), clip, done[number], journal)
+    due = [asking for asking in asked if asking.question.time is not None]
+    rest = [asking for asking in asked if asking.question.time is None]
+    times = [asking.question.time or 0.0 for asking in due]
+    shown = Shown(index, clip.video or clip.id, session.fps)
+    clock, lossy = LiveClock(), config.link != Link()
+    with (
+        config.data.frames(index, config.video, session.fps) as frames,
+        clock.watching(session),
+        closing(_counted(frames, config, seed, shown)) as arriving,
+    ):
+        watching = session.watch(arriving, times)
+        for asking, time in zip(due, times, strict=True):
+            clock.question = time
+            # One step at a time, so that nothing is read beyond what the last one needs.
+            next(watching)
+            if asking.delay and time > shown.end + 1e-6:
+                # The video was over, which its annotations do not say.
+                continue
+            _answer(session, index, clip, asking, clock, journal, lossy=lossy)
         if rest:
+            clock.question = None
             for _ in watching:
                 pass
-        for number in rest:
-            _answer(session, (index, number), clip, done[number], journal)
+        for asking in rest:
+            _answer(session, index, clip, asking, clock, journal, lossy=lossy)
+    journal.finish(shown)
+
+
+def _counted(
+    frames: Iterator[Frame], config: EvalConfig, seed: int, shown: Shown
+) -> Generator[Frame, None, None]:
+    """The frames that arrive, noted once they have been taken."""
+    sampled = shown.passing(frames)
+    for frame in config.link.carry(sampled, seed):
+        yield frame
+        shown.add(frame)
 
 
 def _answer(
-    session: StreamSession, place: tuple[int, int], clip: Clip, done: Row | None, journal: Journal
+    session: StreamSession,
+    index: int,
+    clip: Clip,
+    asking: Asking,
+    clock: LiveClock,
+    journal: Journal,
+    *,
+    lossy: bool,
 ) -> None:
-    question = clip.questions[place[1]]
+    question, place = asking.question, (index, asking.number)
+    done = journal.rows.get((*place, asking.delay))
     if done is not None:
         # What follows may depend on the rounds before.
         said = done.choice or done.answer
         session.context.history.append(Turn(question.question, said, question.choices))
         return
+    if session.frames_seen == 0 and lossy:
+        # Nothing has arrived: there is nothing to answer from.
+        journal.add(Row.unanswered(place, clip, question, session.now, delay=asking.delay))
+        return
     try:
         answer = session.ask(question.question, question.choices, correct=question.answer or None)
     except InputError as error:
         raise InputError(f"{_where(clip, question)}: {error}") from error
-    journal.add(Row.of(place, clip, question, answer))
+    row = Row.of(place, clip, question, answer, delay=asking.delay)
+    journal.add(replace(row, lag_s=clock.lag, stale_s=clock.stale))
 
 
 def _where(clip: Clip, question: TimedQuestion) -> str:

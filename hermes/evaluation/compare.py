@@ -12,14 +12,13 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from hermes.errors import InputError
-from hermes.evaluation.rows import Row, read_run
+from hermes.evaluation.rows import Row, category, read_run, video_of
 from hermes.evaluation.statistics import Interval, bootstrap, clustered_difference, detectable, mcnemar
-from hermes.evaluation.summary import category, video_of
 
 __all__ = ["Comparison", "Difference", "compare_rows", "compare_runs", "settings_difference"]
 
 _Pair = tuple[Row, Row]
-_Key = tuple[str, int, str, int]
+_Key = tuple[str, int, str, float, int]
 
 
 class Difference(NamedTuple):
@@ -101,6 +100,7 @@ class Comparison(NamedTuple):
     Source: this project.
 
     Attributes:
+        by_delay: questions asked again, by delay in seconds; they count nowhere else.
         unpaired_a, unpaired_b: rows that the other run does not have.
         unscored: pairs without a right answer in the benchmark.
         settings: dotted key, and its value in A and in B, where they differ.
@@ -108,6 +108,7 @@ class Comparison(NamedTuple):
 
     overall: Difference
     by_category: dict[str, Difference]
+    by_delay: dict[str, Difference]
     unpaired_a: int
     unpaired_b: int
     unscored: int
@@ -118,6 +119,7 @@ class Comparison(NamedTuple):
         return {
             "overall": self.overall.record(),
             "by_category": {name: found.record() for name, found in self.by_category.items()},
+            "by_delay": {delay: found.record() for delay, found in self.by_delay.items()},
             "unpaired_a": self.unpaired_a,
             "unpaired_b": self.unpaired_b,
             "unscored": self.unscored,
@@ -168,18 +170,24 @@ def compare_rows(
                 f"{names[0]} and {names[1]} are not of the same benchmark: to {_place(one)} "
                 f"the first expects {_expected(one)}, the second {_expected(other)}"
             )
-    scored = [pair for pair in pairs if pair[0].correct is not None and pair[1].correct is not None]
+    answered = [pair for pair in pairs if pair[0].correct is not None and pair[1].correct is not None]
+    scored = [pair for pair in answered if not pair[0].delay_s]
     if not scored:
         raise InputError(f"{names[0]} and {names[1]}: no answer is scored in both")
     parts: dict[str, list[_Pair]] = {}
     for pair in scored:
         parts.setdefault(category(pair[0]), []).append(pair)
+    later: dict[float, list[_Pair]] = {}
+    for pair in answered:
+        if pair[0].delay_s:
+            later.setdefault(pair[0].delay_s, []).append(pair)
     return Comparison(
         overall=_difference(scored),
         by_category={name: _difference(part) for name, part in sorted(parts.items())},
+        by_delay={f"{delay:g}": _difference(part) for delay, part in sorted(later.items())},
         unpaired_a=len(a) - len(pairs),
         unpaired_b=len(b) - len(pairs),
-        unscored=len(pairs) - len(scored),
+        unscored=len(pairs) - len(answered),
         settings=dict(settings or {}),
     )
 
@@ -223,9 +231,9 @@ def _paired(
 
 def _keyed(rows: Sequence[Row], video: Callable[[Row], str]) -> Iterable[tuple[_Key, Row]]:
     """Each row with what tells it from all others; a benchmark may ask the same of a video twice."""
-    seen: Counter[tuple[str, int, str]] = Counter()
+    seen: Counter[tuple[str, int, str, float]] = Counter()
     for row in rows:
-        place = (video(row), row.number, row.question)
+        place = (video(row), row.number, row.question, row.delay_s)
         yield (*place, seen[place]), row
         seen[place] += 1
 

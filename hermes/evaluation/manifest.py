@@ -12,9 +12,8 @@ from hermes.backbone import Backbone
 from hermes.config import resolved_yaml
 from hermes.environment import environment
 from hermes.errors import InputError, SettingError
-from hermes.evaluation.settings import settings_hash
+from hermes.evaluation.settings import BenchmarkConfig, settings_hash
 from hermes.session import StreamSession
-from hermes.settings import RunConfig
 
 __all__ = ["claim", "manifest"]
 
@@ -22,7 +21,7 @@ __all__ = ["claim", "manifest"]
 _HASHED_BYTES = 1 << 28
 
 
-def manifest(config: RunConfig, session: StreamSession) -> dict[str, Any]:
+def manifest(config: BenchmarkConfig, session: StreamSession) -> dict[str, Any]:
     """Settings, seed, weights, versions and machine of a run, as plain values (this project)."""
     prompts = session.policy.prompts_used()
     return {
@@ -30,6 +29,8 @@ def manifest(config: RunConfig, session: StreamSession) -> dict[str, Any]:
         "weights": _weights(session.backbone),
         "settings": resolved_yaml(config),
         "seed": config.seed,
+        "questions": config.data.fingerprint(),
+        "average": config.data.average,
         "prompts": None if prompts is None else prompts.hashes(),
         **environment(session.backbone.device),
     }
@@ -65,7 +66,7 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
             kept = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{path}: not JSON: {error}") from error
-        others = [key for key in ("config_hash", "weights") if kept.get(key) != about[key]]
+        others = [key for key in ("config_hash", "weights", "questions") if kept.get(key, "") != about[key]]
         if others:
             hint = f"It holds a run with another {' and '.join(others)}: {path}."
             raise SettingError("output", str(folder), "a new folder, or one of this very run", hint)

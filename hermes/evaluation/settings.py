@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 from hermes.config import compose, config_hash, setting
 from hermes.data.benchmark import Benchmark
+from hermes.errors import SettingError
 from hermes.registry import registry
 from hermes.settings import DEFAULTS, FALLBACKS, RunConfig
+from hermes.video import Link
 
-__all__ = ["EvalConfig", "TrainerConfig", "default_folder", "eval_config", "settings_hash"]
+__all__ = ["BenchmarkConfig", "EvalConfig", "TrainerConfig", "default_folder", "eval_config", "settings_hash"]
 
 Logger = Literal["csv", "tensorboard", "wandb", "mlflow", "none"]
 
@@ -33,14 +35,28 @@ class TrainerConfig:
 
 
 @dataclass(kw_only=True)
-class EvalConfig(RunConfig):
-    """The settings of ``hermes eval``: those of a run, a benchmark, and a folder (this project)."""
+class BenchmarkConfig(RunConfig):
+    """The settings of a run on a benchmark (this project)."""
 
     data: Benchmark = setting(help="the benchmark")
+
+
+@dataclass(kw_only=True)
+class EvalConfig(BenchmarkConfig):
+    """The settings of ``hermes eval``: those of a run, a benchmark, and a folder (this project)."""
+
+    delays: list[float] = setting(
+        [], help="ask again so many seconds later, where the answer is known to be still right", unit="s"
+    )
+    link: Link = setting(Link(), help="how frames come from the camera")
     trainer: TrainerConfig = setting(TrainerConfig(), help="processes, precision and loggers")
     output: Path | None = setting(
         None, help="folder of rows and manifest; default: runs/eval/ and a name made of the settings"
     )
+
+    def __post_init__(self) -> None:
+        if any(not delay > 0 for delay in self.delays) or len(set(self.delays)) < len(self.delays):
+            raise SettingError("delays", self.delays, "seconds above 0, each once")
 
 
 def eval_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> EvalConfig:
@@ -63,7 +79,7 @@ def default_folder(config: EvalConfig) -> Path:
     return Path("runs/eval") / f"{data}-{policy}-{config.policy.budget}-{settings_hash(config)[:8]}"
 
 
-def settings_hash(config: RunConfig) -> str:
+def settings_hash(config: BenchmarkConfig) -> str:
     """What makes two runs the same: everything but where they are written and how they are spread.
 
     Source: this project.

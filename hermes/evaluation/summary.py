@@ -1,4 +1,4 @@
-"""Accuracies of a run: overall, by kind of question and by age of the evidence."""
+"""Accuracies of a run: overall, by kind, by age of the evidence and by delay; averages; what it cost."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hermes.evaluation.rows import Row
-from hermes.evaluation.statistics import Interval, clustered, wilson
+from hermes.evaluation.measures import Average, Cost, averages, costs
+from hermes.evaluation.rows import Row, category, video_of
+from hermes.evaluation.statistics import Interval, clustered, clustered_difference, wilson
 
-__all__ = ["Score", "Summary", "age_bin", "category", "grouped", "score", "summarise", "video_of"]
+__all__ = ["Loss", "Score", "Summary", "age_bin", "grouped", "score", "summarise"]
 
 
 class Score(NamedTuple):
@@ -68,13 +69,38 @@ class Score(NamedTuple):
         return {**about, **ends, "videos": videos}
 
 
-class Summary(NamedTuple):
-    """Scores of a run; ``unscored`` questions have no answer in the benchmark.
+class Loss(NamedTuple):
+    """Questions asked again after a delay, beside the same ones at their own time.
 
     Source: this project.
 
     Attributes:
+        now: asked again.
+        before: the same questions, at their own time.
+        change: accuracy of the former less the latter, with its interval.
+    """
+
+    now: Score
+    before: Score
+    change: Interval
+
+    def record(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        difference = self.now.accuracy - self.before.accuracy
+        change = {"difference": difference, "low": self.change.low, "high": self.change.high}
+        return {**self.now.record(), "before": self.before.accuracy, "change": change}
+
+
+class Summary(NamedTuple):
+    """Scores of a run; ``unscored`` questions have no answer in the benchmark.
+
+    Source: this project. What was asked again after a delay counts in ``by_delay`` alone.
+
+    Attributes:
         by_age: of each category, by age of the evidence in seconds, ``"8-16"`` from 8 to below 16.
+        by_delay: of each category and of ``all``, by delay in seconds.
+        averages: means of accuracies, by how they are taken (see :func:`averages`).
+        costs: name of a measure -> what it came to (see :data:`MEASURES`).
     """
 
     overall: Score
@@ -82,6 +108,9 @@ class Summary(NamedTuple):
     by_kind: dict[str, Score]
     by_age: dict[str, dict[str, Score]]
     unscored: int
+    by_delay: dict[str, dict[str, Loss]]
+    averages: dict[str, Average]
+    costs: dict[str, Cost]
 
     def record(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -93,20 +122,27 @@ class Summary(NamedTuple):
                 name: {age: score.record() for age, score in ages.items()}
                 for name, ages in self.by_age.items()
             },
+            "by_delay": {
+                name: {delay: loss.record() for delay, loss in losses.items()}
+                for name, losses in self.by_delay.items()
+            },
+            "averages": {name: average.record() for name, average in self.averages.items()},
+            "costs": {name: cost.record() for name, cost in self.costs.items()},
             "unscored": self.unscored,
         }
 
 
 def grouped(record: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """A summary's record in long form: group (overall, category, kind, age), name in it, score.
+    """A summary's record in long form: group (overall, category, kind, age, delay), name in it, score.
 
     Source: this project.
     """
     out = [("overall", "all", record["overall"])]
     out += [("category", name, score) for name, score in record["by_category"].items()]
     out += [("kind", name, score) for name, score in record["by_kind"].items()]
-    for name, ages in record["by_age"].items():
-        out += [("age", f"{name} {age} s", score) for age, score in ages.items()]
+    for group, unit in (("age", " s"), ("delay", " s later")):
+        for name, parts in record.get(f"by_{group}", {}).items():
+            out += [(group, f"{name} {part}{unit}", score) for part, score in parts.items()]
     return out
 
 
@@ -130,7 +166,8 @@ def summarise(rows: Iterable[Row]) -> Summary:
     Source: this project.
     """
     everything = list(rows)
-    scored = [row for row in everything if row.correct is not None]
+    at_once = [row for row in everything if not row.delay_s]
+    scored = [row for row in at_once if row.correct is not None]
     aged = [row for row in scored if row.age_s is not None]
     ages = {
         name: _scores(part, lambda row: age_bin(row.age_s or 0.0)) for name, part in _parts(aged, category)
@@ -143,18 +180,43 @@ def summarise(rows: Iterable[Row]) -> Summary:
             name: dict(sorted(found.items(), key=lambda item: float(item[0].partition("-")[0])))
             for name, found in ages.items()
         },
-        unscored=len(everything) - len(scored),
+        unscored=len(at_once) - len(scored),
+        by_delay=_losses(everything),
+        averages=averages(scored),
+        costs=costs(at_once),
     )
 
 
-def category(row: Row) -> str:
-    """What a question is counted under (this project)."""
-    return row.category or row.task
+def _losses(rows: Sequence[Row]) -> dict[str, dict[str, Loss]]:
+    first = {(row.clip, row.number): row for row in rows if not row.delay_s}
+    pairs = []
+    for row in rows:
+        own = first.get((row.clip, row.number))
+        if row.delay_s and own is not None and row.correct is not None and own.correct is not None:
+            pairs.append((own, row))
+    out: dict[str, dict[str, Loss]] = {}
+    names = sorted({category(row) for _, row in pairs})
+    for name in [*names, "all"] if pairs else []:
+        mine = [pair for pair in pairs if name in ("all", category(pair[1]))]
+        for delay in sorted({row.delay_s for _, row in mine}):
+            chosen = [pair for pair in mine if pair[1].delay_s == delay]
+            out.setdefault(name, {})[f"{delay:g}"] = _loss(chosen)
+    return out
 
 
-def video_of(row: Row) -> str:
-    """What tells the videos apart: the path, or the place in the benchmark (this project)."""
-    return row.video or f"video {row.clip}"
+def _loss(pairs: Sequence[tuple[Row, Row]]) -> Loss:
+    counts: dict[str, list[int]] = {}
+    for own, again in pairs:
+        forgot, gained, asked = counts.get(video_of(own), (0, 0, 0))
+        right = bool(own.correct), bool(again.correct)
+        counts[video_of(own)] = [
+            forgot + (right == (True, False)),
+            gained + (right == (False, True)),
+            asked + 1,
+        ]
+    forgotten, gains, all_asked = np.array(list(counts.values()), dtype=np.int64).T
+    change = clustered_difference(forgotten, gains, all_asked)
+    return Loss(score([again for _, again in pairs]), score([own for own, _ in pairs]), change)
 
 
 def score(rows: Sequence[Row]) -> Score:

@@ -102,8 +102,8 @@ def cells_of(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list
     """The cells that overrides and their experiment stand for, every setting checked.
 
     Source: this project. An experiment's ``sweep`` maps settings to lists of values, whose product is taken;
-    its ``cells`` maps names to settings, each a cell (or, with ``sweep``, a row of it). Values on the command
-    line replace the experiment's.
+    its ``cells`` maps names to settings, each a cell (or, with ``sweep``, a row of it); cells in ``besides``
+    stand alone. Values on the command line replace the experiment's.
 
     Raises:
         SettingError: a wrong setting in any cell, which is named; or two cells that are the same.
@@ -115,15 +115,23 @@ def cells_of(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list
         **{key: [_text(v) for v in values] for key, values in extras.sweep.items() if key not in named},
         **axes,
     }
-    rows: Mapping[str, Mapping[str, Any]] = extras.cells or {"": {}}
     experiment = [word for word in fixed if word.startswith("experiment=")]
     own = [word for word in fixed if not word.startswith("experiment=")]
+    rows: Mapping[str, Mapping[str, Any]] = extras.cells or {"": {}}
+    planned = [
+        (name, settings, dict(zip(axes, values, strict=True)))
+        for (name, settings), values in itertools.product(rows.items(), itertools.product(*axes.values()))
+    ]
+    planned += [(name, settings, {}) for name, settings in extras.besides.items()]
     out: dict[str, Cell] = {}
-    for (name, settings), values in itertools.product(rows.items(), itertools.product(*axes.values())):
-        chosen = dict(zip(axes, values, strict=True))
+    for name, settings, chosen in planned:
         given = [f"{key}={_text(value)}" for key, value in settings.items()]
         words = (*experiment, *given, *(f"{key}={value}" for key, value in chosen.items()), *own)
-        shown = {**({name: ""} if name else {}), **chosen}
+        # A cell outside the product still has its place on the axes, so that it can be drawn there.
+        placed = {
+            key: _text(settings[key]) for key in axes if key in settings and _text(settings[key]) != name
+        }
+        shown = {**({name: ""} if name else {}), **(chosen or placed)}
         try:
             config = eval_config(words, config_dirs)
         except (SettingError, InputError) as error:

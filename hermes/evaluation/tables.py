@@ -1,4 +1,4 @@
-"""A sweep's outcomes as one table and one plot."""
+"""A sweep's outcomes as tables and plots, beside published numbers and a baseline."""
 
 from __future__ import annotations
 
@@ -7,23 +7,102 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hermes.evaluation.paired import paired_differences, write_paired
+from hermes.config import Extras
+from hermes.errors import InputError, SettingError, did_you_mean
+from hermes.evaluation.compare import Comparison, Difference, compare_rows
+from hermes.evaluation.measures import MEASURES
+from hermes.evaluation.rows import read_run
 from hermes.evaluation.summary import grouped
 from hermes.evaluation.sweep import Cell, Outcome
+from hermes.evaluation.sweep_plots import plot_losses, plot_sweep
 
-__all__ = ["plot_sweep", "sweep_rows", "write_sweep"]
+__all__ = ["check_extras", "sweep_rows", "write_sweep"]
 
-# Colours that stay apart for every reader (Okabe and Ito), with marks that stay apart in grey.
-_STYLES = (
-    *(("#000000", "o"), ("#E69F00", "s"), ("#0072B2", "^"), ("#009E73", "D")),
-    *(("#D55E00", "v"), ("#56B4E9", "P"), ("#CC79A7", "X"), ("#777777", "*")),
-)
+_NUMBERS = ("n", "right", "accuracy", "low", "high", "chance")
 
 
-def sweep_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def check_extras(cells: Sequence[Cell], extras: Extras) -> None:
+    """See that an experiment names measures and a baseline that there are.
+
+    Source: this project.
+
+    Raises:
+        SettingError: an unknown measure, or a baseline that is none of the cells.
+    """
+    for name in extras.measures:
+        if name not in MEASURES:
+            raise SettingError("measures", name, list(MEASURES), did_you_mean(name, list(MEASURES)))
+    if extras.baseline and not any(_baseline(cell, cells, extras.baseline) for cell in cells):
+        labels = [cell.label for cell in cells]
+        raise SettingError(
+            "baseline", str(extras.baseline), labels, did_you_mean(str(extras.baseline), labels)
+        )
+
+
+def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Path:
+    """Write ``table.csv``, ``table.md`` and plots; returns the page.
+
+    Source: this project.
+
+    Args:
+        outcomes: of all cells.
+        folder: of the sweep.
+        extras: title, published numbers, baseline and measures of the experiment.
+    """
+    done = [outcome for outcome in outcomes if outcome.record is not None]
+    pairs = _compared(done, folder, extras.baseline)
+    rows = sweep_rows(done, pairs)
+    parts = [f"# {extras.title or folder.name}"]
+    if rows:
+        _write_csv(folder / "table.csv", rows)
+        # Apart, as times differ from run to run.
+        _write_csv(folder / "costs.csv", _cost_rows(done))
+        plot_sweep(done, folder / "plot.png", extras.measures)
+        parts += ["![Accuracy by cell](plot.png)", _accuracies(done, extras.paper)]
+        parts += [_differences(done, pairs)] if pairs else []
+        parts += [_costs(done, extras.measures)] if extras.measures else []
+        parts += [_kinds(done), _averages(done)]
+        if any((outcome.record or {}).get("by_delay") for outcome in done):
+            plot_losses(done, folder / "losses.png")
+            parts += [_losses(done)]
+    failed = [outcome for outcome in outcomes if outcome.record is None]
+    if failed:
+        parts.append("Failed:\n\n" + "\n".join(f"- {o.cell.label}: {o.error}" for o in failed))
+    labels = {outcome.cell.label for outcome in outcomes}
+    rest = {name: value for name, value in extras.paper.items() if name not in labels}
+    if rest:
+        parts.append("Published:\n\n" + "\n".join(f"- {name}: {value}" for name, value in rest.items()))
+    path = folder / "table.md"
+    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    return path
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _cost_rows(done: Sequence[Outcome]) -> list[dict[str, Any]]:
+    return [
+        {**_values(outcome.cell), "measure": name, **cost}
+        for outcome in done
+        for name, cost in (outcome.record or {}).get("costs", {}).items()
+    ]
+
+
+def sweep_rows(
+    outcomes: Sequence[Outcome], pairs: Mapping[str, Comparison] | None = None
+) -> list[dict[str, Any]]:
     """One line for each group of each cell: its values, the group, n, accuracy, interval and chance.
 
     Source: this project.
+
+    Args:
+        outcomes: of cells.
+        pairs: hash of a cell -> it against the baseline.
     """
     out = []
     for outcome in outcomes:
@@ -31,8 +110,12 @@ def sweep_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
             continue
         values = _values(outcome.cell)
         for group, name, score in grouped(outcome.record):
-            numbers = {key: score[key] for key in ("n", "right", "accuracy", "low", "high", "chance")}
-            out.append({**values, "group": group, "name": name, **numbers})
+            row = {**values, "group": group, "name": name, **{key: score[key] for key in _NUMBERS}}
+            found = _difference((pairs or {}).get(outcome.cell.hash), group, name)
+            if found is not None:
+                ends = {"difference_low": found.interval.low, "difference_high": found.interval.high}
+                row |= {"difference": found.difference, **ends, "mcnemar_p": found.p}
+            out.append(row)
     return out
 
 
@@ -41,64 +124,91 @@ def _values(cell: Cell) -> dict[str, str]:
     return {**({"cell": named[0]} if named else {}), **{k: v for k, v in cell.values.items() if v}}
 
 
-def write_sweep(
-    outcomes: Sequence[Outcome], folder: Path, title: str, paper: Mapping[str, Any], baseline: str = ""
-) -> Path:
-    """Write ``table.csv``, ``table.md`` and ``plot.png``; returns the page.
-
-    Source: this project.
-
-    Args:
-        outcomes: of all cells.
-        folder: of the sweep.
-        title: of the page.
-        paper: published numbers, name -> text or numbers, printed beside ours.
-        baseline: cell that the others are compared with, in ``paired.csv`` and ``paired.png``.
-
-    Raises:
-        InputError: no such cell, or one that was asked other questions.
-    """
-    rows = sweep_rows(outcomes)
-    parts = [f"# {title}\n"]
-    if rows:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        plot_sweep(outcomes, folder / "plot.png")
-        parts += ["![Accuracy by cell](plot.png)\n", _page(outcomes), ""]
-    if baseline and (paired := paired_differences(outcomes, folder, baseline)):
-        parts += [write_paired(paired, folder, baseline), ""]
-    failed = [outcome for outcome in outcomes if outcome.record is None]
-    if failed:
-        parts += ["Failed:\n", *(f"- {outcome.cell.label}: {outcome.error}" for outcome in failed), ""]
-    if paper:
-        parts += ["Published:\n", *(f"- {name}: {value}" for name, value in paper.items()), ""]
-    path = folder / "table.md"
-    path.write_text("\n".join(parts), encoding="utf-8")
-    return path
+def _baseline(cell: Cell, cells: Sequence[Cell], wanted: str | Mapping[str, Any]) -> Cell | None:
+    """The cell that this one is compared with; None for a baseline itself."""
+    if isinstance(wanted, str):
+        found = [other for other in cells if wanted == other.label]
+    else:
+        values = {**cell.values, **{key: str(value) for key, value in wanted.items()}}
+        found = [other for other in cells if other.values == values]
+    return found[0] if found and found[0] is not cell else None
 
 
-def _page(outcomes: Sequence[Outcome]) -> str:
-    done = [outcome for outcome in outcomes if outcome.record is not None]
-    keys = list(dict.fromkeys(key for outcome in done for key in _values(outcome.cell)))
-    records = [outcome.record or {} for outcome in done]
-    names = list(dict.fromkeys(name for record in records for name in record["by_category"]))
-    head = [*keys, *names, "all"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for outcome, record in zip(done, records, strict=True):
-        values = _values(outcome.cell)
+def _compared(
+    done: Sequence[Outcome], folder: Path, wanted: str | Mapping[str, Any]
+) -> dict[str, Comparison]:
+    """Hash of a cell -> it against its baseline, as far as they were asked the same."""
+    cells = [outcome.cell for outcome in done]
+    out = {}
+    for cell in cells if wanted else []:
+        base = _baseline(cell, cells, wanted)
+        if base is None:
+            continue
+        theirs, own = (read_run(folder / "cells" / each.hash)[0] for each in (base, cell))
+        try:
+            out[cell.hash] = compare_rows(theirs, own, names=(base.label, cell.label))
+        except InputError:
+            # Other streams, so other questions: nothing to pair.
+            continue
+    return out
+
+
+def _difference(comparison: Comparison | None, group: str, name: str) -> Difference | None:
+    if comparison is None:
+        return None
+    return comparison.overall if group == "overall" else comparison.by_category.get(name)
+
+
+def _records(done: Sequence[Outcome]) -> list[Mapping[str, Any]]:
+    return [outcome.record or {} for outcome in done]
+
+
+def _names(done: Sequence[Outcome], group: str) -> list[str]:
+    return list(dict.fromkeys(name for record in _records(done) for name in record[group]))
+
+
+def _keys(done: Sequence[Outcome]) -> list[str]:
+    return list(dict.fromkeys(key for outcome in done for key in _values(outcome.cell))) or ["cell"]
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    made = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in made)
+
+
+def _lines(done: Sequence[Outcome], cells: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Each cell's values before what is said of it."""
+    keys = _keys(done)
+    values = [_values(outcome.cell) for outcome in done]
+    return [[*(each.get(key, "") for key in keys), *rest] for each, rest in zip(values, cells, strict=True)]
+
+
+def _accuracies(done: Sequence[Outcome], paper: Mapping[str, Any]) -> str:
+    names = _names(done, "by_category")
+    names = names if len(names) > 1 else []
+    published = [_published(paper.get(outcome.cell.label)) for outcome in done]
+    columns = list(dict.fromkeys(name for each in published for name in each))
+    lines = []
+    for record, theirs in zip(_records(done), published, strict=True):
         scores = [*(record["by_category"].get(name) for name in names), record["overall"]]
-        cells = [*(values.get(key, "") for key in keys), *map(_score, scores)]
-        lines.append("| " + " | ".join(cells) + " |")
-    asked = [_asked(records[0]["by_category"].get(name)) for name in names] + [_asked(records[0]["overall"])]
-    lines.append("| " + " | ".join([*([""] * (len(keys) - 1)), "*questions; chance %*", *asked]) + " |")
-    return "\n".join(["Per cent right, with 95 % intervals.\n", *lines])
+        lines.append([*map(_score, scores), *(f"{theirs[c]:g}" if c in theirs else "" for c in columns)])
+    first = _records(done)[0]
+    asked = [*(_asked(first["by_category"].get(name)) for name in names), _asked(first["overall"])]
+    last = [*([""] * (len(_keys(done)) - 1)), "*questions; chance %*", *asked, *([""] * len(columns))]
+    head = [*_keys(done), *names, "all", *(f"published: {name}" for name in columns)]
+    return "Per cent right, with 95 % intervals.\n\n" + _table(head, [*_lines(done, lines), last])
+
+
+def _published(value: Any) -> dict[str, float]:
+    if value is None:
+        return {}
+    return (
+        {"all": float(value)} if not isinstance(value, Mapping) else {k: float(v) for k, v in value.items()}
+    )
 
 
 def _score(score: Mapping[str, Any] | None) -> str:
-    if score is None:
+    if score is None or not score["n"]:
         return "-"
     low, high = 100 * score["low"], 100 * score["high"]
     return f"{100 * score['accuracy']:.1f} ({low:.0f}-{high:.0f})"
@@ -111,70 +221,89 @@ def _asked(score: Mapping[str, Any] | None) -> str:
     return f"{score['n']}; {chance}"
 
 
-def plot_sweep(outcomes: Sequence[Outcome], path: Path) -> None:
-    """One panel a category: accuracy with intervals, against the numeric axis if there is one.
-
-    Source: this project.
-    """
-    from matplotlib.figure import Figure
-
-    done = [outcome for outcome in outcomes if outcome.record is not None]
-    names = list(dict.fromkeys(name for outcome in done for name in (outcome.record or {})["by_category"]))
-    panels = [*names, "all"] if len(names) > 1 else ["all"]
-    axis = _numeric_axis([outcome.cell for outcome in done])
-    lines: dict[str, list[Outcome]] = {}
-    for outcome in done:
-        rest = {key: value for key, value in outcome.cell.values.items() if key != axis}
-        lines.setdefault(" ".join(f"{k}={v}" if v else k for k, v in rest.items()), []).append(outcome)
-    figure = Figure(figsize=(max(4.0, 2.9 * len(panels)), 4.2), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for panel, name in zip(axes, panels, strict=True):
-        for i, (label, group) in enumerate(lines.items()):
-            scores = [_group(outcome, name) for outcome in group]
-            places = (
-                [float(outcome.cell.values[axis]) for outcome in group] if axis else [float(i)] * len(group)
-            )
-            points = sorted((x, score) for x, score in zip(places, scores, strict=True) if score is not None)
-            _draw(panel, points, _STYLES[i % len(_STYLES)], label, joined=axis is not None)
-        panel.set(title=name, xlabel=axis or "cell", ylim=(0, 103))
-        if axis is None:
-            panel.set_xticks([])
-    axes[0].set(ylabel="right (%)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
-    figure.savefig(path, dpi=120)
+def _differences(done: Sequence[Outcome], pairs: Mapping[str, Comparison]) -> str:
+    compared = [outcome for outcome in done if outcome.cell.hash in pairs]
+    names = list(dict.fromkeys(name for each in pairs.values() for name in each.by_category))
+    names = names if len(names) > 1 else []
+    lines = []
+    for outcome in compared:
+        found = pairs[outcome.cell.hash]
+        lines.append([*(_points(found.by_category.get(name)) for name in names), _points(found.overall)])
+    head = [*_keys(compared), *names, "all"]
+    text = (
+        "Difference from the baseline, in points: the same questions in pairs, with 95 % intervals clustered "
+        "by video; bold where the interval leaves out zero."
+    )
+    return f"{text}\n\n{_table(head, _lines(compared, lines))}"
 
 
-def _group(outcome: Outcome, name: str) -> tuple[float, float, float] | None:
-    record = outcome.record or {}
-    score = record["overall"] if name == "all" else record["by_category"].get(name)
-    return None if score is None else (100 * score["accuracy"], 100 * score["low"], 100 * score["high"])
+def _points(found: Difference | None) -> str:
+    if found is None:
+        return "-"
+    low, high = 100 * found.interval.low, 100 * found.interval.high
+    text = f"{100 * found.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"**{text}**" if found.told else text
 
 
-def _draw(panel: Any, points: Sequence[Any], style: tuple[str, str], label: str, *, joined: bool) -> None:
-    x, scores = [place for place, _ in points], [score for _, score in points]
-    middle = [score[0] for score in scores]
-    spread = [[score[0] - score[1] for score in scores], [score[2] - score[0] for score in scores]]
-    line = "-" if joined else "none"
-    panel.errorbar(
-        x, middle, yerr=spread, color=style[0], marker=style[1], linestyle=line, label=label, capsize=2
+def _costs(done: Sequence[Outcome], measures: Sequence[str]) -> str:
+    lines = [[_cost(record.get("costs", {}).get(name)) for name in measures] for record in _records(done)]
+    head = [*_keys(done), *(MEASURES[name][0] for name in measures)]
+    return "At the questions: median (95th percentile).\n\n" + _table(head, _lines(done, lines))
+
+
+def _cost(cost: Mapping[str, float] | None) -> str:
+    return "-" if cost is None else f"{cost['median']:.3g} ({cost['high']:.3g})"
+
+
+def _kinds(done: Sequence[Outcome]) -> str:
+    """Kinds down, cells across: there may be many kinds."""
+    names = _names(done, "by_kind")
+    if len(names) < 2 or set(names) == set(_names(done, "by_category")) or len(done) > 12:
+        return ""
+    lines = [[name, *(_score(record["by_kind"].get(name)) for record in _records(done))] for name in names]
+    head = ["kind", *(outcome.cell.label or "all" for outcome in done)]
+    return "By kind of question.\n\n" + _table(head, lines)
+
+
+def _averages(done: Sequence[Outcome]) -> str:
+    names = list(dict.fromkeys(name for record in _records(done) for name in record.get("averages", {})))
+    if not names:
+        return ""
+    lines = []
+    for record in _records(done):
+        found = [record.get("averages", {}).get(name) for name in names]
+        lines.append([_average(each) for each in found])
+    return "Means of accuracies (%) over tasks and categories.\n\n" + _table(
+        [*_keys(done), *(f"mean of {name}" for name in names)], _lines(done, lines)
     )
 
 
-def _numeric_axis(cells: Sequence[Cell]) -> str | None:
-    """The setting with the most values that are all numbers."""
-    best, most = None, 1
-    for key in dict.fromkeys(key for cell in cells for key in cell.values):
-        values = {cell.values.get(key, "") for cell in cells}
-        if len(values) > most and all(_is_number(value) for value in values):
-            best, most = key, len(values)
-    return best
+def _average(average: Mapping[str, float] | None) -> str:
+    if average is None:
+        return "-"
+    return f"{100 * average['value']:.1f} ({100 * average['low']:.0f}-{100 * average['high']:.0f})"
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _losses(done: Sequence[Outcome]) -> str:
+    names = list(dict.fromkeys(name for record in _records(done) for name in record["by_delay"]))
+    blocks = []
+    for name in names:
+        found = [record["by_delay"].get(name, {}) for record in _records(done)]
+        delays = sorted({delay for losses in found for delay in losses}, key=float)
+        lines = [[_loss(losses.get(delay)) for delay in delays] for losses in found]
+        head = [*_keys(done), *(f"{delay} s later" for delay in delays)]
+        blocks.append(f"Of {name}:\n\n" + _table(head, _lines(done, lines)))
+    text = (
+        "## Asked again\n\n![Change of accuracy by delay](losses.png)\n\nPer cent right when asked again, "
+        "and the change from the same questions at their own time, in points (95 %, paired). The longer the "
+        "delay, the fewer the questions whose answer still holds."
+    )
+    return "\n\n".join([text, *blocks])
+
+
+def _loss(loss: Mapping[str, Any] | None) -> str:
+    if loss is None:
+        return "-"
+    change = loss["change"]
+    ends = f"{100 * change['low']:+.0f} to {100 * change['high']:+.0f}"
+    return f"{100 * loss['accuracy']:.1f}; {100 * change['difference']:+.1f} ({ends}), n {loss['n']}"

@@ -1,5 +1,6 @@
 """Video as a stream of frames with true timestamps, from files, folders, arrays, cameras and iterators."""
 
+from hermes.video.link import Link
 from hermes.video.opening import open_source
 from hermes.video.source import Frame, FrameSource, Sampling, TimedImage, sample
 from hermes.video.writing import video_encoders, write_video
@@ -7,6 +8,7 @@ from hermes.video.writing import video_encoders, write_video
 __all__ = [
     "Frame",
     "FrameSource",
+    "Link",
     "Sampling",
     "TimedImage",
     "open_source",

@@ -30,11 +30,18 @@ class Frame:
         image: uint8 RGB ``[H, W, 3]``. Frames that repeat one picture share the array: do not write into it.
         time: the sample time ``start + index / fps``, in seconds on the source's own clock.
         index: running index of the sampled frame, from 0.
+        arrival: seconds on the same clock at which it is there; None: at once.
     """
 
     image: Pixels
     time: float
     index: int
+    arrival: float | None = None
+
+    @property
+    def arrived(self) -> float:
+        """Seconds at which it is there."""
+        return self.time if self.arrival is None else self.arrival
 
 
 @dataclass(frozen=True)

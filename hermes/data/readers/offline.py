@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from hermes.config import setting
@@ -135,6 +135,7 @@ class MVBench(Published):
     """
 
     label: ClassVar[str] = "MVBench"
+    average: ClassVar[Literal["questions", "tasks", "categories"]] = "tasks"
 
     def content(self) -> Any:
         """What the file holds; of a folder, its files by name.

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from hermes.data.clips import Problem
 from hermes.data.entries import Entry, unlabelled
@@ -95,6 +95,8 @@ class OvoBench(Published):
     """
 
     label: ClassVar[str] = "OVO-Bench"
+    # Without the forward tasks: not the mean of three that OVO-Bench itself reports.
+    average: ClassVar[Literal["questions", "tasks", "categories"]] = "categories"
     refused: ClassVar[Mapping[str, str]] = dict.fromkeys(("REC", "SSR", "CRR"), _WHY)
 
     def completed(self, entry: Entry) -> Entry:

@@ -16,12 +16,12 @@ import numpy as np
 from hermes.config import resolved_yaml, setting
 from hermes.data.annotations import Clip, TimedQuestion, read_annotations, write_annotations
 from hermes.data.benchmark import Benchmark, Survey, video_frames
-from hermes.data.wanderer.questions import KINDS, Question, questions
+from hermes.data.wanderer.questions import KINDS, Question, holds_until, questions
 from hermes.data.wanderer.rendering import frames
 from hermes.data.wanderer.world import SPLITS, Split, Stream, WorldConfig, sample_stream
 from hermes.errors import SettingError, did_you_mean
 from hermes.settings import VideoConfig
-from hermes.video import Frame, write_video
+from hermes.video import Frame, open_source, write_video
 
 __all__ = ["Walk", "Wanderer", "write_wanderer"]
 
@@ -81,17 +81,27 @@ class Wanderer(Benchmark):
         return self._written.get(walk.name) or walk.clip(Path(self.files) / "videos" / f"{walk.name}.mp4")
 
     def frames(self, index: int, video: VideoConfig, fps: float) -> AbstractContextManager[Iterator[Frame]]:
-        """Frames as they were drawn, or as the video file has them.
-
-        Raises:
-            SettingError: settings of the video for streams that have no files.
-        """
+        """Frames as they were drawn, one a second, or as ``video`` samples and scales them."""
         if self.files is not None:
             return video_frames(self.clip(index), video, fps)
-        if fps != 1.0 or video != replace(VideoConfig(), fps=video.fps):
-            hint = "Set data.files to a folder to have video files."
-            raise SettingError("video", f"fps {fps:g}", "fps 1 and the whole of each stream", hint)
-        return nullcontext(self[index].frames())
+        walk = self[index]
+        if fps == 1.0 and video == replace(VideoConfig(), fps=video.fps):
+            return nullcontext(walk.frames())
+        images = np.stack([frame.image for frame in walk.frames()])
+        return open_source(
+            images, fps=fps, start=video.start, end=video.end, max_side=video.max_side, source_fps=1.0
+        )
+
+    def holds(self, index: int, question: TimedQuestion) -> float | None:
+        """Until when a question's answer is right, as the walk goes on."""
+        walk = self[index]
+        same = (
+            asked
+            for asked in walk.questions
+            if (asked.text, asked.time) == (question.question, question.time)
+        )
+        found = next(same, None)
+        return None if found is None else float(holds_until(found, walk.stream))
 
     def survey(self, watcher: Callable[[int, int], None] | None = None) -> Survey:
         """Count streams and questions; no file is written."""
