@@ -58,7 +58,7 @@ class Study:
     Source: this project.
 
     Attributes:
-        hash: of the settings it was made with.
+        hash: of the settings and questions it was made with.
         seconds: width of a bin of age.
         asked: the questions.
         measures: of each question, ``[L, M]`` in the order of ``LayerMeasures``.
@@ -251,7 +251,7 @@ def collect(
     chosen = sample_questions(config.data, config.per_category, config.categories, config.seed)
     if not chosen:
         raise InputError("no question to sample: look at the settings of the benchmark (data.*)")
-    found, wanted = Study.load(folder), settings_hash(config)
+    found, wanted = Study.load(folder), f"{settings_hash(config)} {config.data.fingerprint()}"
     study = found if found is not None and found.hash == wanted else Study(wanted)
     if set(chosen) <= set(study.clips):
         return study
