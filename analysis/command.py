@@ -29,6 +29,14 @@ def investigate(
     The folder output=DIR gets figures, tables, the tiers found as a policy config, and a page, report.md,
     that explains them. A run that was stopped goes on where it was when the same command is given again.
 
+    Besides the settings of hermes eval:
+    \b
+    per_category=100         questions sampled of each category, by seed
+    categories=[A, B]        of these categories alone
+    queries=question         or local, global, mixed (guidance prompts), or any text
+    per_head=false           measures of each KV head besides
+    windows=[4000, 6000]     values of policy.budget, each a run of its own
+
     Examples:
     \b
     hermes investigate experiment=fig2_embedded output=runs/fig2     the embedded model, a few minutes

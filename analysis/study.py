@@ -315,4 +315,7 @@ def _look(
             layers = read_watched(session, text, per_head=config.per_head)
     except InputError as error:
         raise InputError(f"video {index}, question {number}: {error}") from error
-    return Asked(index, number, _category(question), session.now, size.tokens), layers
+    frame = layers[0][0].video.frame
+    # Frames that are encoded at the question alone were never seen as a chunk.
+    tokens = size.tokens or int(np.bincount(frame).max(initial=1))
+    return Asked(index, number, _category(question), session.now, tokens), layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -151,6 +152,14 @@ def test_guidance_prompts_and_any_text_are_watched_instead(tmp_path):
     assert all(not np.array_equal(a[:, 1], b[:, 1]) for a, b in pairwise(values))
 
 
+@pytest.mark.model
+def test_frames_that_are_encoded_at_the_question_are_watched_too(tmp_path):
+    recent = ["policy=recent", "policy.budget=24", "data.streams=1", "per_category=1"]
+    study = collect(investigate_config([*TINY, *recent]), tmp_path)
+    assert study.tokens_per_frame == 4
+    assert study.overall().by["index"].count.shape == (10, 24)
+
+
 # -- the command ------------------------------------------------------------------------------------------
 
 
@@ -208,6 +217,15 @@ def test_windows_have_folders_of_their_own_and_a_page(tmp_path):
         study = Study.load(folder / f"window_{window}")
         assert study is not None
         assert study.overall().by["index"].count.shape == (10, window)
+
+
+@pytest.mark.unit
+def test_settings_in_the_help_are_real():
+    text = hermes("investigate", "--help").out
+    named = re.findall(r"^\s*(\w+)=(.+?) {2,}", text[: text.index("Examples")], flags=re.MULTILINE)
+    assert len(named) == 5
+    values = {"categories": "[order]"}
+    assert investigate_config([f"{key}={values.get(key, value)}" for key, value in named]).per_category == 100
 
 
 @pytest.mark.unit
