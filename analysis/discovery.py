@@ -203,17 +203,12 @@ def discover(
 
 
 def features(measures: Sequence[Sequence[LayerMeasures]]) -> Float[np.ndarray, "Q L D"]:
-    """What tiers are told apart by: mean age, log-odds of the newest share, rhythm, Gini coefficient.
+    """What tiers are told apart by: mean age, rhythm, and Gini coefficient.
 
-    Source: this project: recency in two ways, rhythm, sparsity; none is about the prefix or the question.
-    A measure that some layer has in no question is left out.
+    Source: this project: one of recency, rhythm and sparsity each, without a fit or a bound that it may run
+    into; none is about the prefix. A measure that some layer has in no question is left out.
     """
-    raw = np.array(
-        [[(one.mean_age, one.newest_share, one.rhythm, one.gini) for one in row] for row in measures],
-        dtype=float,
-    )
-    newest = np.clip(raw[..., 1], 1e-6, 1 - 1e-6)
-    raw[..., 1] = np.log(newest / (1 - newest))
+    raw = np.array([[(one.mean_age, one.rhythm, one.gini) for one in row] for row in measures], dtype=float)
     seen = ~np.isnan(raw).all(axis=0).any(axis=0)
     out: Float[np.ndarray, "Q L D"] = raw[..., seen]
     return out
@@ -269,7 +264,7 @@ def _tier(
     rates = over("k")
     rates = np.log(rates[~np.isnan(rates)])
     first, drop = recency.mean, 0.0
-    if kind == "mixed" and len(layers) >= 4:
+    if kind == "mixed" and len(layers) >= 8:
         depth = np.arange(len(layers)) / len(layers)
         slope, level = np.polyfit(depth, _mean(over("recency")[..., None])[:, 0], 1)
         if slope < 0:

@@ -8,8 +8,8 @@ from jaxtyping import Float
 __all__ = ["fitted", "segment", "segments_supported", "standardised", "structure_p"]
 
 
-# A shorter segment has no slope: it could follow any noise.
-_SLOPED = 4
+# A shorter segment has no slope: a line would follow noise, or the step to a short tier.
+_SLOPED = 8
 
 
 def standardised(x: Float[np.ndarray, "*runs L D"]) -> Float[np.ndarray, "*runs L D"]:
@@ -33,9 +33,9 @@ def segment(
 ) -> tuple[Float[np.ndarray, "*runs M"], list[list[int]]]:
     """Squared error of the best division into 1, 2, ... ``most`` segments, by dynamic programming.
 
-    Source: this project; the algorithm is Bellman's (Commun. ACM 4, 1961). In a segment of four layers or
+    Source: this project; the algorithm is Bellman's (Commun. ACM 4, 1961). In a segment of eight layers or
     more each measure follows a straight line, as the weight of recency does in the paper's working tier; in
-    a shorter one it is constant. Segments need not meet.
+    a shorter one it is constant. Segments need not meet. Each is a twentieth of the layers or more.
 
     Args:
         x: measures over depth.
@@ -113,12 +113,14 @@ def segments_supported(
     distribution under m segments comes from ``draws`` series of the m lines plus normal noise, correlated
     between measures as the residuals of n segments are; each is segmented anew, so that the choice of the
     best boundaries is paid for. One more segment is tried first, then two more, as a tier between two like
-    ones needs both its boundaries to be seen.
+    ones needs both its boundaries to be seen. Beyond the first step, of which :func:`structure_p` has told,
+    the level is a quarter: layers of one tier are noisier than those of another, which a test of even noise
+    takes for steps.
 
     Args:
         x: standardised measures.
         most: segments that are tried.
-        level: of each test.
+        level: of the tests from one segment, a quarter of it from more.
         draws: per test.
         seed: of the draws.
 
@@ -143,7 +145,7 @@ def segments_supported(
             seen = _gain(errors[number - 1], errors[more - 1])
             chance = _gain(drawn[:, number - 1], drawn[:, more - 1])
             values.append((1 + int((chance >= seen).sum())) / (1 + draws))
-            if values[-1] <= level:
+            if values[-1] <= (level if number == 1 else level / 4):
                 number = more
                 break
         else:
@@ -157,7 +159,7 @@ def _gain(fewer: Float[np.ndarray, "*R"], more: Float[np.ndarray, "*R"]) -> Floa
 
 
 def _costs(x: Float[np.ndarray, "R L D"]) -> Float[np.ndarray, "R L1 L1"]:
-    """Squared error of layers i .. j - 1 around their line or mean, infinite where i >= j."""
+    """Squared error of layers i .. j - 1 around their line or mean, infinite where they are too few."""
     x = x - x.mean(1, keepdims=True)
     count = x.shape[1]
     depth = np.arange(count) - (count - 1) / 2
@@ -173,7 +175,7 @@ def _costs(x: Float[np.ndarray, "R L D"]) -> Float[np.ndarray, "R L1 L1"]:
         cost += _between(measure**2) - sums**2 / over
         along = _between(measure * depth) - at * sums / over
         cost -= np.where(sloped, along**2 / np.where(sloped, spread, 1.0), 0.0)
-    return np.where(length > 0, np.maximum(cost, 0.0), np.inf)
+    return np.where(length >= -(-count // 20), np.maximum(cost, 0.0), np.inf)
 
 
 def _between(values: Float[np.ndarray, "R L"]) -> Float[np.ndarray, "R L1 L1"]:
