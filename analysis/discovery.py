@@ -80,7 +80,6 @@ class Discovery:
         p: that the order of the layers does not matter.
         steps: p-value of each further segment that was tried.
         explained: adjusted share of the variance over depth that the tiers explain.
-        line: the same of a straight line over depth.
         level: of the tests.
     """
 
@@ -89,36 +88,29 @@ class Discovery:
     p: float
     steps: tuple[float, ...]
     explained: float
-    line: float
     level: float
 
     @property
     def sentence(self) -> str:
         """The finding in words."""
-        if len(self.tiers) == 1:
-            if self.p > self.level:
-                why = f"No structure over depth was found (order of layers: p = {self.p:.2g})."
-            else:
-                why = f"Measures change over depth (p = {self.p:.2g}), but no single step stands out of them."
-            return f"{why} One tier holds all layers; the paper's three are not supported."
         number = len(self.tiers)
+        if number == 1 and self.p > self.level:
+            why = f"No structure over depth was found (order of layers: p = {self.p:.2g})."
+            return f"{why} One tier holds all layers; the paper's three are not supported."
+        if number == 1:
+            why = (
+                f"Measures change over depth (order of layers: p = {self.p:.2g}), but evenly, without a step."
+            )
+            return f"{why} One tier holds all layers; the paper's three are not supported."
         parts = ", ".join(
             f"{tier.name} ({tier.kind}) {tier.layers.start}-{tier.layers.stop - 1}" for tier in self.tiers
         )
         found = (
             f"The evidence supports {number} tiers (order of layers: p = {self.p:.2g}): layers of {parts}."
         )
-        if number != 3:
-            found += f" The paper has three; {'a third' if number == 2 else 'three alone'} "
-            found += (
-                "would not explain significantly more." if number == 2 else "would leave out a clear step."
-            )
-        if self.line >= self.explained:
-            found += (
-                f" But a straight line over depth explains as much ({self.line:.0%} of the variance against "
-                f"{self.explained:.0%}): the change is gradual, and the boundaries are drawn through it."
-            )
-        return found
+        if number == 2:
+            return f"{found} The paper has three; a third would not explain significantly more."
+        return f"{found} The paper's three would leave out a clear step." if number > 3 else found
 
     def config(self, comment: str = "") -> str:
         """A policy config, YAML, that runs with any backbone: tiers are shares of the layers.
@@ -196,8 +188,7 @@ def discover(
         p = structure_p(_mean(values), most, seed=seed)
         if p <= level:
             number, steps = segments_supported(x, most, level, seed=seed)
-    errors, all_firsts = segment(x, max(number, 1))
-    firsts = all_firsts[number - 1]
+    firsts = segment(x, number)[1][-1]
     edges = [0, *firsts, layers]
     spans = [range(first, stop) for first, stop in itertools.pairwise(edges)]
     tiers = [_tier(measures, span, groups, seed) for span in spans]
@@ -206,24 +197,18 @@ def discover(
         boundaries=tuple(_boundaries(values, firsts, groups, resamples, seed)),
         p=p,
         steps=tuple(steps),
-        explained=_adjusted(errors[number - 1], errors[0], layers, 2 * number - 1),
-        line=_adjusted(_line_error(x), errors[0], layers, 2),
+        explained=_explained(x, firsts),
         level=level,
     )
 
 
 def features(measures: Sequence[Sequence[LayerMeasures]]) -> Float[np.ndarray, "Q L D"]:
-    """What tiers are told apart by: mean age, log-odds of the newest share, rhythm, Gini coefficient.
+    """What tiers are told apart by: mean age, rhythm, and Gini coefficient.
 
-    Source: this project: recency in two ways, rhythm, sparsity; none is about the prefix or the question.
-    A measure that some layer has in no question is left out.
+    Source: this project: one of recency, rhythm and sparsity each, without a fit or a bound that it may run
+    into; none is about the prefix. A measure that some layer has in no question is left out.
     """
-    raw = np.array(
-        [[(one.mean_age, one.newest_share, one.rhythm, one.gini) for one in row] for row in measures],
-        dtype=float,
-    )
-    newest = np.clip(raw[..., 1], 1e-6, 1 - 1e-6)
-    raw[..., 1] = np.log(newest / (1 - newest))
+    raw = np.array([[(one.mean_age, one.rhythm, one.gini) for one in row] for row in measures], dtype=float)
     seen = ~np.isnan(raw).all(axis=0).any(axis=0)
     out: Float[np.ndarray, "Q L D"] = raw[..., seen]
     return out
@@ -279,7 +264,7 @@ def _tier(
     rates = over("k")
     rates = np.log(rates[~np.isnan(rates)])
     first, drop = recency.mean, 0.0
-    if kind == "mixed" and len(layers) >= 4:
+    if kind == "mixed" and len(layers) >= 8:
         depth = np.arange(len(layers)) / len(layers)
         slope, level = np.polyfit(depth, _mean(over("recency")[..., None])[:, 0], 1)
         if slope < 0:
@@ -332,14 +317,12 @@ def _wrapped(text: str, width: int = 100) -> list[str]:
     return lines
 
 
-def _adjusted(error: float, whole: float, layers: int, parameters: int) -> float:
-    if whole <= 0 or layers <= parameters:
+def _explained(x: Float[np.ndarray, "L D"], firsts: list[int]) -> float:
+    """Share of the variance over depth that the segments explain, adjusted for their number."""
+    whole = float(((x - x.mean(0)) ** 2).sum())
+    # A boundary and a mean each, and mostly a slope.
+    parameters = 3 * (len(firsts) + 1) - 1
+    if whole <= 0 or len(x) <= parameters:
         return math.nan
-    return float(1 - error / (layers - parameters) / (whole / (layers - 1)))
-
-
-def _line_error(x: Float[np.ndarray, "L D"]) -> float:
-    depth = np.arange(len(x)) - (len(x) - 1) / 2
-    centred = x - x.mean(0)
-    slope = depth @ centred / max(float(depth @ depth), 1.0)
-    return float(((centred - depth[:, None] * slope) ** 2).sum())
+    error = float(((x - fitted(x, firsts)) ** 2).sum())
+    return 1 - error / (len(x) - parameters) / (whole / (len(x) - 1))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 __all__ = ["Forgetting", "forgetting"]
 
-_BINS, _LEAST_K = 128, 3.0
+_BINS, _LEAST_K = 64, 3.0
 
 
 class Forgetting(NamedTuple):
@@ -83,7 +83,7 @@ def _shares(
     """The best share for each k; the likelihood is concave in it, so its slope is bisected."""
     low, high = np.zeros(len(recent)), np.full(len(recent), 1 - 1e-6)
     gap = recent - even
-    for _ in range(14):
+    for _ in range(12):
         middle = (low + high) / 2
         rising = ((seen * gap) / (even + middle[:, None] * gap)).sum(1) > 0
         low, high = np.where(rising, middle, low), np.where(rising, high, middle)

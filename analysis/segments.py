@@ -8,6 +8,10 @@ from jaxtyping import Float
 __all__ = ["fitted", "segment", "segments_supported", "standardised", "structure_p"]
 
 
+# A shorter segment has no slope: a line would follow noise, or the step to a short tier.
+_SLOPED = 8
+
+
 def standardised(x: Float[np.ndarray, "*runs L D"]) -> Float[np.ndarray, "*runs L D"]:
     """Each measure in units of its noise from layer to layer.
 
@@ -25,28 +29,27 @@ def standardised(x: Float[np.ndarray, "*runs L D"]) -> Float[np.ndarray, "*runs 
 
 
 def segment(
-    x: Float[np.ndarray, "*runs L D"], most: int, shortest: int = 1
+    x: Float[np.ndarray, "*runs L D"], most: int
 ) -> tuple[Float[np.ndarray, "*runs M"], list[list[int]]]:
-    """Squared error of the best division into 1, 2, ... ``most`` runs of layers, by dynamic programming.
+    """Squared error of the best division into 1, 2, ... ``most`` segments, by dynamic programming.
 
-    Source: this project; the algorithm is Bellman's (Commun. ACM 4, 1961).
+    Source: this project; the algorithm is Bellman's (Commun. ACM 4, 1961). In a segment of eight layers or
+    more each measure follows a straight line, as the weight of recency does in the paper's working tier; in
+    a shorter one it is constant. Segments need not meet. Each is a twentieth of the layers or more.
 
     Args:
         x: measures over depth.
         most: segments.
-        shortest: layers of a segment.
 
     Returns:
         The errors, and for one series (no leading axes) the first layer of each segment but the first, per
         number of segments.
 
     >>> segment(np.array([[0.0], [0.0], [5.0], [5.0], [5.0]]), 2)
-    (array([30.,  0.]), [[], [2]])
+    (array([7.5, 0. ]), [[], [2]])
     """
     runs, (count, _) = x.shape[:-2], x.shape[-2:]
     cost = _costs(x.reshape(-1, *x.shape[-2:]))
-    short = np.arange(count + 1)[None, :] - np.arange(count + 1)[:, None] < shortest
-    cost[:, short] = np.inf
     errors = [cost[:, 0, :]]
     back = []
     for _ in range(1, most):
@@ -67,20 +70,25 @@ def segment(
 
 
 def fitted(x: Float[np.ndarray, "L D"], firsts: list[int]) -> Float[np.ndarray, "L D"]:
-    """The mean of its segment in place of each layer (this project).
+    """The line of its segment in place of each layer, see :func:`segment` (this project).
 
     >>> fitted(np.array([[0.0], [2.0], [5.0]]), [2]).T
     array([[1., 1., 5.]])
     """
-    return np.concatenate([np.broadcast_to(part.mean(0), part.shape) for part in np.split(x, firsts)])
+    parts = []
+    for part in np.split(x, firsts):
+        depth = np.arange(len(part)) - (len(part) - 1) / 2
+        slope = depth @ part / (depth @ depth) if len(part) >= _SLOPED else np.zeros(x.shape[1])
+        parts.append(part.mean(0) + depth[:, None] * slope)
+    return np.concatenate(parts)
 
 
 def structure_p(x: Float[np.ndarray, "L D"], most: int, permutations: int = 999, seed: int = 0) -> float:
     """p-value that the order of the layers does not matter.
 
-    Source: this project. The statistic is ``sum_m log(error_1 / error_m)`` over 2 to ``most`` segments of the
-    standardised measures; layers are permuted, all measures together. If the layers are exchangeable a
-    value as large has exactly this probability, whatever their distribution.
+    Source: this project. The statistic is ``sum_m log(error_0 / error_m)`` over 1 to ``most`` segments of the
+    standardised measures, with ``error_0`` around one mean; layers are permuted, all measures together. If
+    the layers are exchangeable a value as large has exactly this probability, whatever their distribution.
 
     >>> steps = np.repeat([0.0, 5.0, 9.0], 4)[:, None] + np.random.default_rng(0).normal(size=(12, 1))
     >>> structure_p(steps, most=3) < 0.01
@@ -88,70 +96,90 @@ def structure_p(x: Float[np.ndarray, "L D"], most: int, permutations: int = 999,
     """
     random = np.random.default_rng(seed)
     orders = np.argsort(random.random((permutations, len(x))), axis=1)
-    every = np.concatenate([x[None], x[orders]])
-    errors = segment(standardised(every), most)[0]
+    every = standardised(np.concatenate([x[None], x[orders]]))
+    around = (every.var(1).sum(1) * len(x))[:, None]
     # Noise-free steps would have no error at all.
-    errors = np.maximum(errors, 1e-9 * errors[:, :1])
-    statistic = np.log(errors[:, :1] / errors[:, 1:]).sum(1)
-    return float(np.mean(statistic >= statistic[0] * (1 - 1e-9)))
+    errors = np.maximum(segment(every, most)[0], 1e-9 * around + 1e-300)
+    statistic = np.log(np.maximum(around, 1e-300) / errors).sum(1)
+    return float(np.mean(statistic >= statistic[0] - 1e-9))
 
 
 def segments_supported(
     x: Float[np.ndarray, "L D"], most: int, level: float = 0.01, draws: int = 999, seed: int = 0
 ) -> tuple[int, list[float]]:
-    """The number of segments: one more is taken while it explains more than it would of noise.
+    """The number of segments: more are taken while they explain more than they would of noise.
 
-    Source: this project. From m to m + 1 the statistic is ``(error_m - error_(m+1)) / error_(m+1)``. Its
-    distribution under m segments comes from ``draws`` series of the m means plus normal noise, correlated
-    between measures as the residuals of m + 1 segments are; each is segmented anew, so that the choice of the
-    best boundary is paid for.
+    Source: this project. From m to n segments the statistic is ``(error_m - error_n) / error_n``. Its
+    distribution under m segments comes from ``draws`` series of the m lines plus normal noise, correlated
+    between measures as the residuals of n segments are; each is segmented anew, so that the choice of the
+    best boundaries is paid for. One more segment is tried first, then two more, as a tier between two like
+    ones needs both its boundaries to be seen. Beyond the first step, of which :func:`structure_p` has told,
+    the level is a quarter: layers of one tier are noisier than those of another, which a test of even noise
+    takes for steps.
 
     Args:
         x: standardised measures.
         most: segments that are tried.
-        level: of each test.
+        level: of the tests from one segment, a quarter of it from more.
         draws: per test.
         seed: of the draws.
 
     Returns:
-        The number, and the p-value of each step that was tried.
+        The number, and the p-values of the tests in their order.
 
     >>> steps = np.repeat([0.0, 9.0], 8)[:, None] + np.random.default_rng(0).normal(size=(16, 1))
     >>> segments_supported(steps, most=4)[0]
     2
     """
-    errors, firsts = segment(x, most)
     random = np.random.default_rng(seed)
-    values: list[float] = []
-    for number in range(1, most):
-        residual = x - fitted(x, firsts[number])
-        freedom = max(len(x) - number - 1, 1)
-        covariance = residual.T @ residual / freedom
-        root = np.linalg.cholesky(covariance + 1e-9 * (np.trace(covariance) + 1e-12) * np.eye(x.shape[1]))
-        noise = random.normal(size=(draws, *x.shape)) @ root.T
-        drawn = segment(fitted(x, firsts[number - 1]) + noise, number + 1)[0]
-        seen = _gain(errors[number - 1], errors[number])
-        chance = _gain(drawn[:, number - 1], drawn[:, number])
-        values.append((1 + int((chance >= seen).sum())) / (1 + draws))
-        if values[-1] > level:
-            return number, values
-    return most, values
+    errors, firsts = segment(x, most)
+    number, values = 1, []
+    while number < most:
+        for more in range(number + 1, min(number + 2, most) + 1):
+            residual = x - fitted(x, firsts[more - 1])
+            # The scale cancels in the statistic, the correlation does not.
+            covariance = residual.T @ residual / len(x)
+            ridge = (1e-9 * np.trace(covariance) + 1e-12) * np.eye(x.shape[1])
+            noise = random.normal(size=(draws, *x.shape)) @ np.linalg.cholesky(covariance + ridge).T
+            drawn = segment(fitted(x, firsts[number - 1]) + noise, more)[0]
+            seen = _gain(errors[number - 1], errors[more - 1])
+            chance = _gain(drawn[:, number - 1], drawn[:, more - 1])
+            values.append((1 + int((chance >= seen).sum())) / (1 + draws))
+            if values[-1] <= (level if number == 1 else level / 4):
+                number = more
+                break
+        else:
+            break
+    return number, values
 
 
-def _gain(fewer: Float[np.ndarray, " R"], more: Float[np.ndarray, " R"]) -> Float[np.ndarray, " R"]:
-    out: Float[np.ndarray, " R"] = (fewer - more) / np.maximum(more, 1e-9 * fewer + 1e-300)
+def _gain(fewer: Float[np.ndarray, "*R"], more: Float[np.ndarray, "*R"]) -> Float[np.ndarray, "*R"]:
+    out: Float[np.ndarray, "*R"] = (fewer - more) / np.maximum(more, 1e-9 * fewer + 1e-300)
     return out
 
 
 def _costs(x: Float[np.ndarray, "R L D"]) -> Float[np.ndarray, "R L1 L1"]:
-    """Squared error of layers i .. j - 1 around their mean, infinite where i >= j."""
+    """Squared error of layers i .. j - 1 around their line or mean, infinite where they are too few."""
     x = x - x.mean(1, keepdims=True)
-    zero = np.zeros((len(x), 1, x.shape[2]))
-    sums = np.concatenate([zero, x.cumsum(1)], axis=1)
-    squares = np.concatenate([zero, (x**2).cumsum(1)], axis=1).sum(2)
-    ends = np.arange(sums.shape[1])
+    count = x.shape[1]
+    depth = np.arange(count) - (count - 1) / 2
+    ends = np.arange(count + 1)
     length = ends[None, :] - ends[:, None]
-    between = sum((s[:, None] - s[:, :, None]) ** 2 for s in np.moveaxis(sums, 2, 0))
-    cost = squares[:, None] - squares[:, :, None] - between / np.maximum(length, 1)
-    out: Float[np.ndarray, "R L1 L1"] = np.where(length > 0, np.maximum(cost, 0.0), np.inf)
+    over = np.maximum(length, 1)
+    at = _between(depth[None])[0]
+    spread = _between(depth[None] ** 2)[0] - at**2 / over
+    sloped = length >= _SLOPED
+    cost = np.zeros((len(x), count + 1, count + 1))
+    for measure in np.moveaxis(x, 2, 0):
+        sums = _between(measure)
+        cost += _between(measure**2) - sums**2 / over
+        along = _between(measure * depth) - at * sums / over
+        cost -= np.where(sloped, along**2 / np.where(sloped, spread, 1.0), 0.0)
+    return np.where(length >= -(-count // 20), np.maximum(cost, 0.0), np.inf)
+
+
+def _between(values: Float[np.ndarray, "R L"]) -> Float[np.ndarray, "R L1 L1"]:
+    """Sums of values i .. j - 1."""
+    sums = np.concatenate([np.zeros((len(values), 1)), values.cumsum(1)], axis=1)
+    out: Float[np.ndarray, "R L1 L1"] = sums[:, None] - sums[:, :, None]
     return out

@@ -35,6 +35,7 @@ def planted(
     *,
     kinds: Sequence[Kind] = ("recency", "mixed", "anchor"),
     k: float = 20.0,
+    drop: float = 0.0,
     videos: int | None = None,
 ) -> list[list[LayerMass]]:
     """Attention of a decoder with planted tiers: mass of each question in each layer.
@@ -58,6 +59,7 @@ def planted(
         noise: standard deviation of the logarithm of a token's mass.
         kinds: of the tiers, one more than boundaries.
         k: forgetting rate by relative age.
+        drop: by how much the forgetting of a mixed tier falls over its depth, evenly around 0.4.
         videos: that the questions are of, in turn; None is one for every four. Question q is of q % videos.
 
     Returns:
@@ -71,7 +73,8 @@ def planted(
     videos = videos or -(-questions // 4)
     count = frames * tokens_per_frame
     frame, patch = np.divmod(np.arange(count), tokens_per_frame)
-    kind_of = [kinds[sum(layer >= first for first in boundaries)] for layer in range(layers)]
+    edges = [0, *boundaries, layers]
+    tier_of = [sum(layer >= first for first in boundaries) for layer in range(layers)]
     place = int(random.integers(tokens_per_frame))
     stray = random.random((videos, frames)) < 0.1
     places = np.where(stray, random.integers(tokens_per_frame, size=(videos, frames)), place)
@@ -81,9 +84,13 @@ def planted(
     for question in range(questions):
         video = question % videos
         row = []
-        for layer, kind in enumerate(kind_of):
+        for layer, tier in enumerate(tier_of):
+            recent, anchored = _SHARES[kinds[tier]]
+            if kinds[tier] == "mixed":
+                first, stop = edges[tier : tier + 2]
+                recent += drop * (0.5 - (layer - first) / (stop - first))
             jitter = own[layer] * np.exp(0.1 * random.normal(size=3))
-            recent, anchored = np.minimum(np.array(_SHARES[kind]) * jitter[:2], [0.95, 0.45])
+            recent, anchored = np.minimum(np.array([recent, anchored]) * jitter[:2], [0.95, 0.45])
             age = np.arange(count - 1, -1, -1) / max(count - 1, 1)
             decay = np.exp(-k * jitter[2] * age)
             mixture = recent * decay / decay.sum() + max(1 - recent - anchored, 0.0) / count
