@@ -190,7 +190,7 @@ def _draw_tiers(axes: Axes, found: Findings) -> None:
         "found": [(_named(found, number), tier.layers) for number, tier in enumerate(found.discovery.tiers)],
         "10/60/30": list(paper_tiers(len(found.layers)).items()),
     }
-    hatches = {"no structure": "", "sensory": "", "working": "///", "long": "...", "flat": "xx"}
+    hatches = {"one": "", "sensory": "", "working": "///", "long": "...", "flat": "xx"}
     for place, parts in enumerate(rows.values()):
         for name, layers in parts:
             if len(layers):
@@ -235,7 +235,7 @@ def _draw_tiers(axes: Axes, found: Findings) -> None:
 
 
 def _named(found: Findings, number: int) -> str:
-    return "no structure: one tier" if len(found.discovery.tiers) == 1 else found.discovery.tiers[number].name
+    return "one tier" if len(found.discovery.tiers) == 1 else found.discovery.tiers[number].name
 
 
 def _band(

@@ -267,6 +267,15 @@ def test_the_papers_layers_and_tiers_at_other_depths():
         assert list(paper_tiers(layers).values()) == list(ours.values())
 
 
+@pytest.mark.model
+def test_the_example_of_the_documentation_runs(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "investigation.md").read_text()
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})
+    shares = [float(line) for line in capsys.readouterr().out.split()]
+    assert len(shares) == 10
+    assert all(0 <= share <= 1 for share in shares)
+
+
 # -- knockouts --------------------------------------------------------------------------------------------
 
 
