@@ -32,6 +32,7 @@ KINDS = {
     "probe": "hermes.probes",
     "callback": "hermes.callbacks",
     "data": "hermes.data",
+    "judge": "hermes.judges",
     "command": "hermes.commands",
 }
 

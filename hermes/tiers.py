@@ -42,6 +42,7 @@ class Tier:
     merger: Merger = setting(Drop(), help="what becomes of evicted tokens")
     smoothing: float = setting(0.0, help="weight of the layer above in the smoothed score", ge=0, le=1)
     weight: float = setting(1.0, help="budget weight of each layer, relative to the others'", gt=0)
+    full: bool = setting(False, help="keep every token in these layers: an ablation, the memory grows")
 
 
 @dataclass
@@ -100,14 +101,16 @@ class TieredPolicy(MemoryPolicy):
         return out
 
     def budgets(self, num_layers: int) -> list[int]:
-        """Video tokens per layer (arXiv 2601.14724, Table 5)."""
-        weights = [self.tiers[name].weight for name in self._names(num_layers)]
-        if len(set(weights)) == 1:
+        """Video tokens per layer (arXiv 2601.14724, Table 5); those of full tiers have no part in it."""
+        tiers = [self.tiers[name] for name in self._names(num_layers)]
+        weights = [tier.weight for tier in tiers if not tier.full]
+        if len(set(weights)) <= 1:
             return [self.budget] * num_layers
-        total = self.budget * num_layers
-        out = [math.floor(weight / sum(weights) * total + 1e-9) for weight in weights]
-        out[-1] += total - sum(out)
-        return out
+        total = self.budget * len(weights)
+        shares = [math.floor(weight / sum(weights) * total + 1e-9) for weight in weights]
+        shares[-1] += total - sum(shares)
+        given = iter(shares)
+        return [self.budget if tier.full else next(given) for tier in tiers]
 
     def _names(self, num_layers: int) -> list[str]:
         return [name for name, layers in self.boundaries(num_layers).items() for _ in layers]
@@ -136,6 +139,7 @@ class TieredPolicy(MemoryPolicy):
             active = [memory.lengths[0] > self.budget] * count
         else:
             active = [layer.video_length > budget for layer, budget in zip(memory, budgets, strict=True)]
+        active = [on and not self.tiers[name].full for on, name in zip(active, names, strict=True)]
         if not any(active):
             return {}
         scores = self.score(memory, observe, active)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hermes.evaluation import Journal, Row
+from hermes.evaluation.journal import read_run
 
 SETTINGS = """\
 policy:
@@ -56,3 +58,24 @@ def write_run(folder: Path, rows: Iterable[Row], **about: Any) -> Path:
     for item in rows:
         journal.add(item)
     return folder
+
+
+def open_row(clip: int, number: int, answer: str, **given: Any) -> Row:
+    task = ("place", "person")[number % 2]
+    about = {"task": task, "kind": task, "category": "", "chance": None, "expected": f"Kitchen {number}."}
+    return row(clip, number, None, **{**about, "answer": answer, "open_ended": True, **given})
+
+
+def answers(clips: int = 3, each: int = 4) -> list[Row]:
+    """Right answers have an even sum of places; one question of another kind, and one without an answer."""
+    places = itertools.product(range(clips), range(each))
+    found = [open_row(c, n, f"{('kitchen', 'hall')[(c + n) % 2]} {c} {n}") for c, n in places]
+    return [*found, row(0, each, True), open_row(1, each, "Who?", expected="")]
+
+
+def rows_of(folder: Path) -> list[Row]:
+    return read_run(folder)[0]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

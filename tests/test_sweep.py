@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from hermes.config import Extras, available, experiment_extras
 from hermes.errors import InputError, SettingError
+from hermes.evaluation import compare_runs
 from hermes.evaluation.sweep import Cell, Outcome, cells_of, in_processes, on_cluster, run_cells, split_axes
 from hermes.evaluation.tables import sweep_rows, write_sweep
 from tests.command_line import hermes, process, write
@@ -178,3 +180,59 @@ def test_the_embedded_experiments_are_sound(name):
     cells = cells_of([f"experiment={name}"])
     assert len(cells) > 1
     assert experiment_extras([f"experiment={name}"]).title
+
+
+@pytest.mark.model
+def test_a_baseline_gives_paired_differences_and_measures_their_columns(tmp_path):
+    chosen = experiment(
+        tmp_path,
+        """
+        title: A try
+        data.streams: 6
+        data.questions: 6
+        data.world.length: 24
+        data.kinds: [past_colour, now_place]
+        generation.max_new_tokens: 2
+        threads: 1
+        baseline: {policy: full}
+        measures: [ttft, lag]
+        paper: {policy=fifo policy.budget=12: {backward: 12.5}, elsewhere: 3}
+        sweep: {policy: [full, fifo], policy.budget: [12, 24]}
+        besides:
+          spread: {policy: uniform, policy.budget: 16}
+        """,
+    )
+    out = tmp_path / "out"
+    assert hermes("sweep", chosen, f"output={out}").code == 0
+    page = (out / "table.md").read_text()
+    assert "| fifo | 12 |" in page
+    assert "published: backward" in page
+    assert "- elsewhere: 3" in page
+    assert (
+        "| policy | policy.budget | TTFT (ms) | lag (s) |" in page.replace("| cell ", "", 1)
+        or "TTFT (ms)" in page
+    )
+    with (out / "table.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    cells = {cell.label: out / "cells" / cell.hash for cell in cells_of([chosen])}
+    assert set(cells) >= {"policy=full policy.budget=12", "spread policy=uniform policy.budget=16"}
+    for budget in ("12", "24"):
+        (line,) = (
+            x for x in lines if (x["policy"], x["policy.budget"], x["group"]) == ("fifo", budget, "overall")
+        )
+        own = compare_runs(
+            cells[f"policy=full policy.budget={budget}"], cells[f"policy=fifo policy.budget={budget}"]
+        ).overall
+        assert float(line["difference"]) == pytest.approx(own.difference)
+        assert float(line["difference_low"]) == pytest.approx(own.interval.low)
+        assert own.difference < 0
+    assert all(not x["difference"] for x in lines if x["policy"] == "full")
+    with (out / "costs.csv").open() as file:
+        assert {"ttft", "lag", "memory"} <= {x["measure"] for x in csv.DictReader(file)}
+    for wrong, said in (
+        ("measures: [tfft]", "measures: got 'tfft'"),
+        ("baseline: none", "baseline: got 'none'"),
+    ):
+        result = hermes("sweep", experiment(tmp_path, wrong), f"output={tmp_path / 'x'}", "--dry-run")
+        assert result.code == 2
+        assert said in result.err

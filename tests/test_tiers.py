@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,9 @@ from hermes.config import build
 from hermes.errors import SettingError
 from hermes.parts import Blend, Recency, Summary
 from hermes.policy import StreamContext
+from hermes.run import open_session
 from hermes.tiers import Tier, TieredPolicy
+from hermes.video import open_source
 
 
 def context(layers: int) -> StreamContext:
@@ -34,3 +37,23 @@ def test_a_blend_stays_a_blend():
     assert build(Blend, {"weight": 0.5, "weight_drop": 0.5}).weight == 0.5
     with pytest.raises(SettingError, match="weight_drop"):
         build(Blend, {"weight_drop": -0.1})
+
+
+@pytest.mark.model
+def test_a_full_tier_keeps_everything_and_leaves_the_others_their_budgets():
+    tiers = {
+        "a": Tier(0.25, Recency()),
+        "b": Tier(0.5, Recency(), full=True),
+        "c": Tier(0.25, Recency(), weight=3.0),
+    }
+    assert TieredPolicy(budget=20, tiers=tiers).budgets(4) == [10, 20, 20, 30]
+    tiers["c"] = Tier(0.25, Recency())
+    with open_session("tiny_llava_onevision", TieredPolicy(budget=20, tiers=tiers)) as session:
+        session.feed(open_source(np.zeros((40, 42, 42, 3), np.uint8)))
+        session.flush()
+        lengths = [layer.video_length for layer in session.memory]
+        layers = session.policy.boundaries(len(lengths))
+        whole = session.video.next_id - session.memory.prefix
+    for name, held in layers.items():
+        assert {lengths[index] for index in held} <= ({whole} if name == "b" else {20})
+    assert whole > 20

@@ -30,10 +30,11 @@ _LISTED = {
     "probes": ("probe",),
     "callbacks": ("callback",),
     "data": ("data",),
+    "judges": ("judge",),
     "experiments": ("experiment",),
     "commands": ("command",),
 }
-_ALL = ("policies", "backbones", "parts", "probes", "callbacks", "data", "experiments", "commands")
+_ALL = ("policies", "backbones", "parts", "probes", "callbacks", "data", "judges", "experiments", "commands")
 _HOOKS = ("admit", "reduce", "compress", "archive", "recall")
 _CONFIGURED = ("policy", "backbone", "data", "experiment")
 
@@ -200,7 +201,7 @@ def _show_class(kind: str, name: str, found: Any) -> None:
 
         _show_settings(BackboneConfig, kind)
     elif isinstance(found, type) and issubclass(found, Part):
-        _show_settings(found, kind if kind in ("policy", "probe") else "")
+        _show_settings(found, kind if kind in ("policy", "probe", "judge") else "")
         if not inspect.isabstract(found):
             _show_yaml(found)
 

@@ -47,7 +47,8 @@ def compare(
 def _show(found: Comparison) -> None:
     parts = {} if len(found.by_category) == 1 else found.by_category
     table = _table("", "n", "videos", "A %", "B %", "B - A", "95 % interval", "McNemar p", "detectable")
-    for name, part in {**parts, "all": found.overall}.items():
+    later = {f"{delay} s later": part for delay, part in found.by_delay.items()}
+    for name, part in {**parts, "all": found.overall, **later}.items():
         low, high, doubtful = part.interval
         table.add_row(
             Text(name),
@@ -81,7 +82,9 @@ def _show(found: Comparison) -> None:
         if count:
             out().print(f"{count} questions of {name} are not in the other run, and left out")
     if found.unscored:
-        out().print(f"{found.unscored} questions have no answer in the benchmark and are not scored")
+        out().print(f"{found.unscored} questions have no answer in the benchmark, or no verdict in both runs")
+    if "judge.identity" in found.settings:
+        out().print("The two have different judges: what differs may be the judges, not the answers.")
     out().print()
     if not found.settings:
         out().print("The two runs have the same settings.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +20,7 @@ from hermes.errors import InputError
 
 if TYPE_CHECKING:
     from hermes.evaluation import Score, Summary
+    from hermes.evaluation.verdicts import MeanScore
 
 
 def eval_(
@@ -42,6 +45,7 @@ def eval_(
     hermes eval policy=fifo policy.budget=64 data.world.length=64
     hermes eval data.choices=1 data.world.length=128 --json
     hermes eval data=annotations data.annotations=FILE.json data.videos=FOLDER backbone=llava_onevision_7b
+    hermes eval data=rvs_ego data.annotations=FILE.json judge=openai judge.model=NAME judge.base_url=URL
 
     All settings with their values: hermes show wanderer, hermes show annotations, hermes validate.
     """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
@@ -53,25 +57,42 @@ def eval_(
 
     config = eval_config(given)
     folder = config.output or default_folder(config)
-    columns = (TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # With --json nothing but the summary reaches stdout, whatever a plug-in prints.
     shown = not is_worker()
     bars = Progress(*columns, console=err(), transient=True, disable=not shown)
     with redirect_stdout(sys.stderr), quiet_lightning(), bars as bar:
-        task = bar.add_task("", total=len(config.data))
+        task = bar.add_task("videos", total=len(config.data))
+        judged = bar.add_task("judged", visible=False)
         found = evaluate(
-            config, folder, watcher=lambda done, total: bar.update(task, completed=done, total=total)
+            config,
+            folder,
+            watcher=lambda done, total: bar.update(task, completed=done, total=total),
+            judging=lambda done, total: bar.update(judged, completed=done, total=total, visible=True),
         )
     if not shown:
         return
     if as_json:
         out().file.write(json.dumps({"output": str(folder), **found.record()}) + "\n")
         return
-    _show(found)
+    show_summary(found, folder)
     out().print(f"rows and manifest: {folder}", soft_wrap=True)
 
 
-def _show(found: Summary) -> None:
+def show_summary(found: Summary, folder: Path) -> None:
+    """Print a run's tables, and what they leave out and why."""
+    if found.overall.n:
+        _show_scores(found)
+    if found.verdicts.scores:
+        out().print(_means(found.verdicts.scores))
+        out().print()
+    if found.unscored:
+        out().print(f"{found.unscored} questions have no answer in the benchmark and are not scored")
+    for text in found.verdicts.notes(f"hermes judge {shlex.quote(str(folder))}"):
+        out().print(text, soft_wrap=True, markup=False)
+
+
+def _show_scores(found: Summary) -> None:
     tables = [("by category", found.by_category), ("by kind", found.by_kind)]
     if set(found.by_category) == set(found.by_kind):
         tables.pop(0)
@@ -84,23 +105,56 @@ def _show(found: Summary) -> None:
         }
         out().print(_table("by age of the evidence", named))
         out().print()
+    if found.averages:
+        out().print(_averages(found))
+        out().print()
+    if found.by_delay:
+        out().print(_delays(found))
+        out().print()
     aged = [score for ages in found.by_age.values() for score in ages.values()]
     shown = [found.overall, *found.by_category.values(), *found.by_kind.values(), *aged]
     if any(score.method == "clustered" for score in shown):
         out().print("intervals are clustered by video where a video has several questions", style="dim")
     if any(score.span.endswith("*") for score in shown):
         out().print("* few videos: the interval may be too narrow", style="dim")
-    if found.unscored:
-        out().print(f"{found.unscored} questions have no answer in the benchmark and are not scored")
 
 
 def _table(title: str, scores: Mapping[str, Score]) -> Table:
-    table = Table(title=title, box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.title_justify, table.title_style, table.header_style = "left", "bold", "dim"
-    table.add_column("")
-    for name in ("n", "right %", "95 % interval", "chance %"):
-        table.add_column(name, justify="right")
+    table = _columns(title, "n", "right %", "95 % interval", "chance %")
     for name, score in scores.items():
         chance = "-" if score.chance is None else f"{100 * score.chance:.0f}"
         table.add_row(name, str(score.n), f"{100 * score.accuracy:.1f}", score.span, chance)
+    return table
+
+
+def _averages(found: Summary) -> Table:
+    table = _columns("means of accuracies", "right %", "95 % interval")
+    for name, (value, low, high) in found.averages.items():
+        table.add_row(f"over {name}", f"{100 * value:.1f}", f"{100 * low:.1f} to {100 * high:.1f}")
+    return table
+
+
+def _delays(found: Summary) -> Table:
+    table = _columns("asked again", "n", "right % at first", "later", "change, 95 %")
+    for name, losses in found.by_delay.items():
+        for delay, loss in losses.items():
+            ends = f"{100 * loss.change.low:+.1f} to {100 * loss.change.high:+.1f}"
+            before, now = (f"{100 * score.accuracy:.1f}" for score in (loss.before, loss.now))
+            table.add_row(f"{name}, {delay} s later", str(loss.now.n), before, now, ends)
+    return table
+
+
+def _means(scores: Mapping[str, MeanScore]) -> Table:
+    table = _columns("judge's scores, 0 to 5", "n", "mean", "95 % interval")
+    for name, score in scores.items():
+        table.add_row(name, str(score.n), f"{score.mean:.2f}", score.span)
+    return table
+
+
+def _columns(title: str, *names: str) -> Table:
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.title_justify, table.title_style, table.header_style = "left", "bold", "dim"
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
     return table

@@ -121,15 +121,17 @@ def _launch(name: str, jobs: int, given: Sequence[str]) -> Launch:
 
 
 def _list(cells: Sequence[Cell], folder: Path) -> None:
-    from hermes.evaluation.sweep import DONE
+    from hermes.evaluation.sweep import record_of
 
     for cell in cells:
-        done = (folder / "cells" / cell.hash / DONE).is_file()
+        done = record_of(cell, folder) is not None
         state = Text("done   " if done else "missing", "green" if done else "yellow")
         out().print(Text.assemble(state, f"  {cell.hash[:8]}  {cell.label}"), soft_wrap=True)
 
 
 def _show(found: Sequence[Outcome]) -> None:
+    from hermes.evaluation.tables import unscored
+
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("cell", overflow="fold")
     for name in ("n", "right %", "95 % interval"):
@@ -139,6 +141,9 @@ def _show(found: Sequence[Outcome]) -> None:
             table.add_row(outcome.cell.label, "", "failed", "")
             continue
         score = outcome.record["overall"]
-        interval = f"{100 * score['low']:.1f} to {100 * score['high']:.1f}"
-        table.add_row(outcome.cell.label, str(score["n"]), f"{100 * score['accuracy']:.1f}", interval)
+        interval = f"{100 * score['low']:.1f} to {100 * score['high']:.1f}" if score["n"] else "-"
+        right = f"{100 * score['accuracy']:.1f}" if score["n"] else "-"
+        table.add_row(outcome.cell.label, str(score["n"]), right, interval)
     out().print(table)
+    for text in sorted({line for outcome in found for line in unscored(outcome.record)}):
+        out().print(text, soft_wrap=True)

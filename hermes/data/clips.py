@@ -34,6 +34,11 @@ class TimedQuestion:
     evidence: tuple[float, float] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def open_ended(self) -> bool:
+        """Whether an answer in other words may be right, so that a judge is needed (``extra`` says so)."""
+        return bool(self.extra.get("open_ended")) and not self.choices
+
 
 @dataclass(frozen=True)
 class Clip:

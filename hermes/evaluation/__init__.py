@@ -4,8 +4,11 @@ Source: this project.
 """
 
 from hermes.evaluation.compare import Comparison, Difference, compare_runs
+from hermes.evaluation.journal import Journal
+from hermes.evaluation.judge import Judge, RefusedError, Verdict
+from hermes.evaluation.judging import judge_run
 from hermes.evaluation.module import EvalData, EvalModule
-from hermes.evaluation.rows import Journal, Row
+from hermes.evaluation.rows import Row
 from hermes.evaluation.run import evaluate, is_worker
 from hermes.evaluation.settings import EvalConfig, TrainerConfig, default_folder, eval_config
 from hermes.evaluation.statistics import wilson
@@ -18,16 +21,20 @@ __all__ = [
     "EvalData",
     "EvalModule",
     "Journal",
+    "Judge",
+    "RefusedError",
     "Row",
     "Score",
     "Summary",
     "TrainerConfig",
+    "Verdict",
     "age_bin",
     "compare_runs",
     "default_folder",
     "eval_config",
     "evaluate",
     "is_worker",
+    "judge_run",
     "summarise",
     "wilson",
 ]

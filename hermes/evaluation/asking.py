@@ -13,7 +13,8 @@ import numpy as np
 from hermes.data.annotations import Clip, TimedQuestion
 from hermes.errors import InputError
 from hermes.evaluation.clock import LiveClock
-from hermes.evaluation.rows import Journal, Row, Shown
+from hermes.evaluation.journal import Journal, Shown
+from hermes.evaluation.rows import Row
 from hermes.evaluation.settings import EvalConfig
 from hermes.prompts import Turn
 from hermes.session import StreamSession
@@ -140,8 +141,10 @@ def _answer(
         # Nothing has arrived: there is nothing to answer from.
         journal.add(Row.unanswered(place, clip, question, session.now, delay=asking.delay))
         return
+    # Words alone do not tell whether an open-ended answer is right.
+    correct = None if question.open_ended else question.answer or None
     try:
-        answer = session.ask(question.question, question.choices, correct=question.answer or None)
+        answer = session.ask(question.question, question.choices, correct=correct)
     except InputError as error:
         raise InputError(f"{_where(clip, question)}: {error}") from error
     row = Row.of(place, clip, question, answer, delay=asking.delay)

@@ -12,7 +12,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from hermes.errors import InputError
-from hermes.evaluation.rows import Row, category, read_run, video_of
+from hermes.evaluation.journal import read_run
+from hermes.evaluation.rows import Row, category, video_of
 from hermes.evaluation.statistics import Interval, bootstrap, clustered_difference, detectable, mcnemar
 
 __all__ = ["Comparison", "Difference", "compare_rows", "compare_runs", "settings_difference"]
@@ -102,7 +103,7 @@ class Comparison(NamedTuple):
     Attributes:
         by_delay: questions asked again, by delay in seconds; they count nowhere else.
         unpaired_a, unpaired_b: rows that the other run does not have.
-        unscored: pairs without a right answer in the benchmark.
+        unscored: pairs without a right answer in the benchmark, or without a judge's verdict in both.
         settings: dotted key, and its value in A and in B, where they differ.
     """
 
@@ -173,7 +174,9 @@ def compare_rows(
     answered = [pair for pair in pairs if pair[0].correct is not None and pair[1].correct is not None]
     scored = [pair for pair in answered if not pair[0].delay_s]
     if not scored:
-        raise InputError(f"{names[0]} and {names[1]}: no answer is scored in both")
+        needed = any(row.needs_judge for pair in pairs for row in pair)
+        hint = "; open-ended ones need a judge: hermes judge RUN judge=openai ..." if needed else ""
+        raise InputError(f"{names[0]} and {names[1]}: no answer is scored in both{hint}")
     parts: dict[str, list[_Pair]] = {}
     for pair in scored:
         parts.setdefault(category(pair[0]), []).append(pair)

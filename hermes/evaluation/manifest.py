@@ -12,10 +12,10 @@ from hermes.backbone import Backbone
 from hermes.config import resolved_yaml
 from hermes.environment import environment
 from hermes.errors import InputError, SettingError
-from hermes.evaluation.settings import BenchmarkConfig, settings_hash
+from hermes.evaluation.settings import BenchmarkConfig, answer_settings, settings_hash
 from hermes.session import StreamSession
 
-__all__ = ["claim", "manifest"]
+__all__ = ["claim", "manifest", "note"]
 
 # Weights up to this size are hashed whole.
 _HASHED_BYTES = 1 << 28
@@ -27,7 +27,7 @@ def manifest(config: BenchmarkConfig, session: StreamSession) -> dict[str, Any]:
     return {
         "config_hash": settings_hash(config),
         "weights": _weights(session.backbone),
-        "settings": resolved_yaml(config),
+        "settings": resolved_yaml(answer_settings(config)),
         "seed": config.seed,
         "questions": config.data.fingerprint(),
         "average": config.data.average,
@@ -62,16 +62,36 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
     """
     path = folder / "manifest.json"
     if path.exists():
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON: {error}") from error
+        kept = _read(path)
         others = [key for key in ("config_hash", "weights", "questions") if kept.get(key, "") != about[key]]
         if others:
             hint = f"It holds a run with another {' and '.join(others)}: {path}."
             raise SettingError("output", str(folder), "a new folder, or one of this very run", hint)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / "manifest.json.part"
+    _write(path, about)
+
+
+def note(folder: Path, name: str, value: Any) -> None:
+    """Add an entry to the manifest of a run, or replace it.
+
+    Source: this project.
+
+    Raises:
+        InputError: a manifest that cannot be read.
+    """
+    path = folder / "manifest.json"
+    _write(path, {**_read(path), name: value})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+
+
+def _write(path: Path, about: Mapping[str, Any]) -> None:
+    part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     part.replace(path)

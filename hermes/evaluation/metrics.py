@@ -42,10 +42,11 @@ def calibration_error(rows: Sequence[Row], bins: int = 10) -> float | None:
 
 
 def metrics(rows: Sequence[Row]) -> dict[str, float]:
-    """Accuracy overall, by category and by kind, and the two above, by name (this project)."""
+    """Accuracy overall, by category and by kind, the judge's scores, and the two above (this project)."""
     found = summarise(rows)
-    out = {"accuracy": found.overall.accuracy}
+    out = {"accuracy": found.overall.accuracy} if found.overall.n else {}
     out |= {f"category/{name}": score.accuracy for name, score in found.by_category.items()}
     out |= {f"kind/{name}": score.accuracy for name, score in found.by_kind.items()}
+    out |= {f"score/{name}": score.mean for name, score in found.verdicts.scores.items()}
     more = {"unreadable": unreadable(rows), "calibration_error": calibration_error(rows)}
     return out | {name: value for name, value in more.items() if value is not None}

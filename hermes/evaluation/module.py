@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from hermes.backbone import Backbone
 from hermes.data.benchmark import Benchmark
 from hermes.evaluation.asking import ask_clip
+from hermes.evaluation.journal import Journal, gather
 from hermes.evaluation.manifest import claim, manifest
 from hermes.evaluation.metrics import metrics
-from hermes.evaluation.rows import Journal, gather
 from hermes.evaluation.settings import EvalConfig
 from hermes.loading import load_backbone
 from hermes.run import session_from

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from hermes.evaluation.summary import Score
+from hermes.evaluation.summary import Loss, Score
 
-__all__ = ["plot_accuracy", "plot_ages", "plot_calibration", "plot_times"]
+__all__ = ["plot_accuracy", "plot_ages", "plot_calibration", "plot_delays", "plot_times"]
 
 _BLUE, _GREY = "#0072B2", "#777777"
 # Colours that stay apart for every reader (Okabe and Ito), and marks and lines that stay apart in grey.
@@ -60,6 +60,30 @@ def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
     axes.grid(axis="y", color="#dddddd")
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=min(len(by_age), 4), frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def plot_delays(path: Path, by_delay: Mapping[str, Mapping[str, Loss]]) -> None:
+    """Change of accuracy of each category by delay, as in ``Summary.by_delay`` (this project)."""
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    longest = max(float(delay) for losses in by_delay.values() for delay in losses)
+    for index, (category, losses) in enumerate(by_delay.items()):
+        colour, mark, line = _STYLES[index % len(_STYLES)]
+        shift = 0.015 * longest * (index - len(by_delay) / 2)
+        x = np.array([0.0, *(float(delay) + shift for delay in losses)])
+        found = [100 * (loss.now.accuracy - loss.before.accuracy) for loss in losses.values()]
+        y = np.array([0.0, *found])
+        ends = 100 * np.array([(0.0, 0.0), *(loss.change[:2] for loss in losses.values())]).T
+        error = np.maximum(np.stack([y - ends[0], ends[1] - y]), 0)
+        axes.errorbar(
+            x, y, yerr=error, color=colour, marker=mark, linestyle=line, capsize=3, lw=1.5, label=category
+        )
+    axes.axhline(0, color=_GREY, linewidth=0.8)
+    axes.set(xlabel="asked again after (s)", ylabel="change of right answers (points)")
+    axes.grid(axis="y", color="#dddddd")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=min(len(by_delay), 4), frameon=False)
     figure.savefig(path, dpi=130)
 
 

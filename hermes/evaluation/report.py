@@ -10,9 +10,11 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from hermes.errors import InputError
-from hermes.evaluation.metrics import calibration_error
-from hermes.evaluation.plots import plot_accuracy, plot_ages, plot_calibration, plot_times
-from hermes.evaluation.rows import Row, read_run
+from hermes.evaluation.journal import read_run
+from hermes.evaluation.measures import MEASURES
+from hermes.evaluation.metrics import calibration_error, unreadable
+from hermes.evaluation.plots import plot_accuracy, plot_ages, plot_calibration, plot_delays, plot_times
+from hermes.evaluation.rows import Row
 from hermes.evaluation.summary import Score, Summary, score, summarise
 
 __all__ = ["calibration", "write_report"]
@@ -66,8 +68,12 @@ def _page(folder: Path, rows: Sequence[Row], manifest: Mapping[str, Any], plots:
     parts = [
         f"# {folder.resolve().name}\n\n{_headline(rows, summary)}\n\n{_METHOD}",
         _accuracy(summary, plots),
+        _judged(summary, manifest),
+        _averages(summary, manifest),
         _ages(summary, plots),
+        _delays(summary, plots),
         _times(rows, plots),
+        _costs(summary),
         _calibrated(rows, plots),
         _settings(manifest),
     ]
@@ -82,7 +88,21 @@ def _headline(rows: Sequence[Row], summary: Summary) -> str:
         text = f"**{100 * overall.accuracy:.1f} %** right ({overall.span}); {text}"
     if summary.unscored:
         text += f"; {summary.unscored} of {len(rows)} have no answer in the benchmark and are not scored"
-    return f"{text}."
+    lost = unreadable(rows)
+    if lost is not None:
+        text += f"; {100 * lost:.1f} % of the multiple-choice answers name no option when read as text"
+    return " ".join([f"{text}.", *(f"{note}." for note in summary.verdicts.notes())])
+
+
+def _judged(summary: Summary, manifest: Mapping[str, Any]) -> str:
+    scores = summary.verdicts.scores
+    if not scores:
+        return ""
+    judge = manifest.get("judge") or {}
+    who = " ".join(str(judge[key]) for key in ("name", "model") if key in judge)
+    head = f"## Judge's scores\n\nMeans of 0 to 5, given to open-ended answers by `{who}`.\n\n"
+    cells = [[name, str(s.n), f"{s.mean:.2f}", s.span] for name, s in scores.items()]
+    return head + _table(["category", "n", "mean", "95 % interval"], cells)
 
 
 def _accuracy(summary: Summary, plots: Path) -> str:
@@ -94,6 +114,22 @@ def _accuracy(summary: Summary, plots: Path) -> str:
     if set(summary.by_kind) != set(summary.by_category):
         text += "\n\nBy kind of question:\n\n" + _scores("kind", summary.by_kind)
     return text
+
+
+def _averages(summary: Summary, manifest: Mapping[str, Any]) -> str:
+    if not summary.averages:
+        return ""
+    cells = [
+        [name, f"{100 * value:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
+        for name, (value, low, high) in {
+            "questions": (summary.overall.accuracy, *summary.overall.interval),
+            **summary.averages,
+        }.items()
+    ]
+    own = manifest.get("average")
+    note = f" The benchmark's own figure is the one over {own}." if own else ""
+    head = f"## Averages\n\nMeans of accuracies, with intervals over videos.{note}\n\n"
+    return head + _table(["mean over", "right %", "95 % interval"], cells)
 
 
 def _ages(summary: Summary, plots: Path) -> str:
@@ -110,8 +146,43 @@ def _ages(summary: Summary, plots: Path) -> str:
     return head + plot + _scores("category, age", aged)
 
 
+def _delays(summary: Summary, plots: Path) -> str:
+    if not summary.by_delay:
+        return ""
+    plot_delays(plots / "delay.png", summary.by_delay)
+    cells = []
+    for name, losses in summary.by_delay.items():
+        for delay, loss in losses.items():
+            change = 100 * (loss.now.accuracy - loss.before.accuracy)
+            ends = f"{100 * loss.change.low:+.1f} to {100 * loss.change.high:+.1f}"
+            now, before = 100 * loss.now.accuracy, 100 * loss.before.accuracy
+            cells.append(
+                [name, delay, str(loss.now.n), f"{before:.1f}", f"{now:.1f}", f"{change:+.1f}", ends]
+            )
+    head = (
+        "## Asked again\n\nThe same questions later, where the answer still holds; the change is paired.\n\n"
+        "![Change of accuracy by delay](plots/delay.png)\n\n"
+    )
+    names = ["category", "delay (s)", "n", "right % at first", "right % later", "change", "95 % interval"]
+    return head + _table(names, cells)
+
+
+def _costs(summary: Summary) -> str:
+    cells = [
+        [MEASURES[name][0], f"{cost.median:.4g}", f"{cost.mean:.4g}", f"{cost.high:.4g}"]
+        for name, cost in summary.costs.items()
+    ]
+    head = (
+        "## Costs\n\nAt the questions. Lag: how long after one all that had arrived was in the memory, "
+        "were the stream live on this machine.\n\n"
+    )
+    return head + _table(["", "median", "mean", "95 %"], cells) if cells else ""
+
+
 def _times(rows: Sequence[Row], plots: Path) -> str:
-    times = np.array([row.ttft_ms for row in rows], dtype=np.float64)
+    times = np.array([row.ttft_ms for row in rows if row.ttft_ms is not None], dtype=np.float64)
+    if not times.size:
+        return ""
     plot_times(plots / "ttft.png", times)
     shares = (0, 25, 50, 75, 95, 99, 100)
     values = [f"{value:.1f}" for value in np.percentile(times, shares)]
@@ -151,6 +222,8 @@ def _settings(manifest: Mapping[str, Any]) -> str:
     about["versions"] = ", ".join(f"{name} {v}" for name, v in (manifest.get("versions") or {}).items())
     prompts = manifest.get("prompts") or {}
     about |= {f"prompt {name}": f"sha256 {hashed}" for name, hashed in prompts.items()}
+    judge = manifest.get("judge") or {}
+    about |= {f"judge.{key}": value for key, value in judge.items() if key != "prompt"}
     shown = [[key, str(value)] for key, value in about.items() if value not in (None, "")]
     return f"## Run with\n\n{_table(['', ''], shown)}\n\nAll settings:\n\n```yaml\n{settings.strip()}\n```"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from hermes.backbone import Backbone
 from hermes.errors import InputError, SettingError
+from hermes.evaluation.journal import Journal
+from hermes.evaluation.judging import judge_run
+from hermes.evaluation.metrics import metrics
 from hermes.evaluation.module import EvalData, EvalModule
-from hermes.evaluation.rows import Journal
 from hermes.evaluation.settings import EvalConfig
 from hermes.evaluation.summary import Summary, summarise
 from hermes.trainers import interruptible
 
 __all__ = ["evaluate", "is_worker"]
+
+_log = logging.getLogger("hermes.evaluation")
 
 
 def evaluate(
@@ -26,35 +31,50 @@ def evaluate(
     *,
     backbone: Backbone | None = None,
     watcher: Callable[[int, int], None] | None = None,
+    judging: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Ask every question of a benchmark, each from the frames before its time alone, and count.
 
     Source: this project. Rows are written one by one to ``folder/rows.jsonl``; ``folder/manifest.json`` says
     what they were made with. A folder that holds part of this run is gone on with: videos are streamed
     again up to the questions that are missing, and the answers come out as without the interruption.
-    Lightning's Trainer spreads the videos over ``config.trainer.devices`` processes.
+    Lightning's Trainer spreads the videos over ``config.trainer.devices`` processes; the first one judges
+    open-ended answers when all are given, if there is a judge.
 
     Args:
         config: everything.
         folder: of this run.
         backbone: a loaded one; by default that of ``config``.
         watcher: called with videos done and videos in all, of this process.
+        judging: called with answers that have a verdict, and answers to judge.
 
     Raises:
         SettingError: a wrong setting, or a folder that holds another run.
-        InputError: a video or an annotation that cannot be read.
+        InputError: a video or an annotation that cannot be read, or a judge that cannot be used or reached.
     """
+    if config.judge is not None:
+        config.judge.check()
+    elif not is_worker() and len(config.data) and any(q.open_ended for q in config.data.clip(0).questions):
+        _log.warning("no judge is given: open-ended answers are kept, and not scored until one judges them")
     module = EvalModule(config, folder, backbone=backbone, watcher=watcher)
+    trainer = _trainer(config, folder)
     try:
         with interruptible():
-            _trainer(config, folder).test(module, EvalData(config.data), verbose=False)
+            trainer.test(module, EvalData(config.data), verbose=False)
     finally:
         # The Trainer leaves this out where a test fails.
         module.teardown("test")
     rows = Journal(folder).rows.values()
     if not rows:
         raise InputError("no question could be asked: look at the settings of the benchmark (data.*)")
-    return summarise(rows)
+    if config.judge is None or is_worker():
+        return summarise(rows)
+    # Only now, as other processes would not wait for a slow judge.
+    found = judge_run(folder, config.judge, watcher=judging)
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics(list(Journal(folder).rows.values())))
+        logger.finalize("success")
+    return found
 
 
 def is_worker() -> bool:

@@ -7,14 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hermes.config import compose, config_hash, setting
+from hermes.config import compose, config_hash, setting, to_dict
 from hermes.data.benchmark import Benchmark
 from hermes.errors import SettingError
+from hermes.evaluation.judge import Judge
 from hermes.registry import registry
 from hermes.settings import DEFAULTS, FALLBACKS, RunConfig
 from hermes.video import Link
 
-__all__ = ["BenchmarkConfig", "EvalConfig", "TrainerConfig", "default_folder", "eval_config", "settings_hash"]
+__all__ = [
+    "BenchmarkConfig",
+    "EvalConfig",
+    "TrainerConfig",
+    "answer_settings",
+    "default_folder",
+    "eval_config",
+    "judge_config",
+    "settings_hash",
+]
 
 Logger = Literal["csv", "tensorboard", "wandb", "mlflow", "none"]
 
@@ -50,6 +60,7 @@ class EvalConfig(BenchmarkConfig):
     )
     link: Link = setting(Link(), help="how frames come from the camera")
     trainer: TrainerConfig = setting(TrainerConfig(), help="processes, precision and loggers")
+    judge: Judge | None = setting(None, help="who judges open-ended answers, once all are given")
     output: Path | None = setting(
         None, help="folder of rows and manifest; default: runs/eval/ and a name made of the settings"
     )
@@ -72,6 +83,23 @@ def eval_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ())
     return compose(defaults, overrides, EvalConfig, config_dirs=config_dirs, fallbacks=FALLBACKS)
 
 
+@dataclass(kw_only=True)
+class _JudgeConfig:
+    judge: Judge = setting(help="who judges open-ended answers")
+
+
+def judge_config(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Judge:
+    """The judge that ``judge=NAME`` and ``judge.*=value`` say (this project).
+
+    Raises:
+        SettingError: none is named, or a wrong setting.
+
+    >>> judge_config(["judge=words", "judge.threshold=0.7"]).threshold
+    0.7
+    """
+    return compose({}, overrides, _JudgeConfig, config_dirs=config_dirs).judge
+
+
 def default_folder(config: EvalConfig) -> Path:
     """Where a run goes that was given no folder: the same settings, the same folder (this project)."""
     data = registry("data").name_of(type(config.data)).rpartition(".")[2]
@@ -80,9 +108,15 @@ def default_folder(config: EvalConfig) -> Path:
 
 
 def settings_hash(config: BenchmarkConfig) -> str:
-    """What makes two runs the same: everything but where they are written and how they are spread.
+    """What makes two runs the same: all but where they are written, how they are spread, who judges them.
 
     Source: this project.
     """
     apart: dict[str, Any] = {"output": None, "trainer": TrainerConfig()}
-    return config_hash(replace(config, **{key: apart[key] for key in apart if hasattr(config, key)}))
+    known = {name: value for name, value in apart.items() if hasattr(config, name)}
+    return config_hash(answer_settings(replace(config, **known)))
+
+
+def answer_settings(config: BenchmarkConfig) -> dict[str, Any]:
+    """Every setting but the judge, which has no part in the answers, as plain values (this project)."""
+    return {name: value for name, value in to_dict(config).items() if name != "judge"}

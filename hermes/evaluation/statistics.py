@@ -7,13 +7,14 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int, Real
 
 __all__ = [
     "Interval",
     "bootstrap",
     "clustered",
     "clustered_difference",
+    "clustered_mean",
     "detectable",
     "mcnemar",
     "t_quantile",
@@ -23,6 +24,8 @@ __all__ = [
 # With fewer videos, and fewer answers of the rarer kind than this (as independent ones would tell as much),
 # 95 % intervals were seen to hold the truth in less than 93 of 100 simulated runs.
 _FEW_VIDEOS, _FEW_ANSWERS = 30, 5
+# Of means, if most values are at an end of the scale: 92 to 93 of 100 with 6 or 10 videos.
+_FEW_FOR_MEANS = 15
 
 
 class Interval(NamedTuple):
@@ -119,6 +122,42 @@ def clustered_difference(
     independent = (differing / n - mean * mean) / n
     times = max(error * error / independent, 1.0) if independent > 0 else 1.0
     return Interval(max(middle - half, -1.0), min(middle + half, 1.0), _doubtful(videos, differing / times))
+
+
+def clustered_mean(
+    sums: Float[np.ndarray, " G"],
+    counts: Int[np.ndarray, " G"],
+    bounds: tuple[float, float],
+    level: float = 0.95,
+) -> Interval:
+    """Interval of the mean of values within bounds, such as scores, from videos that each have several.
+
+    Source: this project; t interval with the variance and degrees of freedom of :func:`clustered`, within the
+    bounds. With a value a video it is Student's. Where all values are alike it is as wide as if each video
+    were one answer of yes or no, with that mean.
+
+    Args:
+        sums: of the values of each of ``G`` videos.
+        counts: its values, at least one each.
+        bounds: the least and the greatest value there can be.
+        level: confidence.
+
+    >>> low, high, _ = clustered_mean(np.array([9.0, 4.0, 8.0]), np.array([2, 2, 2]), (0.0, 5.0))
+    >>> round(low, 2), round(high, 2)
+    (0.21, 5.0)
+    """
+    videos = len(counts)
+    least, most = bounds
+    if videos < 2:
+        return Interval(least, most, doubtful=True)
+    mean, variance, freedom = _robust(sums, counts)
+    t = t_quantile((1 + level) / 2, freedom)
+    if variance <= 1e-12 * (most - least) ** 2:
+        low, high = _score_interval(min(max((mean - least) / (most - least), 0.0), 1.0), videos, t)
+        low, high = (least + (most - least) * end for end in (low, high))
+    else:
+        low, high = (mean + sign * t * math.sqrt(variance) for sign in (-1, 1))
+    return Interval(max(low, least), min(high, most), doubtful=videos < _FEW_FOR_MEANS)
 
 
 def detectable(
@@ -234,7 +273,7 @@ def _score_interval(share: float, n: float, z: float) -> tuple[float, float]:
     return 0.0 if share == 0 else middle - half, 1.0 if share == 1 else middle + half
 
 
-def _robust(sums: Int[np.ndarray, " G"], counts: Int[np.ndarray, " G"]) -> tuple[float, float, float]:
+def _robust(sums: Real[np.ndarray, " G"], counts: Int[np.ndarray, " G"]) -> tuple[float, float, float]:
     """Mean over all questions, its CR2 variance and its degrees of freedom; two videos or more."""
     n = int(counts.sum())
     weight = counts / n

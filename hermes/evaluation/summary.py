@@ -10,6 +10,7 @@ import numpy as np
 from hermes.evaluation.measures import Average, Cost, averages, costs
 from hermes.evaluation.rows import Row, category, video_of
 from hermes.evaluation.statistics import Interval, clustered, clustered_difference, wilson
+from hermes.evaluation.verdicts import Verdicts, verdicts
 
 __all__ = ["Loss", "Score", "Summary", "age_bin", "grouped", "score", "summarise"]
 
@@ -101,6 +102,7 @@ class Summary(NamedTuple):
         by_delay: of each category and of ``all``, by delay in seconds.
         averages: means of accuracies, by how they are taken (see :func:`averages`).
         costs: name of a measure -> what it came to (see :data:`MEASURES`).
+        verdicts: of the judge, on open-ended answers; those without one are not scored either.
     """
 
     overall: Score
@@ -111,6 +113,7 @@ class Summary(NamedTuple):
     by_delay: dict[str, dict[str, Loss]]
     averages: dict[str, Average]
     costs: dict[str, Cost]
+    verdicts: Verdicts = Verdicts()
 
     def record(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -129,6 +132,7 @@ class Summary(NamedTuple):
             "averages": {name: average.record() for name, average in self.averages.items()},
             "costs": {name: cost.record() for name, cost in self.costs.items()},
             "unscored": self.unscored,
+            "verdicts": self.verdicts.record(),
         }
 
 
@@ -180,10 +184,11 @@ def summarise(rows: Iterable[Row]) -> Summary:
             name: dict(sorted(found.items(), key=lambda item: float(item[0].partition("-")[0])))
             for name, found in ages.items()
         },
-        unscored=len(at_once) - len(scored),
+        unscored=sum(row.correct is None and not row.needs_judge for row in at_once),
         by_delay=_losses(everything),
         averages=averages(scored),
         costs=costs(at_once),
+        verdicts=verdicts(at_once, category, video_of),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from hermes.config import experiment_extras
 from hermes.errors import InputError, SettingError
+from hermes.evaluation.judging import judge_run
 from hermes.evaluation.run import evaluate
 from hermes.evaluation.settings import eval_config, settings_hash
 from hermes.trainers import quiet_lightning
@@ -34,12 +35,14 @@ class Cell:
     Attributes:
         values: what tells it from the others, setting -> value as text.
         overrides: all its settings, as on the command line of ``hermes eval``.
-        hash: of its resolved settings; the name of its folder.
+        hash: of its resolved settings, without the judge; the name of its folder.
+        judge: the judge's identity, if there is one.
     """
 
     values: Mapping[str, str]
     overrides: tuple[str, ...]
     hash: str
+    judge: str = ""
 
     @property
     def label(self) -> str:
@@ -136,7 +139,7 @@ def cells_of(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list
             config = eval_config(words, config_dirs)
         except (SettingError, InputError) as error:
             raise InputError(f"cell {Cell(shown, (), '').label or '(the only one)'}: {error}") from error
-        cell = Cell(shown, words, settings_hash(config))
+        cell = Cell(shown, words, settings_hash(config), config.judge.identity if config.judge else "")
         if cell.hash in out:
             raise InputError(f"two cells are the same run: {out[cell.hash].label} and {cell.label}")
         out[cell.hash] = cell
@@ -159,13 +162,20 @@ def run_cells(cells: Sequence[Cell], folder: Path, launch: Launch) -> Iterator[O
     """
     missing = []
     for cell in cells:
-        done = folder / "cells" / cell.hash / DONE
-        if done.is_file():
-            yield Outcome(cell, json.loads(done.read_text(encoding="utf-8")))
+        done = record_of(cell, folder)
+        if done is not None:
+            yield Outcome(cell, done)
         else:
             missing.append(cell)
     if missing:
         yield from launch(missing, folder)
+
+
+def record_of(cell: Cell, folder: Path) -> dict[str, Any] | None:
+    """What a cell of a sweep came to; None if it is not done, or not judged by its judge (this project)."""
+    path = folder / "cells" / cell.hash / DONE
+    record: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return record if record is not None and cell.judge in ("", record.get("judge", "")) else None
 
 
 def in_processes(jobs: int) -> Launch:
@@ -232,7 +242,13 @@ def run_cell(overrides: Sequence[str], folder: Path) -> tuple[dict[str, Any] | N
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with quiet_lightning():
-            record = evaluate(eval_config(overrides), folder).record()
+            config = eval_config(overrides)
+            if config.judge is not None and (folder / DONE).is_file():
+                # All answers are there: no model is needed.
+                found = judge_run(folder, config.judge)
+            else:
+                found = evaluate(config, folder)
+            record = found.record() | ({"judge": config.judge.identity} if config.judge else {})
     except Exception as error:
         (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
         return None, f"{type(error).__name__}: {error}"

@@ -10,13 +10,14 @@ from typing import Any
 from hermes.config import Extras
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.evaluation.compare import Comparison, Difference, compare_rows
+from hermes.evaluation.journal import read_run
 from hermes.evaluation.measures import MEASURES
-from hermes.evaluation.rows import read_run
 from hermes.evaluation.summary import grouped
 from hermes.evaluation.sweep import Cell, Outcome
 from hermes.evaluation.sweep_plots import plot_losses, plot_sweep
+from hermes.evaluation.verdicts import Verdicts
 
-__all__ = ["check_extras", "sweep_rows", "write_sweep"]
+__all__ = ["check_extras", "sweep_rows", "unscored", "write_sweep"]
 
 _NUMBERS = ("n", "right", "accuracy", "low", "high", "chance")
 
@@ -65,6 +66,7 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
         if any((outcome.record or {}).get("by_delay") for outcome in done):
             plot_losses(done, folder / "losses.png")
             parts += [_losses(done)]
+    parts += sorted({line for outcome in done for line in unscored(outcome.record)})
     failed = [outcome for outcome in outcomes if outcome.record is None]
     if failed:
         parts.append("Failed:\n\n" + "\n".join(f"- {o.cell.label}: {o.error}" for o in failed))
@@ -205,6 +207,13 @@ def _published(value: Any) -> dict[str, float]:
     return (
         {"all": float(value)} if not isinstance(value, Mapping) else {k: float(v) for k, v in value.items()}
     )
+
+
+def unscored(record: Mapping[str, Any] | None) -> list[str]:
+    """Which open-ended answers of a cell have no verdict, in sentences (this project)."""
+    found = (record or {}).get("verdicts")
+    counts = Verdicts(found["n"], found["waiting"], found["unreadable"]) if found else Verdicts()
+    return counts.notes("the same command with")
 
 
 def _score(score: Mapping[str, Any] | None) -> str:

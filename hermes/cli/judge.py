@@ -1,0 +1,69 @@
+"""`hermes judge`: the open-ended answers of a run judged, without the model that gave them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hermes.cli.arguments import split_settings
+from hermes.cli.eval import show_summary
+from hermes.cli.output import err, out
+from hermes.errors import InputError
+
+
+def judge(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of hermes eval.", metavar="RUN")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="judge=openai judge.model=NAME judge.base_url=URL, ...", metavar="KEY=VALUE"),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Ask about every answer anew, also those that have a verdict.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The summary as one JSON object on stdout, and nothing else.")
+    ] = False,
+) -> None:
+    """Judge the open-ended answers of a run, finished or not; the model that gave them is not loaded.
+
+    Each verdict is in RUN/judged.jsonl as it comes: the same command asks only what is missing. Another judge
+    takes the place of the first in the rows; the verdicts of both stay in that file.
+
+    Examples:
+    \b
+    hermes judge RUN judge=openai judge.model=gpt-5-mini judge.temperature=null
+    hermes judge RUN judge=openai judge.model=NAME judge.base_url=http://localhost:8000/v1
+    hermes judge RUN judge=words
+
+    All settings with their values: hermes show openai, hermes show words.
+    """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
+    words, given = split_settings(settings or [])
+    if words:
+        raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as judge=words")
+    from hermes.evaluation.judging import judge_run
+    from hermes.evaluation.settings import judge_config
+
+    judge = judge_config(given)
+    columns = (TextColumn("judged"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with redirect_stdout(sys.stderr), Progress(*columns, console=err(), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        found = judge_run(
+            run,
+            judge,
+            again=again,
+            watcher=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if not found.verdicts.n:
+        raise InputError(
+            f'{run}: no open-ended answer to judge; in annotations of your own, "open_ended": true marks them'
+        )
+    if as_json:
+        out().file.write(json.dumps({"output": str(run), **found.record()}) + "\n")
+        return
+    show_summary(found, run)

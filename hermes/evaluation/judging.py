@@ -1,0 +1,231 @@
+"""The open-ended answers of a run judged: each verdict kept as it comes, then written into the rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from hermes.errors import InputError
+from hermes.evaluation.journal import amend, read_run
+from hermes.evaluation.judge import Judge, RefusedError, Verdict
+from hermes.evaluation.manifest import note
+from hermes.evaluation.rows import Row
+from hermes.evaluation.summary import Summary, summarise
+
+__all__ = ["VerdictFile", "judge_run"]
+
+_logger = logging.getLogger("hermes.evaluation")
+
+_Case = tuple[str, Row]
+# Questions that may be refused before any is answered.
+_REFUSED = 3
+
+
+def judge_run(
+    folder: Path, judge: Judge, *, again: bool = False, watcher: Callable[[int, int], None] | None = None
+) -> Summary:
+    """Judge the open-ended answers of a run, finished or not; no model of the run is loaded.
+
+    Source: this project. Every verdict is in ``folder/judged.jsonl`` as soon as it is given, with messages
+    and replies, so that only what is missing is asked when the same is done again, also after a kill. At the
+    end, or when it is stopped, ``rows.jsonl`` is rewritten at once: each row has the verdict of this judge,
+    or none. Verdicts of another judge leave the rows and stay in ``judged.jsonl``. The manifest tells the
+    judge.
+
+    Args:
+        folder: of the run; not one that is being written to.
+        judge: who judges.
+        again: ask everything anew, whatever is kept.
+        watcher: called with answers that have a verdict, and answers to judge.
+
+    Returns:
+        What the run comes to now.
+
+    Raises:
+        InputError: no run there, or a judge that cannot be used or reached; verdicts until then are kept.
+    """
+    judge.check()
+    rows, _ = read_run(folder)
+    identity = judge.identity
+    cases = {_key(identity, row): row for row in rows if row.needs_judge}
+    if not cases:
+        return summarise(rows)
+    # What reads the same is asked once.
+    times = Counter(_key(identity, row) for row in rows if row.needs_judge)
+    kept = VerdictFile(folder / "judged.jsonl")
+    shared = VerdictFile(judge.cache) if judge.cache is not None else None
+    found: dict[str, Verdict] = {}
+    for key, row in cases.items():
+        if again:
+            break
+        if key not in kept.verdicts and shared is not None and key in shared.verdicts:
+            kept.add(key, identity, row, shared.verdicts[key])
+        verdict = kept.verdicts.get(key)
+        if verdict is None and row.judge == identity:
+            verdict = Verdict(row.correct, row.score)
+        if verdict is not None and verdict.correct is not None:
+            found[key] = verdict
+    missing = [(key, row) for key, row in cases.items() if key not in found]
+    try:
+        for key, verdict in _asked(judge, missing, proven=bool(found)):
+            found[key] = verdict
+            kept.add(key, identity, cases[key], verdict)
+            if shared is not None:
+                shared.add(key, identity, cases[key], verdict)
+            if watcher is not None:
+                watcher(sum(times[key] for key in found), times.total())
+    except InputError as error:
+        done = f"{sum(times[key] for key in found)} of {times.total()} answers are judged"
+        raise InputError(f"{error}. {done} (kept in {kept.path}); the same command does the rest.") from error
+    finally:
+        known = {key: verdict for key, verdict in {**kept.verdicts, **found}.items() if key in cases}
+        # A judge that could not be reached takes no other's place.
+        if known:
+            note(folder, "judge", judge.record())
+            amend(folder, lambda row: _with_verdict(row, identity, known))
+    return summarise(read_run(folder)[0])
+
+
+def _with_verdict(row: Row, identity: str, found: Mapping[str, Verdict]) -> Row:
+    if not row.needs_judge:
+        return row
+    verdict = found.get(_key(identity, row))
+    if verdict is None:
+        return replace(row, correct=None, score=None, judge=None)
+    return replace(row, correct=verdict.correct, score=verdict.score, judge=identity)
+
+
+def _key(identity: str, row: Row) -> str:
+    # The messages follow from these.
+    text = json.dumps([identity, row.question, row.expected, row.answer])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _asked(judge: Judge, cases: Sequence[_Case], *, proven: bool) -> Iterator[tuple[str, Verdict]]:
+    """Verdicts as they come; a question that is refused has none that can be read, if others are taken.
+
+    Until one is, they are asked one by one, so that a wrong setting costs no more than a few requests.
+    """
+    refused: list[tuple[str, RefusedError]] = []
+    first: Exception | None = None
+    while cases and first is None:
+        size = len(cases) if proven else 1
+        with closing(_results(judge, cases[:size])) as results:
+            for key, result in results:
+                if isinstance(result, RefusedError):
+                    refused.append((key, result))
+                elif isinstance(result, Exception):
+                    first = first or result
+                else:
+                    proven = True
+                    yield key, result
+        cases = cases[size:]
+        if not proven and first is None and (len(refused) == _REFUSED or not cases):
+            first = refused[-1][1]
+    if proven:
+        for key, error in refused:
+            yield key, Verdict(None, replies=(str(error),))
+    if first is not None:
+        raise first
+
+
+def _results(judge: Judge, cases: Sequence[_Case]) -> Generator[tuple[str, Verdict | Exception], None, None]:
+    """What becomes of each, from several threads; after an error nothing new is begun."""
+    waiting: queue.SimpleQueue[_Case] = queue.SimpleQueue()
+    results: queue.SimpleQueue[tuple[str, Verdict | Exception] | None] = queue.SimpleQueue()
+    for case in cases:
+        waiting.put(case)
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.is_set():
+            try:
+                key, row = waiting.get_nowait()
+            except queue.Empty:
+                break
+            try:
+                results.put((key, judge.verdict(row.question, row.expected, row.answer)))
+            except Exception as error:
+                results.put((key, error))
+                if not isinstance(error, RefusedError):
+                    stopped.set()
+        results.put(None)
+
+    working = min(judge.parallel, len(cases))
+    for _ in range(working):
+        # Ctrl-C does not wait for a reply.
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        while working:
+            result = results.get()
+            if result is None:
+                working -= 1
+            else:
+                yield result
+    finally:
+        stopped.set()
+
+
+class VerdictFile:
+    """Verdicts in a file of JSON lines, by a hash of the judge, the question and both answers.
+
+    Source: this project. Each line has the judge, the words it was given, the messages, the raw replies and
+    the verdict. Lines that were cut short are passed over; of two with the same key the later one counts.
+
+    Args:
+        path: of the file; it need not be there.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.verdicts: dict[str, Verdict] = {}
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        broken = 0
+        for line in lines:
+            try:
+                content = json.loads(line)
+                self.verdicts[content["key"]] = Verdict(
+                    content["correct"],
+                    content["score"],
+                    tuple(content["messages"]),
+                    tuple(content["replies"]),
+                )
+            except (ValueError, TypeError, KeyError):
+                broken += 1
+        if broken:
+            _logger.warning("%s: %d lines are no verdicts and are passed over", path, broken)
+
+    def add(self, key: str, identity: str, row: Row, verdict: Verdict) -> None:
+        """Append a verdict; it is on disk when this returns.
+
+        Raises:
+            InputError: the file cannot be written to.
+        """
+        self.verdicts[key] = verdict
+        about = {"key": key, "judge": identity}
+        about |= {"question": row.question, "expected": row.expected, "answer": row.answer}
+        line = json.dumps({**about, **asdict(verdict)}) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a+b") as file:
+                # After a line that was cut short, by this process or another.
+                if file.tell():
+                    file.seek(-1, 2)
+                    line = line if file.read(1) == b"\n" else f"\n{line}"
+                file.write(line.encode())
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror or error})") from error
