@@ -53,7 +53,11 @@ class BenchmarkConfig(RunConfig):
 
 @dataclass(kw_only=True)
 class EvalConfig(BenchmarkConfig):
-    """The settings of ``hermes eval``: those of a run, a benchmark, and a folder (this project)."""
+    """The settings of ``hermes eval``: those of a run, a benchmark, and a folder (this project).
+
+    Raises:
+        SettingError: delays that are not above 0, or given twice.
+    """
 
     delays: list[float] = setting(
         [], help="ask again so many seconds later, where the answer is known to be still right", unit="s"
