@@ -82,7 +82,13 @@ def test_public_names_are_documented() -> None:
 
 def test_every_package_is_walked() -> None:
     names = {module.__name__ for module in _modules()}
-    assert {"hermes.session", "hermes.parts.scorers", "policies.fifo", "backbones.tiny", "analysis.study"} <= names
+    assert {
+        "hermes.session",
+        "hermes.parts.scorers",
+        "policies.fifo",
+        "backbones.tiny",
+        "analysis.study",
+    } <= names
     assert not any(name.startswith(_ELSEWHERE) for name in names)
 
 
