@@ -67,7 +67,8 @@ def _columns(q: Tensor, memory: Tensor, tail: Tensor | None) -> Tensor:
     width = t + (0 if tail is None else tail.shape[-1])
     if b * hkv * n * width <= BLOCK:
         return _shares(q, memory, tail).sum(2)
-    rows, out = max(BLOCK // width, 1), q.new_zeros(b, hkv, t)
+    # As many blocks as are needed, all of about one size.
+    rows, out = -(-n // -(-n * width // BLOCK)), q.new_zeros(b, hkv, t)
     for stream, head in itertools.product(range(b), range(hkv)):
         keys = memory[stream, head].float()
         for start in range(0, n, rows):
