@@ -9,19 +9,74 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from hermes import __version__
+from hermes.config import compose, config_hash, setting
 from hermes.environment import environment
-from hermes.errors import InputError
+from hermes.errors import InputError, SettingError
 from hermes.resources import peak_memory_bytes, settle
+from hermes.run import session_from
 from hermes.session import StreamSession
+from hermes.settings import DEFAULTS, FALLBACKS, RunConfig
 from hermes.video import Frame
 
 # arXiv 2601.14724, Table 3 and Fig. 4: LLaVA-OneVision-7B, budget 4 000, one A800; 16 to 512 frames.
 PAPER = {"ttft": "27-29 ms", "tpot": "23.6-24.5 ms", "peak_memory": "16.5-17.7 GB"}
+
+
+@dataclass
+class MeasureConfig:
+    """What ``hermes bench`` measures (settings ``bench.*``; this project).
+
+    Raises:
+        SettingError: numbers of frames that do not ascend.
+    """
+
+    frames: list[int] = setting(
+        [16, 64, 256, 512, 4096], help="measure after so many frames, ascending", unit="frames", ge=1
+    )
+    rounds: int = setting(5, help="questions asked after each", ge=1)
+    size: tuple[int, int] = setting((384, 384), help="height and width of the random frames", unit="px", ge=1)
+
+    def __post_init__(self) -> None:
+        if not self.frames or self.frames != sorted(set(self.frames)):
+            raise SettingError("frames", self.frames, "numbers of frames that ascend, such as [16, 64]")
+
+
+@dataclass(kw_only=True)
+class BenchConfig(RunConfig):
+    """The settings of ``hermes bench``: those of a run, and what is measured (this project)."""
+
+    bench: MeasureConfig = setting(MeasureConfig(), help="what is measured")
+
+
+def bench_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> BenchConfig:
+    """The settings of a measurement from ``key=value`` overrides on the defaults (this project).
+
+    Raises:
+        SettingError: an unknown setting, a wrong type or value, an unknown policy or backbone.
+
+    >>> bench_config(["bench.frames=[8, 16]"]).bench.frames
+    [8, 16]
+    """
+    return compose(DEFAULTS, overrides, BenchConfig, config_dirs=config_dirs, fallbacks=FALLBACKS)
+
+
+def bench_identity(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> tuple[str, str]:
+    """What makes two measurements the same: the hash of all their settings; no judge (this project)."""
+    return config_hash(bench_config(overrides, config_dirs)), ""
+
+
+def measure(overrides: Sequence[str]) -> list[Record]:
+    """Measure one stream of random frames (this project); raises as :func:`bench_config`."""
+    config = bench_config(overrides)
+    about = config.bench
+    with session_from(config) as session:
+        return list(stream_records(session, about.frames, size=about.size, rounds=about.rounds))
 
 
 @dataclass(frozen=True)
@@ -80,7 +135,7 @@ class Recorder:
         """
         if not values:
             raise InputError(f"{operation}: nothing was measured")
-        deciles = statistics.quantiles(values, n=10) if len(values) > 1 else [values[0]]
+        deciles = statistics.quantiles(values, n=10, method="inclusive") if len(values) > 1 else [values[0]]
         return Record(
             operation,
             provider,
@@ -124,26 +179,34 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
 
 def plot_stream(path: Path, records: Sequence[Record]) -> None:
     """One panel an operation, against the number of frames (this project)."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(record.operation for record in records))
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(3 * len(names), 3), layout="constrained", squeeze=False
-    )
-    for panel, name in zip(axes[0], names, strict=True):
+    figure = Figure(figsize=(3 * len(names), 3), layout="constrained")
+    for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         mine = [record for record in records if record.operation == name]
-        frames = [int(record.shape.split()[0]) for record in mine]
-        panel.plot(frames, [record.median for record in mine], marker="o")
-        panel.fill_between(
-            frames, [record.low for record in mine], [record.high for record in mine], alpha=0.2
-        )
-        panel.set(xscale="log", xlabel="frames", title=f"{name} ({mine[0].unit})", ylim=(0, None))
+        draw_stream(panel, mine, color="#0072B2", marker="o")
+        panel.set(title=name, ylim=(0, None))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
+
+
+def draw_stream(panel: Any, records: Sequence[Record], **style: Any) -> None:
+    """Medians and deciles of one operation over the frames, as a line on a matplotlib axes.
+
+    Source: this project.
+    """
+    frames = [frames_of(record) for record in records]
+    spread = [[r.median - r.low for r in records], [r.high - r.median for r in records]]
+    panel.errorbar(frames, [r.median for r in records], yerr=spread, capsize=2, elinewidth=0.8, **style)
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(frames, [str(count) for count in frames], fontsize="small")
+    panel.set(xlabel="frames", ylabel=records[0].unit)
+
+
+def frames_of(record: Record) -> int:
+    """Frames seen when a record of a stream was taken (this project)."""
+    return int(record.shape.split()[0])
 
 
 def stream_records(
@@ -151,11 +214,12 @@ def stream_records(
 ) -> Iterator[Record]:
     """Measure one stream after each of ``counts`` frames.
 
-    Source: this project; the quantities of arXiv 2601.14724, Table 3, and encoding and compression besides.
-    Compression is timed apart from encoding, on the device's own clock.
+    Source: this project; the quantities of arXiv 2601.14724, Table 3, and encoding, compression and the bytes
+    of the memory besides. Compression is timed apart from encoding, on the device's own clock. Peak memory is
+    that of the device, or on a CPU that of the process, libraries and weights included.
 
     Args:
-        session: a fresh session; it takes in random frames.
+        session: one that takes in random frames; a first chunk warms it up and is forgotten.
         counts: numbers of frames, ascending.
         size: height and width of the frames, pixels.
         rounds: questions asked after each.
@@ -168,6 +232,8 @@ def stream_records(
     rng, fed, chunk = np.random.default_rng(0), 0, session.chunk_frames
     # Made once: drawing pixels is not what is measured.
     pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(chunk)]
+    session.feed(Frame(picture, i / session.fps, i) for i, picture in enumerate(pictures))
+    session.reset()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     for count in counts:
@@ -197,6 +263,7 @@ def stream_records(
         measured.append(("ttft", [answer.ttft_ms for answer in answers], "ms"))
         if tpot:
             measured.append(("tpot", tpot, "ms"))
+        measured.append(("memory", [session.memory.memory_bytes / 1e6], "MB"))
         measured.append(("peak_memory", [peak_memory_bytes(device) / 1e9], "GB"))
         for operation, values, unit in measured:
             yield recorder.record(operation, policy, shape, dtype, values, unit=unit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import signal
 import subprocess
@@ -10,12 +11,23 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hermes.benchmark import bench_identity
 from hermes.config import Extras, available, experiment_extras
 from hermes.errors import InputError, SettingError
 from hermes.evaluation import compare_runs
-from hermes.evaluation.sweep import Cell, Outcome, cells_of, in_processes, on_cluster, run_cells, split_axes
+from hermes.evaluation.sweep import (
+    Cell,
+    Outcome,
+    cells_of,
+    in_processes,
+    matching,
+    on_cluster,
+    run_cells,
+    split_axes,
+)
 from hermes.evaluation.tables import sweep_rows, write_sweep
 from tests.command_line import hermes, process, write
 
@@ -168,18 +180,96 @@ def test_wrong_launchers_are_refused():
     assert hermes("sweep", "policy=fifo,uniform", "--launch", "a=1").code == 2
 
 
-@pytest.mark.parametrize(
-    "name",
-    # The other two are for `hermes investigate`.
-    sorted(
-        {name for name in available("experiment") if name.endswith("_embedded")}
-        - {"fig2_embedded", "fig6_embedded"}
-    ),
-)
-def test_the_embedded_experiments_are_sound(name):
-    cells = cells_of([f"experiment={name}"])
-    assert len(cells) > 1
+def test_only_some_cells(tmp_path):
+    chosen = experiment(
+        tmp_path, "cells: {'Qwen, 4K': {seed: 1}, 'LLaVA, 4K': {seed: 2}, 'LLaVA, 6K': {seed: 3}}"
+    )
+    cells = cells_of([chosen])
+    assert [cell.label for cell in matching(cells, "llava*")] == ["LLaVA, 4K", "LLaVA, 6K"]
+    with pytest.raises(SettingError, match=r"--only: got 'LLaVA 4K'.*Did you mean 'LLaVA, 4K'"):
+        matching(cells, "LLaVA 4K")
+    plan = hermes("sweep", chosen, f"output={tmp_path}", "--dry-run", "--only", "*4K")
+    assert plan.out.count("missing") == 2
+    # A cell that is done stays in the table.
+    (tmp_path / "cells" / cells[2].hash).mkdir(parents=True)
+    (tmp_path / "cells" / cells[2].hash / "done.json").write_text("{}")
+    plan = hermes("sweep", chosen, f"output={tmp_path}", "--dry-run", "--only", "*4K")
+    assert (plan.out.count("missing"), plan.out.count("done ")) == (2, 1)
+
+
+# What others inherit from, and what is for `hermes investigate`.
+NO_SWEEPS = {"paper", "embedded", "robust_embedded", "fig2", "fig2_embedded", "fig6", "fig6_embedded"}
+EXPERIMENTS = [name for name in available("experiment") if name not in NO_SWEEPS]
+MEASURED = [name for name in EXPERIMENTS if name.startswith("table3")]
+
+
+@functools.cache
+def cells_in(name):
+    if name in MEASURED:
+        return cells_of([f"experiment={name}"], identify=bench_identity)
+    given = [] if name.endswith("_embedded") else ["data.annotations=questions.json"]
+    return cells_of([f"experiment={name}", *given])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_experiments_are_sound(name):
+    assert len(cells_in(name)) > 1
     assert experiment_extras([f"experiment={name}"]).title
+
+
+COLUMNS = {
+    "ovobench": {"real-time", "backward", "all"},
+    "videomme": {"short", "medium", "long", "all"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.endswith("_embedded")])
+def test_published_numbers_stand_beside_cells(name):
+    extras = experiment_extras([f"experiment={name}"])
+    labels = {cell.label for cell in cells_in(name)}
+    beside = {label: found for label, found in extras.paper.items() if label in labels}
+    others = [label for label in extras.paper if label not in labels]
+    assert beside
+    # What is no cell's is printed as it is.
+    assert all(label.startswith(("Table 14, ", "score of 1 to 5, ")) for label in others)
+    for found in beside.values():
+        columns = found if isinstance(found, dict) else {"all": found}
+        if name not in MEASURED:
+            assert all(0 < number < 100 for number in columns.values())
+        if known := next((COLUMNS[data] for data in COLUMNS if name.endswith(data)), None):
+            assert columns.keys() <= known
+
+
+def test_the_published_averages_follow_from_the_published_tasks():
+    # Table 14: a category is the mean of its tasks, and "all" the mean of the two categories.
+    paper = experiment_extras(["experiment=table1_ovobench"]).paper
+    tasks = {label: found for label, found in paper.items() if label.startswith("Table 14, ")}
+    assert len(tasks) == 18
+    for label, found in tasks.items():
+        model, kind = label.removeprefix("Table 14, ").rsplit(", ", 1)
+        names = [f"{model}, {kind}", f"{model}, release {kind}", f"{model}, hermes {kind}"]
+        numbers = list(found.values())
+        means = {"real-time": sum(numbers[:6]) / 6, "backward": sum(numbers[6:]) / 3}
+        means["all"] = sum(means.values()) / 2
+        for name in names:
+            if name in paper:
+                assert paper[name] == pytest.approx(means, abs=0.02)
+        assert any(name in paper for name in names)
+
+
+@pytest.mark.model
+def test_an_experiment_of_the_paper_runs(tmp_path):
+    np.save(tmp_path / "walk.npy", np.random.default_rng(0).integers(0, 256, (12, 42, 42, 3), np.uint8))
+    asked = {"question": "Which?", "choices": ["red", "blue"], "answer": "red"}
+    clip = {"video_path": "walk.npy", "duration_category": "long", "conversations": [asked]}
+    (tmp_path / "mme.json").write_text(json.dumps([clip]))
+    given = [f"data.annotations={tmp_path / 'mme.json'}", f"output={tmp_path}", "threads=1"]
+    tiny = ["backbone=tiny_llava_onevision", "backbone.dtype=float32", "policy.budget=12"]
+    found = hermes("sweep", "experiment=table9", *given, *tiny, "--json")
+    assert found.code == 0, found.err
+    assert [record["cell"] for record in found.records] == [{"base": ""}, {"lazy": ""}, {"eager": ""}]
+    assert all(record["by_category"]["long"]["n"] == 1 for record in found.records)
+    assert "57.67" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.model

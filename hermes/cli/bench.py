@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,49 +12,86 @@ import typer
 from rich.table import Table
 
 from hermes.cli.arguments import split_settings
-from hermes.cli.output import out
+from hermes.cli.output import err, note, out
+from hermes.cli.sweep import sweep_folder
 from hermes.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hermes.benchmark import Record
+    from hermes.evaluation.efficiency import Measured
+    from hermes.evaluation.sweep import Outcome
 
 
 def bench(
     settings: Annotated[list[str] | None, typer.Argument(help="Settings.", metavar="KEY=VALUE")] = None,
     frames: Annotated[
-        str, typer.Option(help="Measure after so many frames, ascending.", metavar="N,N,...")
-    ] = "16,64,256,512,4096",
-    rounds: Annotated[int, typer.Option(help="Questions asked after each.", min=1)] = 5,
+        str | None,
+        typer.Option(
+            help="Measure after so many frames: bench.frames, 16,64,256,512,4096.",
+            metavar="N,N,...",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Questions asked after each: bench.rounds, 5.", min=1)
+    ] = None,
     size: Annotated[
-        str, typer.Option(help="Height and width of the random frames, pixels.", metavar="HxW")
-    ] = "384x384",
+        str | None,
+        typer.Option(
+            help="Height and width of the random frames, pixels: bench.size, 384x384.", metavar="HxW"
+        ),
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Append the records to this file.", metavar="FILE")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw them.", metavar="FILE.png")] = None,
+    only: Annotated[
+        str, typer.Option(help="Measure only the cells whose name matches.", metavar="PATTERN")
+    ] = "*",
+    again: Annotated[bool, typer.Option("--again", help="Measure done cells anew.")] = False,
 ) -> None:
     """Measure encoding, compression, TTFT, TPOT and memory on random frames, with the paper's figures beside.
 
     Published shapes run with random weights, so that nothing is downloaded:
     backbone=random_llava_onevision_7b and backbone=random_qwen2_5_vl_7b. Decoding in place:
     generation.decoder=static or compile.
-    """
+
+    With several values of a setting, or an experiment file, each cell is measured in a process of its own,
+    one at a time. The same command again measures what is missing. Below output=FOLDER (by default
+    runs/bench/NAME): records.csv, table.md and plot.png.
+
+    Examples:
+    \b
+    hermes bench policy.budget=4000 --csv bench.csv --plot bench.png
+    hermes bench experiment=table3
+    hermes bench experiment=table3 backbone=llava_onevision_7b --only '*chunk_frames=16'
+    hermes bench policy=hermes,full stream.chunk_frames=8,16 bench.frames=[16,64]
+    """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
     words, given = split_settings(settings or [])
     if words:
         raise InputError(f"{words[0]!r} is no setting: settings are KEY=VALUE")
-    counts = _numbers(frames, ",", "--frames")
-    height_width = _numbers(size, "x", "--size")
-    if counts != sorted(set(counts)):
-        raise InputError(f"--frames {frames}: the numbers must ascend")
-    if len(height_width) != 2:
-        raise InputError(f"--size {size}: a height and a width, such as 384x384")
+    if frames is not None:
+        counts = _numbers(frames, ",", "--frames")
+        if counts != sorted(set(counts)):
+            raise InputError(f"--frames {frames}: the numbers must ascend")
+        given.append(f"bench.frames={counts}")
+    if size is not None:
+        height_width = _numbers(size, "x", "--size")
+        if len(height_width) != 2:
+            raise InputError(f"--size {size}: a height and a width, such as 384x384")
+        given.append(f"bench.size={height_width}")
+    if rounds is not None:
+        given.append(f"bench.rounds={rounds}")
 
-    from hermes.benchmark import plot_stream, stream_records, write_records
-    from hermes.run import session_from
-    from hermes.settings import run_config
+    from hermes.evaluation.sweep import split_axes
 
-    with session_from(run_config(given)) as session:
-        records = list(
-            stream_records(session, counts, size=(height_width[0], height_width[1]), rounds=rounds)
-        )
+    if split_axes(given)[1] or any(word.startswith("experiment=") for word in given):
+        if csv is not None or plot is not None:
+            raise InputError("--csv and --plot are of one measurement; several are kept below output=FOLDER")
+        _experiment(given, only, again=again)
+        return
+    from hermes.benchmark import measure, plot_stream, write_records
+
+    records = measure(given)
     if csv is not None:
         write_records(csv, records)
     if plot is not None:
@@ -69,18 +109,72 @@ def _numbers(text: str, separator: str, option: str) -> list[int]:
     return found
 
 
-def _show(records: list[Record]) -> None:
-    from hermes.benchmark import PAPER
+def _experiment(given: Sequence[str], only: str, *, again: bool) -> None:
+    from hermes.benchmark import bench_identity
+    from hermes.config import experiment_extras
+    from hermes.evaluation.efficiency import measure_cells, measured, write_bench
+    from hermes.evaluation.sweep import cells_of, is_done, matching, run_cells
 
-    counts = list(dict.fromkeys(record.shape.split()[0] for record in records))
+    overrides = [word for word in given if not word.startswith("output=")]
+    cells = cells_of(overrides, identify=bench_identity)
+    folder = sweep_folder(Path("runs/bench"), given, cells)
+    chosen = matching(cells, only)
+    if again:
+        for cell in chosen:
+            shutil.rmtree(folder / "cells" / cell.hash, ignore_errors=True)
+    # What was measured before is in the table, too.
+    cells = [cell for cell in cells if cell in chosen or is_done(cell, folder)]
+    folder.mkdir(parents=True, exist_ok=True)
+    found: list[Outcome] = []
+    with redirect_stdout(sys.stderr), err().status("measuring") as status:
+        for outcome in run_cells(cells, folder, measure_cells):
+            found.append(outcome)
+            status.update(f"measuring: {len(found)} of {len(cells)} cells done")
+            if outcome.record is None:
+                note("failed", f"{outcome.cell.label}: {outcome.error}")
+    found.sort(key=lambda outcome: cells.index(outcome.cell))
+    extras = experiment_extras(overrides)
+    page = write_bench(found, folder, extras.title or folder.name, extras.paper)
+    _show_cells(measured(found))
+    out().print(f"table, plot and records: {page.parent}", soft_wrap=True)
+    if any(outcome.record is None for outcome in found):
+        raise typer.Exit(1)
+
+
+def _show(records: Sequence[Record]) -> None:
+    from hermes.benchmark import PAPER, frames_of
+
+    counts = list(dict.fromkeys(map(frames_of, records)))
     table = Table(title=f"{records[0].machine} | {records[0].versions}", title_justify="left")
     table.add_column("")
     for count in counts:
         table.add_column(f"{count} frames", justify="right")
     table.add_column("paper (A800, LLaVA-OV-7B, 4K)", justify="right")
     for name in dict.fromkeys(record.operation for record in records):
-        mine = {record.shape.split()[0]: record for record in records if record.operation == name}
+        mine = {frames_of(record): record for record in records if record.operation == name}
         unit = next(iter(mine.values())).unit
         values = [f"{mine[count].median:.4g}" if count in mine else "" for count in counts]
         table.add_row(f"{name} ({unit})", *values, PAPER.get(name, ""))
+    out().print(table)
+
+
+def _show_cells(found: Sequence[Measured]) -> None:
+    """Latency and memory, cell by cell; the page has the rest."""
+    from hermes.benchmark import frames_of
+
+    counts = sorted({frames_of(record) for item in found for record in item.records})
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("cell", overflow="fold")
+    table.add_column("")
+    for count in counts:
+        table.add_column(f"{count} frames", justify="right")
+    for item in found:
+        label = item.cell.label
+        for operation in ("ttft", "tpot", "memory", "peak_memory"):
+            mine = {frames_of(record): record for record in item.of(operation)}
+            if mine:
+                unit = next(iter(mine.values())).unit
+                values = [f"{mine[count].median:.4g}" if count in mine else "" for count in counts]
+                table.add_row(label, f"{operation} ({unit})", *values)
+                label = ""
     out().print(table)

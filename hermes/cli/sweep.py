@@ -32,6 +32,9 @@ def sweep(
         typer.Argument(help="As for hermes eval; several values with commas.", metavar="KEY=VALUE,VALUE"),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Cells at a time.", min=1)] = 1,
+    only: Annotated[
+        str, typer.Option(help="Run only the cells whose name matches: 'Qwen*'.", metavar="PATTERN")
+    ] = "*",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and run none.")] = False,
     launcher: Annotated[
         str, typer.Option(help=f"One of {', '.join(_LAUNCHERS)}.", metavar="NAME")
@@ -55,19 +58,23 @@ def sweep(
     hermes sweep policy=fifo,hermes policy.budget=32,64,128 data.world.length=64
     hermes sweep experiment=NAME --jobs 2
     hermes sweep experiment=NAME policy.budget=64 --dry-run
+    hermes sweep experiment=table1_ovobench data.annotations=FILE data.videos=FOLDER --only 'Qwen3*'
     hermes sweep experiment=NAME --launcher submitit-slurm --launch slurm_partition=gpu --jobs 8
     """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
     words, given = split_settings(settings or [])
     if words:
         raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as policy=fifo,hermes")
     from hermes.config import experiment_extras
-    from hermes.evaluation.sweep import cells_of, run_cells
+    from hermes.evaluation.sweep import cells_of, is_done, matching, run_cells
     from hermes.evaluation.tables import check_extras, write_sweep
 
     overrides = [word for word in given if not word.startswith("output=")]
     cells, extras = cells_of(overrides), experiment_extras(overrides)
     check_extras(cells, extras)
-    folder = _folder(given, overrides, cells)
+    folder = sweep_folder(Path("runs/sweep"), given, cells)
+    # What was done before is in the table, too.
+    chosen = matching(cells, only)
+    cells = [cell for cell in cells if cell in chosen or is_done(cell, folder)]
     starter = _launch(launcher, jobs, launch or [])
     if dry_run:
         _list(cells, folder)
@@ -95,15 +102,16 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _folder(given: Sequence[str], overrides: Sequence[str], cells: Sequence[Cell]) -> Path:
+def sweep_folder(root: Path, given: Sequence[str], cells: Sequence[Cell]) -> Path:
+    """What output= names; otherwise one below root by the experiment's name, or by what the cells are."""
     named = [word.partition("=")[2] for word in given if word.startswith("output=")]
     if named:
         return Path(named[-1])
-    experiment = [word.partition("=")[2] for word in overrides if word.startswith("experiment=")]
+    experiment = [word.partition("=")[2] for word in given if word.startswith("experiment=")]
     if experiment:
-        return Path("runs/sweep") / Path(experiment[-1]).stem
+        return root / Path(experiment[-1]).stem
     digest = hashlib.sha256(" ".join(sorted(cell.hash for cell in cells)).encode()).hexdigest()
-    return Path("runs/sweep") / digest[:8]
+    return root / digest[:8]
 
 
 def _launch(name: str, jobs: int, given: Sequence[str]) -> Launch:
@@ -121,10 +129,10 @@ def _launch(name: str, jobs: int, given: Sequence[str]) -> Launch:
 
 
 def _list(cells: Sequence[Cell], folder: Path) -> None:
-    from hermes.evaluation.sweep import record_of
+    from hermes.evaluation.sweep import is_done
 
     for cell in cells:
-        done = record_of(cell, folder) is not None
+        done = is_done(cell, folder)
         state = Text("done   " if done else "missing", "green" if done else "yellow")
         out().print(Text.assemble(state, f"  {cell.hash[:8]}  {cell.label}"), soft_wrap=True)
 

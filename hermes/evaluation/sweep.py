@@ -10,20 +10,25 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from hermes.config import experiment_extras
-from hermes.errors import InputError, SettingError
+from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.evaluation.judging import judge_run
 from hermes.evaluation.run import evaluate
 from hermes.evaluation.settings import eval_config, settings_hash
 from hermes.trainers import quiet_lightning
 
-__all__ = ["Cell", "Outcome", "cells_of", "run_cells", "split_axes"]
+__all__ = ["Cell", "Outcome", "cells_of", "is_done", "matching", "run_cell", "run_cells", "split_axes"]
 
 DONE, FAILED = "done.json", "failed.txt"
 Launch = Callable[[Sequence["Cell"], Path], Iterator["Outcome"]]
+# Checks a cell's settings and says what makes two cells the same run, and who judges it.
+Identify = Callable[[Sequence[str], Sequence[Path]], tuple[str, str]]
+# What is done with a cell's settings in its folder, and the record of it.
+Work = Callable[[Sequence[str], Path], dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +106,24 @@ def _values(text: str) -> list[str]:
     return out
 
 
-def cells_of(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list[Cell]:
+def _evaluation(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, str]:
+    config = eval_config(overrides, config_dirs)
+    return settings_hash(config), config.judge.identity if config.judge else ""
+
+
+def cells_of(
+    overrides: Sequence[str], config_dirs: Sequence[Path] = (), identify: Identify = _evaluation
+) -> list[Cell]:
     """The cells that overrides and their experiment stand for, every setting checked.
 
     Source: this project. An experiment's ``sweep`` maps settings to lists of values, whose product is taken;
     its ``cells`` maps names to settings, each a cell (or, with ``sweep``, a row of it); cells in ``besides``
     stand alone. Values on the command line replace the experiment's.
+
+    Args:
+        overrides: as on the command line.
+        config_dirs: folders searched after the shipped ``configs/``.
+        identify: checks one cell's settings; their hash, and the judge's identity or nothing.
 
     Raises:
         SettingError: a wrong setting in any cell, which is named; or two cells that are the same.
@@ -136,10 +153,10 @@ def cells_of(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list
         }
         shown = {**({name: ""} if name else {}), **(chosen or placed)}
         try:
-            config = eval_config(words, config_dirs)
+            found = identify(words, config_dirs)
         except (SettingError, InputError) as error:
             raise InputError(f"cell {Cell(shown, (), '').label or '(the only one)'}: {error}") from error
-        cell = Cell(shown, words, settings_hash(config), config.judge.identity if config.judge else "")
+        cell = Cell(shown, words, *found)
         if cell.hash in out:
             raise InputError(f"two cells are the same run: {out[cell.hash].label} and {cell.label}")
         out[cell.hash] = cell
@@ -148,6 +165,29 @@ def cells_of(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> list
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def matching(cells: Sequence[Cell], pattern: str) -> list[Cell]:
+    """The cells whose label matches a pattern of the shell (``*``, ``?``), case ignored.
+
+    Source: this project.
+
+    Raises:
+        SettingError: none does.
+
+    >>> [cell.label for cell in matching([Cell({"a, 4K": ""}, (), ""), Cell({"b": ""}, (), "")], "A*")]
+    ['a, 4K']
+    """
+    found = [cell for cell in cells if fnmatchcase(cell.label.casefold(), pattern.casefold())]
+    if not found:
+        labels = [cell.label for cell in cells]
+        raise SettingError("--only", pattern, labels, did_you_mean(pattern, labels))
+    return found
+
+
+def is_done(cell: Cell, folder: Path) -> bool:
+    """Whether a sweep's folder holds the outcome of a cell (this project)."""
+    return record_of(cell, folder) is not None
 
 
 def run_cells(cells: Sequence[Cell], folder: Path, launch: Launch) -> Iterator[Outcome]:
@@ -237,18 +277,24 @@ def _outcome(cell: Cell, future: Any) -> Outcome:
     return Outcome(cell, record, error)
 
 
-def run_cell(overrides: Sequence[str], folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """Evaluate one cell in its folder: the summary's record, or the error (this project)."""
+def _evaluate(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
+    with quiet_lightning():
+        config = eval_config(overrides)
+        if config.judge is not None and (folder / DONE).is_file():
+            # All answers are there: no model is needed.
+            found = judge_run(folder, config.judge)
+        else:
+            found = evaluate(config, folder)
+    return found.record() | ({"judge": config.judge.identity} if config.judge else {})
+
+
+def run_cell(
+    overrides: Sequence[str], folder: Path, work: Work = _evaluate
+) -> tuple[dict[str, Any] | None, str]:
+    """Do a cell's work in its folder, by default evaluate it: its record, or the error (this project)."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet_lightning():
-            config = eval_config(overrides)
-            if config.judge is not None and (folder / DONE).is_file():
-                # All answers are there: no model is needed.
-                found = judge_run(folder, config.judge)
-            else:
-                found = evaluate(config, folder)
-            record = found.record() | ({"judge": config.judge.identity} if config.judge else {})
+        record = work(overrides, folder)
     except Exception as error:
         (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
         return None, f"{type(error).__name__}: {error}"
