@@ -128,7 +128,7 @@ def _claims(found: Findings) -> str:
     rows = [
         [
             "shallow layers look at the newest frame",
-            f"layer {shown['shallow']}: {_span(shallow)} of the video attention; an even spread gives {even:.3f}",
+            f"layer {shown['shallow']}: {_span(shallow)} of the video attention; spread evenly {even:.3f}",
             "yes" if shallow.low > max(even, deep.high) else "no",
         ],
         [
