@@ -46,7 +46,7 @@ def segment(
         number of segments.
 
     >>> segment(np.array([[0.0], [0.0], [5.0], [5.0], [5.0]]), 2)
-    (array([7.5, 0. ]), [[], [2]])
+    (array([30.,  0.]), [[], [2]])
     """
     if x.ndim > 2:
         # In small parts, which stay in the processor's cache.

@@ -103,7 +103,9 @@ def test_a_working_tier_may_slope_as_the_papers_does():
 def test_an_even_change_over_depth_is_no_tier():
     random = np.random.default_rng(0)
     ages = 0.2 + 0.01 * np.arange(24) + 0.002 * random.normal(size=(6, 24))
-    rows = [[LayerMeasures(0, mean_age=age, rhythm=0.1, gini=0.3, recency=0.3, k=9) for age in r] for r in ages]
+    rows = [
+        [LayerMeasures(0, mean_age=age, rhythm=0.1, gini=0.3, recency=0.3, k=9) for age in r] for r in ages
+    ]
     got = discover(rows)
     assert len(got.tiers) == 1
     assert "but evenly, without a step" in got.sentence
@@ -159,7 +161,9 @@ def test_shares_give_back_the_layers(layers):
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("kinds", [("recency", "mixed", "anchor"), ("none",), ("anchor", "recency", "anchor")])
+@pytest.mark.parametrize(
+    "kinds", [("recency", "mixed", "anchor"), ("none",), ("anchor", "recency", "anchor")]
+)
 def test_a_config_runs_on_the_embedded_model(tmp_path, kinds):
     from hermes.data.wanderer import Wanderer
 
@@ -231,7 +235,9 @@ def test_measures_that_never_vary_do_not_matter():
 
 
 def test_few_layers_show_little():
-    rows = [[LayerMeasures(0, mean_age=a, rhythm=0.1, gini=0.3, recency=0.5, k=9) for a in (0.1, 0.5, 0.5)]] * 6
+    rows = [
+        [LayerMeasures(0, mean_age=a, rhythm=0.1, gini=0.3, recency=0.5, k=9) for a in (0.1, 0.5, 0.5)]
+    ] * 6
     got = discover(rows)
     assert (len(got.tiers), got.p) == (1, 1.0)
     assert got.config().count("share") == 1

@@ -43,7 +43,9 @@ def noisy(count, seed, scale=1.0):
 
 
 def anchored(frames, size, place, seed, height=3.0):
-    return noisy(frames * size, seed) * np.where(np.arange(frames * size) % size == place, np.exp(height), 1.0)
+    return noisy(frames * size, seed) * np.where(
+        np.arange(frames * size) % size == place, np.exp(height), 1.0
+    )
 
 
 def test_even_attention():
