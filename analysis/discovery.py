@@ -271,7 +271,9 @@ def _tier(
             first = min(float(level), 1.0)
             drop = min(float(-slope), first)
     tokens = _mean(over("effective_tokens", range(len(measures[0])))[..., None])[:, 0]
-    weight = float(np.clip(tokens[layers.start : layers.stop].mean() / tokens.mean(), *_WEIGHTS))
+    # Nothing known of any layer leaves them equal.
+    needed = tokens[layers.start : layers.stop].mean() / tokens.mean() if tokens.all() else 1.0
+    weight = float(np.clip(needed, *_WEIGHTS))
     k = float(np.exp(rates.mean())) if len(rates) else math.nan
     return FoundTier(_NAMES[kind], kind, layers, first, drop, k, rhythm.mean, weight)
 

@@ -175,7 +175,7 @@ def plot_depth(path: Path, found: Findings) -> None:
         panels[1].text(
             0.02,
             0.9,
-            "no layer has a period in half of the questions",
+            "no layer has a period that chance does not explain",
             transform=panels[1].transAxes,
             fontsize=8,
         )

@@ -246,11 +246,11 @@ that are held there. Numbers: [profile_age.csv](tables/profile_age.csv),
 
 _LAYERS = """*Newest frame*: share of the video attention on it. *Recency*: share that an exponential
 forgetting with rate *k* explains. *Rhythm*: share of the log-profile's variance that comes again every
-period; the *period* is in tokens, where half of the questions have it. *Effective tokens*: 2 to the
-entropy. *Gini*: 0 where attention is even. *Prefix*: share of all attention that goes to the prefix (the
-sink). *Sensitivity*: Jensen-Shannon divergence between two questions on one memory. *Anchor*: the place
-in the frame that most often has a question's peaks, and of how many questions. Formulas:
-`analysis.measures`. Numbers: [layers.csv](tables/layers.csv)."""
+period; the *period* is in tokens, where more questions have it than chance would give. *Effective
+tokens*: 2 to the entropy. *Gini*: 0 where attention is even. *Prefix*: share of all attention that goes
+to the prefix (the sink). *Sensitivity*: Jensen-Shannon divergence between two questions on one memory.
+*Anchor*: the place in the frame that most often has a question's peaks, and of how many questions.
+Formulas: `analysis.measures`. Numbers: [layers.csv](tables/layers.csv)."""
 
 _CATEGORIES = """Does it depend on what is asked? Share of the attention on the newest frame, and over how
 many tokens attention is spread. Numbers: [categories.csv](tables/categories.csv).

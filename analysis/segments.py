@@ -29,8 +29,8 @@ def standardised(x: Float[np.ndarray, "*runs L D"]) -> Float[np.ndarray, "*runs 
 
 
 def segment(
-    x: Float[np.ndarray, "*runs L D"], most: int
-) -> tuple[Float[np.ndarray, "*runs M"], list[list[int]]]:
+    x: Float[np.ndarray, "*run L D"], most: int
+) -> tuple[Float[np.ndarray, "*run M"], list[list[int]]]:
     """Squared error of the best division into 1, 2, ... ``most`` segments, by dynamic programming.
 
     Source: this project; the algorithm is Bellman's (Commun. ACM 4, 1961). In a segment of eight layers or
@@ -38,35 +38,41 @@ def segment(
     a shorter one it is constant. Segments need not meet. Each is a twentieth of the layers or more.
 
     Args:
-        x: measures over depth.
+        x: measures over depth; or many such series.
         most: segments.
 
     Returns:
-        The errors, and for one series (no leading axes) the first layer of each segment but the first, per
+        The errors, and for one series the first layer of each segment but the first, per
         number of segments.
 
     >>> segment(np.array([[0.0], [0.0], [5.0], [5.0], [5.0]]), 2)
-    (array([7.5, 0. ]), [[], [2]])
+    (array([30.,  0.]), [[], [2]])
     """
-    runs, (count, _) = x.shape[:-2], x.shape[-2:]
-    cost = _costs(x.reshape(-1, *x.shape[-2:]))
-    errors = [cost[:, 0, :]]
-    back = []
-    for _ in range(1, most):
-        # [runs, last start, end]: the best of one segment fewer up to the start, and one from there on.
-        candidates = errors[-1][:, :, None] + cost
-        back.append(candidates.argmin(1))
-        errors.append(candidates.min(1))
-    best = np.stack([error[:, count] for error in errors], axis=-1)
+    if x.ndim > 2:
+        # In small parts, which stay in the processor's cache.
+        parts = np.split(x, range(64, len(x), 64))
+        return np.concatenate([_errors(_costs(part), most)[0] for part in parts]), []
+    errors, back = _errors(_costs(x[None]), most)
     firsts: list[list[int]] = []
-    if not runs:
-        for number in range(most):
-            found, end = [], count
-            for step in reversed(range(number)):
-                end = int(back[step][0, end])
-                found.append(end)
-            firsts.append(found[::-1])
-    return best.reshape(*runs, most), firsts
+    for number in range(most):
+        found, end = [], len(x)
+        for step in reversed(range(number)):
+            # The start of the last segment, by what it costs to have it there.
+            end = int(back[step][0, :, end].argmin())
+            found.append(end)
+        firsts.append(found[::-1])
+    return errors[0], firsts
+
+
+def _errors(
+    cost: Float[np.ndarray, "R L1 L1"], most: int
+) -> tuple[Float[np.ndarray, "R M"], list[Float[np.ndarray, "R L1 L1"]]]:
+    """Least errors of 1 .. most segments, and what they are the least of: [runs, last start, end]."""
+    errors, candidates = [cost[:, 0]], []
+    for _ in range(1, most):
+        candidates.append(errors[-1][:, :, None] + cost)
+        errors.append(candidates[-1].min(1))
+    return np.stack([error[:, -1] for error in errors], axis=-1), candidates
 
 
 def fitted(x: Float[np.ndarray, "L D"], firsts: list[int]) -> Float[np.ndarray, "L D"]:
