@@ -218,3 +218,13 @@ def test_reader_that_goes_away(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert b"Traceback" not in done.stderr
     assert b"Exception ignored" not in done.stderr
+
+
+def test_a_group_of_settings_is_shown_by_its_path():
+    link = hermes("show", "hermes.video.Link")
+    assert "bandwidth" in link.out
+    assert "kbit/s" in link.out
+    assert "checkpoint" not in link.out
+    run = hermes("show", "hermes.evaluation.EvalConfig")
+    assert "delays" in run.out
+    assert "trainer.devices" in run.out

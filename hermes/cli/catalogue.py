@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -187,7 +188,16 @@ def _matches(kind: str, name: str) -> Iterator[_Found]:
 
 
 def _of_class(found: Any, name: str, kind: str = "") -> _Found:
-    return _Found(kind, lambda: _show_class(kind or getattr(found, "kind", "backbone"), name, found))
+    return _Found(kind, lambda: _show_class(kind or _kind_of(found), name, found))
+
+
+def _kind_of(found: Any) -> str:
+    """A part's kind; other groups of settings have none."""
+    from hermes.backbone import Backbone
+
+    if isinstance(found, type) and issubclass(found, Backbone):
+        return "backbone"
+    return getattr(found, "kind", "settings" if dataclasses.is_dataclass(found) else "")
 
 
 def _show_class(kind: str, name: str, found: Any) -> None:
@@ -200,6 +210,8 @@ def _show_class(kind: str, name: str, found: Any) -> None:
         from hermes.backbone import BackboneConfig
 
         _show_settings(BackboneConfig, kind)
+    elif kind == "settings":
+        _show_settings(found, "")
     elif isinstance(found, type) and issubclass(found, Part):
         _show_settings(found, kind if kind in ("policy", "probe", "judge") else "")
         if not inspect.isabstract(found):

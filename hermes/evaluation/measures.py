@@ -84,8 +84,8 @@ def averages(rows: Sequence[Row], resamples: int = 2000, seed: int = 0) -> dict[
         seed: of it.
 
     Returns:
-        ``tasks``: the mean over tasks; with several categories ``tasks of NAME`` for each, and
-        ``categories``, the mean of these. Nothing where there is one task only.
+        ``tasks``: the mean over tasks; ``tasks of NAME`` of a category that has several; ``categories``: the
+        mean of categories. Nothing where there is one task only.
     """
     cells = list(dict.fromkeys((category(row), row.task) for row in rows))
     if len(cells) < 2:
@@ -111,7 +111,7 @@ def averages(rows: Sequence[Row], resamples: int = 2000, seed: int = 0) -> dict[
     means = {name: np.nanmean(accuracy[:, places], axis=1) for name, places in parts.items()}
     found = {"tasks": np.nanmean(accuracy, axis=1)}
     if len(parts) > 1 and any(len(places) > 1 for places in parts.values()):
-        found |= {f"tasks of {name}": mean for name, mean in means.items()}
+        found |= {f"tasks of {name}": mean for name, mean in means.items() if len(parts[name]) > 1}
         found["categories"] = np.mean(list(means.values()), axis=0)
     ends = {name: np.nanquantile(mean[1:], (0.025, 0.975)) for name, mean in found.items()}
     return {name: Average(float(mean[0]), *map(float, ends[name])) for name, mean in found.items()}

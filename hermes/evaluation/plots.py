@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from hermes.evaluation.summary import Loss, Score
+from hermes.evaluation.sweep_plots import FEW
 
 __all__ = ["plot_accuracy", "plot_ages", "plot_calibration", "plot_delays", "plot_times"]
 
@@ -64,11 +65,15 @@ def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
 
 
 def plot_delays(path: Path, by_delay: Mapping[str, Mapping[str, Loss]]) -> None:
-    """Change of accuracy of each category by delay, as in ``Summary.by_delay`` (this project)."""
+    """Change of accuracy of each category by delay, as in ``Summary.by_delay``; not of very few questions.
+
+    Source: this project.
+    """
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
     longest = max(float(delay) for losses in by_delay.values() for delay in losses)
-    for index, (category, losses) in enumerate(by_delay.items()):
+    for index, (category, every) in enumerate(by_delay.items()):
+        losses = {delay: loss for delay, loss in every.items() if loss.now.n >= FEW}
         colour, mark, line = _STYLES[index % len(_STYLES)]
         shift = 0.015 * longest * (index - len(by_delay) / 2)
         x = np.array([0.0, *(float(delay) + shift for delay in losses)])

@@ -11,13 +11,15 @@ from hermes.evaluation.measures import MEASURES
 if TYPE_CHECKING:
     from hermes.evaluation.sweep import Cell, Outcome
 
-__all__ = ["plot_losses", "plot_sweep"]
+__all__ = ["FEW", "plot_losses", "plot_sweep"]
 
 # Colours that stay apart for every reader (Okabe and Ito), with marks that stay apart in grey.
-_STYLES = (
+STYLES = (
     *(("#000000", "o"), ("#E69F00", "s"), ("#0072B2", "^"), ("#009E73", "D")),
     *(("#D55E00", "v"), ("#56B4E9", "P"), ("#CC79A7", "X"), ("#777777", "*")),
 )
+# With fewer questions a point says nothing.
+FEW = 10
 
 
 class _Panel(NamedTuple):
@@ -100,11 +102,11 @@ def _along(done: Sequence[Outcome], panels: Sequence[_Panel], axis: str, path: P
             placed = [outcome for outcome in group if axis in outcome.cell.values]
             values = [(float(o.cell.values[axis]), panel.read(o.record)) for o in placed]
             points = sorted((x, found) for x, found in values if found is not None)
-            _draw(area, points, _STYLES[i % len(_STYLES)], label)
+            _draw(area, points, STYLES[i % len(STYLES)], label)
             for outcome in group:
                 found = panel.read(outcome.record) if axis not in outcome.cell.values else None
                 if found is not None:
-                    colour = _STYLES[i % len(_STYLES)][0]
+                    colour = STYLES[i % len(STYLES)][0]
                     area.axhline(found[0], color=colour, linestyle="--", linewidth=1, label=label)
         area.set(title=panel.title, xlabel=axis, ylabel=panel.unit)
         area.set_ylim(*((0, 103) if not panel.measure else (0, None)))
@@ -139,11 +141,19 @@ def _draw(area: Any, points: Sequence[Any], style: tuple[str, str], label: str) 
 
 
 def plot_losses(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Change of accuracy against the delay, one panel a category, one line a cell (this project)."""
+    """Change of accuracy against the delay, one panel a category, one line a cell.
+
+    Source: this project. Points of fewer than :data:`FEW` questions are left to the table.
+    """
     from matplotlib.figure import Figure
 
     done = [outcome for outcome in outcomes if (outcome.record or {}).get("by_delay")]
-    names = list(dict.fromkeys(name for outcome in done for name in (outcome.record or {})["by_delay"]))
+    shown = [
+        (name, losses) for outcome in done for name, losses in (outcome.record or {})["by_delay"].items()
+    ]
+    names = list(dict.fromkeys(name for name, found in shown if any(x["n"] >= FEW for x in found.values())))
+    if not names:
+        return
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(max(4.5, 3 * columns), 0.6 + 2.9 * rows), layout="constrained")
@@ -155,12 +165,15 @@ def plot_losses(outcomes: Sequence[Outcome], path: Path) -> None:
             losses = (outcome.record or {})["by_delay"].get(name, {})
             points = [(0.0, (0.0, 0.0, 0.0))]
             for delay, loss in losses.items():
+                if loss["n"] < FEW:
+                    continue
                 change = loss["change"]
                 values = [100 * change[key] for key in ("difference", "low", "high")]
                 points.append((float(delay), (values[0], values[1], values[2])))
+            # Beside each other, so that no interval hides another.
             shift = 0.012 * (i - len(done) / 2) * max(x for x, _ in points)
             moved = [(x + shift * (x > 0), found) for x, found in sorted(points)]
-            _draw(area, moved, _STYLES[i % len(_STYLES)], _say(dict(outcome.cell.values)))
+            _draw(area, moved, STYLES[i % len(STYLES)], _say(dict(outcome.cell.values)))
         area.axhline(0, color="#777777", linewidth=0.8, linestyle=":")
         area.set(title=name, xlabel="asked again after (s)", ylabel="change (points)")
         area.grid(axis="y", color="#dddddd")

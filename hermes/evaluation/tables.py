@@ -14,7 +14,7 @@ from hermes.evaluation.journal import read_run
 from hermes.evaluation.measures import MEASURES
 from hermes.evaluation.summary import grouped
 from hermes.evaluation.sweep import Cell, Outcome
-from hermes.evaluation.sweep_plots import plot_losses, plot_sweep
+from hermes.evaluation.sweep_plots import FEW, plot_losses, plot_sweep
 from hermes.evaluation.verdicts import Verdicts
 
 __all__ = ["check_extras", "sweep_rows", "unscored", "write_sweep"]
@@ -65,7 +65,7 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
         parts += [_kinds(done), _averages(done)]
         if any((outcome.record or {}).get("by_delay") for outcome in done):
             plot_losses(done, folder / "losses.png")
-            parts += [_losses(done)]
+            parts += [_losses(done, drawn=(folder / "losses.png").exists())]
     parts += sorted({line for outcome in done for line in unscored(outcome.record)})
     failed = [outcome for outcome in outcomes if outcome.record is None]
     if failed:
@@ -293,7 +293,7 @@ def _average(average: Mapping[str, float] | None) -> str:
     return f"{100 * average['value']:.1f} ({100 * average['low']:.0f}-{100 * average['high']:.0f})"
 
 
-def _losses(done: Sequence[Outcome]) -> str:
+def _losses(done: Sequence[Outcome], *, drawn: bool) -> str:
     names = list(dict.fromkeys(name for record in _records(done) for name in record["by_delay"]))
     blocks = []
     for name in names:
@@ -302,10 +302,11 @@ def _losses(done: Sequence[Outcome]) -> str:
         lines = [[_loss(losses.get(delay)) for delay in delays] for losses in found]
         head = [*_keys(done), *(f"{delay} s later" for delay in delays)]
         blocks.append(f"Of {name}:\n\n" + _table(head, _lines(done, lines)))
+    picture = "![Change of accuracy by delay](losses.png)\n\n" if drawn else ""
     text = (
-        "## Asked again\n\n![Change of accuracy by delay](losses.png)\n\nPer cent right when asked again, "
-        "and the change from the same questions at their own time, in points (95 %, paired). The longer the "
-        "delay, the fewer the questions whose answer still holds."
+        f"## Asked again\n\n{picture}Per cent right when asked again, and the change from the same questions "
+        "at their own time, in points (95 %, paired). The longer the delay, the fewer the questions whose "
+        f"answer still holds; points of fewer than {FEW} are not drawn."
     )
     return "\n\n".join([text, *blocks])
 
