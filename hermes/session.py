@@ -293,6 +293,7 @@ class StreamSession:
             if isinstance(piece, Chunk):
                 prefill(self.backbone, fork if into is None else into, piece, probe=self.probe)
 
+        probe = probe or self.probe
         self.policy.recall(Recall(fork, question, encode, Observer(self.backbone, fork)))
         if ids is None:
             text = multiple_choice(question, choices) if choices else question
@@ -301,14 +302,14 @@ class StreamSession:
         if closing is not None:
             n = closing.shape[1]
             steps = torch.arange(n, dtype=torch.float32, device=closing.device).expand(self.backbone.axes, n)
-            prefill(self.backbone, fork, Chunk(closing, steps, n, Provenance.text(n), 0))
+            prefill(self.backbone, fork, Chunk(closing, steps, n, Provenance.text(n), 0), probe=probe)
         made = generate(
             self.backbone,
             fork,
             ids,
             self.generation,
             started=started,
-            probe=probe or self.probe,
+            probe=probe,
             on_text=on_text,
             seed=self.seed,
             static=self.static,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+import analysis
 import backbones
 import hermes
 import policies
@@ -18,11 +19,11 @@ from hermes.errors import InputError
 
 _SOURCE = re.compile(r"Source:|this\s+project|arXiv \d{4}\.\d{5}")
 _RAISED = re.compile(r"^\s+raise (?:Hermes|Input|Setting|UnsupportedModel)Error\(", re.MULTILINE)
-_ELSEWHERE = ("hermes.cli", "hermes.testing")
+_ELSEWHERE = ("hermes.cli", "hermes.testing", "analysis.command")
 
 
 def _modules() -> Iterator[ModuleType]:
-    for package in (hermes, policies, backbones):
+    for package in (hermes, policies, backbones, analysis):
         yield package
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             hidden = any(part.startswith("_") for part in found.name.split("."))
@@ -81,7 +82,13 @@ def test_public_names_are_documented() -> None:
 
 def test_every_package_is_walked() -> None:
     names = {module.__name__ for module in _modules()}
-    assert {"hermes.session", "hermes.parts.scorers", "policies.fifo", "backbones.tiny"} <= names
+    assert {
+        "hermes.session",
+        "hermes.parts.scorers",
+        "policies.fifo",
+        "backbones.tiny",
+        "analysis.study",
+    } <= names
     assert not any(name.startswith(_ELSEWHERE) for name in names)
 
 

@@ -13,11 +13,13 @@ from backbones.tiny import TinyLlavaOnevision, TinyQwen2_5VL
 from hermes import AttentionMass, AttentionProbe, open_session
 from hermes.backbone import BackboneConfig
 from hermes.kernels import Kernels
+from hermes.loading import load_backbone
 from hermes.observe import Guidance, Observer
 from hermes.session import Callback, StreamSession
 from hermes.settings import run_config
 from hermes.video import Frame
 from policies.fifo import Fifo
+from policies.full import Full
 from policies.hermes import Hermes
 from policies.random import Random
 from tests.references import (
@@ -74,30 +76,39 @@ def reference(dense: DenseDecoder, backbone, layer: int, guidance: Guidance) -> 
     return weights.mean(1)[:, dense.memory.prefix : -len(embeds)]
 
 
-# -- the observer -----------------------------------------------------------------------------------------
+def eager_attentions(backbone, chunks, text: str, kept=None):
+    """Attention ``[Hq, n, T]`` of a text to the chunks before it, per layer, by transformers' eager forward.
 
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_exact_attention_is_the_models_own(family):
-    """On a full cache, against transformers' eager attention in one forward pass of everything."""
-    backbone = tiny(family)
-    chunks = [noise_chunk(backbone, n, seed, text=seed == 0) for seed, n in ((0, 5), (1, 20), (2, 12))]
-    memory = new_memory(backbone)
-    for chunk in chunks:
-        prefill(backbone, memory, chunk, prefix=chunk is chunks[0])
-    text = backbone.embed(backbone.encode(LOCAL))
-    n, held = text.shape[1], 37
-    embeds = torch.cat([*(chunk.embeds for chunk in chunks), text], dim=1)
+    One pass of everything; the first chunk is text. The text sees the columns ``kept`` of each layer.
+    """
+    embeds = backbone.embed(backbone.encode(text))
+    n, first, held = embeds.shape[1], len(chunks[0]), sum(map(len, chunks))
+    embeds = torch.cat([*(chunk.embeds for chunk in chunks), embeds], dim=1)
     clocks = np.cumsum([0, *(chunk.advance for chunk in chunks)])
     relative = [chunk.positions for chunk in chunks] + [torch.arange(n).expand(backbone.axes, -1)]
     positions = torch.cat([p + int(c) for p, c in zip(relative, clocks, strict=True)], dim=1)
     extra = {}
-    if family == "qwen3_vl":
+    if chunks[1].deepstack:
         seen = torch.arange(held + n)[None]
-        extra["visual_pos_masks"] = (seen >= 5) & (seen < held)
+        extra["visual_pos_masks"] = (seen >= first) & (seen < held)
         extra["deepstack_visual_embeds"] = [
             torch.cat([chunk.deepstack[level][0] for chunk in chunks[1:]]) for level in range(2)
         ]
+
+    def hide(index):
+        gone = sorted(set(range(held)) - set(kept[index]))
+
+        def hook(module, args, kwargs):
+            mask = kwargs["attention_mask"].clone()
+            mask[:, :, held:, gone] = torch.finfo(mask.dtype).min
+            return args, {**kwargs, "attention_mask": mask}
+
+        return hook
+
+    handles = [
+        block.self_attn.register_forward_pre_hook(hide(index), with_kwargs=True)
+        for index, block in enumerate(backbone.decoder.layers if kept is not None else ())
+    ]
     backbone.model.set_attn_implementation({"text_config": "eager"})
     try:
         with torch.no_grad():
@@ -110,11 +121,27 @@ def test_exact_attention_is_the_models_own(family):
             )
     finally:
         backbone.model.set_attn_implementation({"text_config": "sdpa"})
+        for handle in handles:
+            handle.remove()
+    return [weights[0, :, -n:, :held] for weights in out.attentions]
+
+
+# -- the observer -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_exact_attention_is_the_models_own(family):
+    """On a full cache, against transformers' eager attention in one forward pass of everything."""
+    backbone = tiny(family)
+    chunks = [noise_chunk(backbone, n, seed, text=seed == 0) for seed, n in ((0, 5), (1, 20), (2, 12))]
+    memory = new_memory(backbone)
+    for chunk in chunks:
+        prefill(backbone, memory, chunk, prefix=chunk is chunks[0])
+    eager = eager_attentions(backbone, chunks, LOCAL)
     guidance = Guidance(LOCAL)
     seen = Observer(backbone, memory).attention({layer: [guidance] for layer in range(backbone.num_layers)})
     for layer in range(backbone.num_layers):
-        expected = out.attentions[layer][0, :, -n:, 5:held].mean(dim=(0, 1))
-        close("observed", seen[layer, guidance][0, 0], expected)
+        close("observed", seen[layer, guidance][0, 0], eager[layer][..., 5:].mean(dim=(0, 1)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -442,6 +469,29 @@ def test_a_users_own_probe_watches_a_question(family):
         for slot, number in enumerate(video.tolist()):
             expected[number] += observed[layer, text][0, 0, slot] / 2
     close("observed", probe.result(), expected)
+
+
+@pytest.mark.parametrize("layout", ["stream", "native"])
+def test_a_probe_watches_all_of_what_is_asked(layout):
+    """Also the image newline that a native layout puts before the question."""
+    backbone = load_backbone(BackboneConfig(family="tiny_llava_onevision", layout=layout))
+    calls = []
+
+    class Look(AttentionProbe):
+        def layers(self, num_layers):
+            return [3]
+
+        def observe(self, view):
+            calls.append((view.held.length, view.query.shape[2], view.own.shape[2]))
+
+    session = StreamSession(backbone, Full(), chunk_frames=4)
+    session.feed(frames(4))
+    held = session.memory.lengths[3]
+    session.ask("Who is in the room?", probe=Look(), max_new_tokens=2)
+    q = backbone.encode(backbone.question_text("Who is in the room?")).shape[1]
+    newline = layout == "native"
+    answered = [(held + newline, q, q), (held + newline, 1, q + 1)]
+    assert calls == [*[(held, 1, 1)] * newline, *answered]
 
 
 def test_probes_are_chosen_by_setting():

@@ -12,7 +12,7 @@ from hermes.backbone import Backbone
 from hermes.config import resolved_yaml
 from hermes.environment import environment
 from hermes.errors import InputError, SettingError
-from hermes.evaluation.settings import EvalConfig, answer_settings, settings_hash
+from hermes.evaluation.settings import BenchmarkConfig, answer_settings, settings_hash
 from hermes.session import StreamSession
 
 __all__ = ["claim", "manifest", "note"]
@@ -21,7 +21,7 @@ __all__ = ["claim", "manifest", "note"]
 _HASHED_BYTES = 1 << 28
 
 
-def manifest(config: EvalConfig, session: StreamSession) -> dict[str, Any]:
+def manifest(config: BenchmarkConfig, session: StreamSession) -> dict[str, Any]:
     """Settings, seed, weights, versions and machine of a run, as plain values (this project)."""
     prompts = session.policy.prompts_used()
     return {

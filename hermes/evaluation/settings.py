@@ -16,6 +16,7 @@ from hermes.settings import DEFAULTS, FALLBACKS, RunConfig
 from hermes.video import Link
 
 __all__ = [
+    "BenchmarkConfig",
     "EvalConfig",
     "TrainerConfig",
     "answer_settings",
@@ -44,14 +45,20 @@ class TrainerConfig:
 
 
 @dataclass(kw_only=True)
-class EvalConfig(RunConfig):
+class BenchmarkConfig(RunConfig):
+    """The settings of a run on a benchmark (this project)."""
+
+    data: Benchmark = setting(help="the benchmark")
+
+
+@dataclass(kw_only=True)
+class EvalConfig(BenchmarkConfig):
     """The settings of ``hermes eval``: those of a run, a benchmark, and a folder (this project).
 
     Raises:
         SettingError: delays that are not above 0, or given twice.
     """
 
-    data: Benchmark = setting(help="the benchmark")
     delays: list[float] = setting(
         [], help="ask again so many seconds later, where the answer is known to be still right", unit="s"
     )
@@ -104,14 +111,16 @@ def default_folder(config: EvalConfig) -> Path:
     return Path("runs/eval") / f"{data}-{policy}-{config.policy.budget}-{settings_hash(config)[:8]}"
 
 
-def settings_hash(config: EvalConfig) -> str:
+def settings_hash(config: BenchmarkConfig) -> str:
     """What makes two runs the same: all but where they are written, how they are spread, who judges them.
 
     Source: this project.
     """
-    return config_hash(answer_settings(replace(config, output=None, trainer=TrainerConfig())))
+    apart: dict[str, Any] = {"output": None, "trainer": TrainerConfig()}
+    known = {name: value for name, value in apart.items() if hasattr(config, name)}
+    return config_hash(answer_settings(replace(config, **known)))
 
 
-def answer_settings(config: EvalConfig) -> dict[str, Any]:
+def answer_settings(config: BenchmarkConfig) -> dict[str, Any]:
     """Every setting but the judge, which has no part in the answers, as plain values (this project)."""
     return {name: value for name, value in to_dict(config).items() if name != "judge"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Columns of the memory handled at once: the largest tensor made is [B, Hkv, G * Q, BLOCK].
-BLOCK = 2048
+# Attention weights made at once: as many as stay in a processor's cache.
+BLOCK = 1 << 17
 # Queries handled at once where their own keys count too: the largest tensor is [B, Hq, QUERIES, T].
 QUERIES = 128
 
@@ -27,8 +29,7 @@ def attention_mass(
     Source: arXiv 2601.14724, Sec. 3.1 (W, mean over heads, then over query tokens).
 
     The softmax runs over the memory and the queries' ``own`` keys; only the memory's columns are returned.
-    Two passes over the memory in blocks: log-sum-exp of every query row, then column sums. Nothing of size
-    ``[Hq, Q, T]`` is made.
+    Query rows are taken a few at a time, so that nothing of size ``[Hq, Q, T]`` is made unless it is small.
 
     Args:
         query: queries, rotated into the frame of the keys.
@@ -63,25 +64,26 @@ def attention_mass(
 
 
 def _columns(q: Tensor, memory: Tensor, tail: Tensor | None) -> Tensor:
-    b, hkv, _, _ = q.shape
+    b, hkv, n, _ = q.shape
     t = memory.shape[2]
-    blocks = [memory[:, :, i : i + BLOCK] for i in range(0, t, BLOCK)]
-    if len(blocks) <= 1:
-        logits = q @ memory.float().mT
-        joined = logits if tail is None else torch.cat((logits, tail), dim=-1)
-        return joined.softmax(-1)[..., :t].sum(2)
-    sums = [(q @ block.float().mT).logsumexp(-1, keepdim=True) for block in blocks]
-    if tail is not None:
-        sums.append(tail.logsumexp(-1, keepdim=True))
-    total = torch.cat(sums, dim=-1).logsumexp(-1, keepdim=True)
-    out = q.new_empty(b, hkv, t)
-    for i, block in enumerate(blocks):
-        torch.sum(
-            (q @ block.float().mT - total).exp_(),
-            dim=2,
-            out=out[:, :, i * BLOCK : i * BLOCK + block.shape[2]],
-        )
+    width = t + (0 if tail is None else tail.shape[-1])
+    if b * hkv * n * width <= BLOCK:
+        return _shares(q, memory, tail).sum(2)
+    # As many blocks as are needed, all of about one size.
+    rows, out = -(-n // -(-n * width // BLOCK)), q.new_zeros(b, hkv, t)
+    for stream, head in itertools.product(range(b), range(hkv)):
+        keys = memory[stream, head].float()
+        for start in range(0, n, rows):
+            part = None if tail is None else tail[stream, head, start : start + rows]
+            out[stream, head] += _shares(q[stream, head, start : start + rows], keys, part).sum(0)
     return out
+
+
+def _shares(q: Tensor, memory: Tensor, tail: Tensor | None) -> Tensor:
+    """Attention ``[*, n, T]`` of some query rows to the memory."""
+    logits = q @ memory.float().mT
+    joined = logits if tail is None else torch.cat((logits, tail), dim=-1)
+    return joined.softmax(-1)[..., : memory.shape[-2]]
 
 
 def _rounded(q: Tensor, memory: Tensor, tail: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,70 @@
+"""`hermes investigate`: what does each layer look at, and which tiers follow from it?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hermes.cli.arguments import split_settings
+from hermes.cli.output import err, out
+from hermes.errors import InputError
+
+__all__ = ["investigate"]
+
+
+def investigate(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Settings: experiment=fig2_embedded, data=wanderer, per_category=20, ...",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+) -> None:
+    """Watch the attention of a benchmark's questions and find tiers in it.
+
+    Questions are sampled per category; the memory is kept by any policy (fifo by default, as in the paper).
+    The folder output=DIR gets figures, tables, the tiers found as a policy config, and a page, report.md,
+    that explains them. A run that was stopped goes on where it was when the same command is given again.
+
+    Besides the settings of hermes eval:
+    \b
+    per_category=100         questions sampled of each category, by seed
+    categories=[A, B]        of these categories alone
+    queries=question         or local, global, mixed (guidance prompts), or any text
+    per_head=false           measures of each KV head besides
+    windows=[4000, 6000]     values of policy.budget, each a run of its own
+
+    Examples:
+    \b
+    hermes investigate experiment=fig2_embedded output=runs/fig2     the embedded model, a few minutes
+    hermes investigate per_category=20 data.world.length=64 policy.budget=120 output=runs/quick
+    hermes investigate experiment=fig2 data.annotations=FILE.json data.videos=FOLDER output=runs/fig2_7b
+    hermes eval policy=runs/fig2/tiers.yaml policy.budget=64         the tiers that were found
+
+    All settings with their values: hermes show fifo, hermes show wanderer, hermes validate.
+    """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
+    words, given = split_settings(settings or [])
+    if words:
+        raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as per_category=20")
+    from analysis.investigation import investigate_runs
+    from analysis.settings import default_folder, investigate_config
+    from hermes.config import experiment_extras
+
+    config = investigate_config(given)
+    folder = config.output or default_folder(config)
+    columns = (TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err(), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        found = investigate_runs(
+            config,
+            folder,
+            title=experiment_extras(given).title,
+            watcher=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    for window, one in found.items():
+        label = f"window {window}: " if config.windows else ""
+        out().print(f"{label}{one.discovery.sentence}")
+    out().print(f"page: {folder / 'report.md'}", soft_wrap=True)
