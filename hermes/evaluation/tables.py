@@ -152,6 +152,10 @@ def _without(cell: Cell, pool: Sequence[str]) -> Cell:
     return Cell(kept, cell.overrides, cell.hash, cell.judge)
 
 
+def _say(cell: Cell, keys: Sequence[str]) -> str:
+    return " ".join(f"{key}={cell.values.get(key, '')}" for key in keys)
+
+
 def _pooled(
     done: Sequence[Outcome], folder: Path, pool: Sequence[str]
 ) -> tuple[list[Outcome], Callable[[Cell], list[Row]]]:
@@ -171,7 +175,7 @@ def _pooled(
         cell = _without(part[0].cell, pool)
         # Apart, as repetitions number their clips alike.
         rows[cell.hash] = [
-            replace(row, clip=row.clip + i * _MANY, video=f"{outcome.cell.label}/{video_of(row)}")
+            replace(row, clip=row.clip + i * _MANY, video=f"{_say(outcome.cell, pool)}/{video_of(row)}")
             for i, outcome in enumerate(part)
             for row in read(outcome.cell)
         ]
