@@ -106,7 +106,7 @@ def fake(cells, folder):
 
 def test_the_table_has_a_line_a_cell_and_says_what_failed(tmp_path):
     cells = [
-        Cell({"policy": name, "policy.budget": str(b)}, (), f"{name}{b}") for name in "ab" for b in (8, 16)
+        Cell({"policy": name, "policy.budget": str(b)}, (), f"{name}{b}") for name in "ab" for b in (8, 16, 24)
     ]
     outcomes = list(run_cells(cells, tmp_path, fake))
     page = write_sweep(

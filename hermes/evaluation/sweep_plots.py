@@ -185,8 +185,8 @@ def plot_losses(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def _numeric_axis(cells: Sequence[Cell]) -> str | None:
-    """The setting with the most values that are all numbers."""
-    best, most = None, 1
+    """The setting with the most values, three or more, that are all numbers; two make no line."""
+    best, most = None, 2
     for key in dict.fromkeys(key for cell in cells for key in cell.values):
         values = {cell.values[key] for cell in cells if cell.values.get(key)}
         if len(values) > most and all(_is_number(value) for value in values):
