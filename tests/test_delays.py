@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from hermes.data.benchmark import Annotated
 from hermes.data.clips import Clip, TimedQuestion
 from hermes.data.wanderer import Wanderer
 from hermes.data.wanderer.questions import KINDS, History, answer_at, holds_until
@@ -32,6 +33,37 @@ def test_asked_again_while_the_answer_holds_and_the_clip_goes_on():
     ]
     assert len(askings(clip, [None] * 3, [2.0])) == 3
     assert max(a.delay for a in askings(Clip("v.mp4", questions), [math.inf] * 3, [20.0])) == 20.0
+
+
+def test_an_answer_holds_to_the_fraction_of_a_second():
+    world = Wanderer(streams=10, questions=30, late=0.1)
+    for index in range(10):
+        walk, clip = world[index], world.clip(index)
+        held = [world.holds(index, question) for question in clip.questions]
+        found = {(a.number, a.delay) for a in askings(clip, held, [0.5, 1.0, 2.5]) if a.delay}
+        for number, question in enumerate(walk.questions):
+            for delay in (0.5, 1.0, 2.5):
+                # The frame of second k is seen by a question after k.
+                seen = math.ceil(question.time + delay)
+                moments = range(question.time + 1, min(seen, walk.stream.length) + 1)
+                same = all(
+                    answer_at(question.kind, question.text, History(walk.stream, t)) == question.answer
+                    for t in moments
+                )
+                assert ((number, delay) in found) == (same and seen <= walk.stream.length)
+
+
+def test_valid_until_counts_from_the_start_of_a_cut_video(tmp_path):
+    (tmp_path / "v.mp4").touch()
+    asked = {"question": "q", "answer": "a", "end_time": 110, "valid_until": "0:01:55"}
+    clip = {"video_path": "v.mp4", "clip_start_time": 100, "clip_end_time": 160, "conversations": [asked]}
+    (tmp_path / "q.json").write_text(json.dumps([clip]))
+    for cut, start in ((False, 100), (True, 0)):
+        data = Annotated(tmp_path / "q.json", cut=cut)
+        (question,) = data.clip(0).questions
+        assert data.holds(0, question) == start + 15
+        found = askings(data.clip(0), [data.holds(0, question)], [4.0, 6.0])
+        assert [a.question.time for a in found] == [start + 10, start + 14]
 
 
 def test_every_question_of_the_world_is_answered_from_its_words():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -115,6 +116,40 @@ def test_questions_see_what_has_arrived(embedded, tmp_path):
     assert lost.overall.right == 0
     assert lost.costs["frames"].mean == 0
     assert "ttft" not in lost.costs
+
+
+@pytest.mark.model
+def test_a_slow_link_leaves_out_no_question_that_is_asked_again(embedded, tmp_path):
+    asked = {}
+    for latency in (0, 3.5):
+        folder = tmp_path / str(latency)
+        run = eval_config([*SHORT, "policy=full", "data.late=0.2", "delays=[4]", f"link.latency={latency}"])
+        evaluate(run, folder, backbone=embedded)
+        asked[latency] = set(Journal(folder).rows)
+    assert any(delay for _, _, delay in asked[0])
+    assert asked[3.5] == asked[0]
+
+
+@pytest.mark.model
+def test_questions_without_a_frame_are_no_rounds_after_a_stop(embedded, tmp_path):
+    # Guidance prompts name the last round, so that answers depend on the rounds before.
+    more = ("data.world.length=32", "data.late=0", "policy=hermes", "policy.budget=24", "link.latency=10")
+    run = eval_config([*SHORT, *more, "stream.chunk_frames=4", "data.choices=1"])
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    evaluate(run, whole, backbone=embedded)
+    lines = (whole / "rows.jsonl").read_text().splitlines(keepends=True)
+    early = [line for line in lines if json.loads(line)["frames_seen"] == 0]
+    assert 0 < len(early) < len(lines)
+    broken.mkdir()
+    (broken / "manifest.json").write_text((whole / "manifest.json").read_text())
+    (broken / "rows.jsonl").write_text("".join(early))
+    evaluate(run, broken, backbone=embedded)
+    kept = ("question", "answer", "probabilities")
+    told = [
+        [[json.loads(line)[key] for key in kept] for line in (folder / "rows.jsonl").read_text().splitlines()]
+        for folder in (whole, broken)
+    ]
+    assert told[0] == told[1]
 
 
 @pytest.mark.model

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hermes.evaluation import Journal, Row, Score, summarise
-from hermes.evaluation.metrics import calibration_error
+from hermes.evaluation.metrics import calibration_error, metrics
 from hermes.evaluation.report import calibration, write_report
 from hermes.evaluation.statistics import clustered, wilson
 from tests.command_line import hermes
@@ -113,6 +113,21 @@ def test_calibration_is_that_of_the_metrics(tmp_path):
         rows.append(row(clip, 0, right, probabilities=probabilities, **given))
     page = write_report(write_run(tmp_path / "a", rows)).read_text()
     assert f"Expected calibration error: {100 * calibration_error(rows):.1f} points" in page
+
+
+def test_what_was_asked_again_is_in_no_other_table(tmp_path):
+    given = {"choices": ("w", "x"), "choice": "A", "probabilities": {"A": 0.75, "B": 0.25}}
+    rows = [row(clip, 0, clip < 9, **given) for clip in range(12)] + [row(0, 1, None)]
+    again = [
+        row(clip, 0, False, delay_s=4.0, **given | {"answer": "?", "ttft_ms": 99.0}) for clip in range(12)
+    ]
+    one = write_report(write_run(tmp_path / "a", rows)).read_text()
+    two = write_report(write_run(tmp_path / "b", [*rows, *again])).read_text()
+    assert "## Asked again" in two
+    for said in ("1 of 13 have no answer", "Expected calibration error: 0.0 points", "| 13 | 5.0 | "):
+        assert said in one
+        assert said in two
+    assert metrics(rows) == metrics([*rows, *again])
 
 
 def test_a_run_without_ages_choices_or_answers(tmp_path):

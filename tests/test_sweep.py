@@ -19,6 +19,8 @@ from hermes.config import Extras, available, experiment_extras
 from hermes.errors import InputError, SettingError
 from hermes.evaluation import Row, compare_runs
 from hermes.evaluation.journal import read_run
+from hermes.evaluation.statistics import clustered
+from hermes.evaluation.summary import summarise
 from hermes.evaluation.sweep import (
     Cell,
     Outcome,
@@ -29,8 +31,9 @@ from hermes.evaluation.sweep import (
     run_cells,
     split_axes,
 )
-from hermes.evaluation.tables import sweep_rows, write_sweep
+from hermes.evaluation.tables import check_extras, sweep_rows, write_sweep
 from tests.command_line import hermes, process, write
+from tests.runs import row, write_run
 
 TINY = (
     *("data.streams=1", "data.questions=3", "data.world.length=8", "generation.max_new_tokens=2"),
@@ -54,6 +57,19 @@ def test_the_product_in_order():
     ]
     assert len({cell.hash for cell in cells}) == 4
     assert cells_of(["policy=fifo", "policy.budget=9", "seed=1"])[0].hash == cells[1].hash
+
+
+def test_values_in_brackets_and_quotes_make_cells():
+    cells = cells_of(["data.kinds=[order],[visited,order]", "policy.prompts.local_text='a, b','c'"])
+    assert [cell.values["data.kinds"] for cell in cells] == ["[order]"] * 2 + ["[visited,order]"] * 2
+    assert [cell.values["policy.prompts.local_text"] for cell in cells] == ["'a, b'", "'c'"] * 2
+
+
+def test_a_baseline_may_be_no_text():
+    cells = cells_of(["policy=hermes", "policy.tiers.sensory.full=true,false"])
+    check_extras(cells, Extras(baseline={"policy.tiers.sensory.full": False}))
+    with pytest.raises(SettingError, match="baseline: got"):
+        check_extras(cells, Extras(baseline={"policy.tiers.sensory.full": None}))
 
 
 def test_every_cell_is_checked_before_any_runs():
@@ -123,6 +139,52 @@ def test_the_table_has_a_line_a_cell_and_says_what_failed(tmp_path):
     assert [row["accuracy"] for row in rows if row["group"] == "overall"] == [0.0, 0.2, 0.3, 0.4, 0.5]
 
 
+def outcome_of(folder: Path, cell: Cell, rows: list[Row]) -> Outcome:
+    write_run(folder / "cells" / cell.hash, rows)
+    return Outcome(cell, summarise(rows).record())
+
+
+def test_a_table_of_few_videos_warns_and_counts_cells_that_were_asked_less(tmp_path):
+    outcomes = [
+        outcome_of(
+            tmp_path, Cell({name: ""}, (), name), [row(c, n, c + n < most) for c in range(8) for n in (0, 1)]
+        )
+        for name, most in (("some", 8), ("most", 9))
+    ]
+    other = Cell({"other": ""}, (), "other")
+    outcomes.append(outcome_of(tmp_path, other, [row(c, n, n > 4) for c in range(40) for n in range(10)]))
+    page = write_sweep(outcomes, tmp_path, Extras(baseline="some")).read_text()
+    lines = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("| ")}
+    assert "*)" in lines["most"]
+    assert "*)" not in lines["other"]
+    assert ", n 400 |" in next(line for line in page.splitlines() if line.startswith("| other | 50.0"))
+    assert "A star: few videos" in page
+    assert "A star" not in write_sweep(outcomes[2:], tmp_path, Extras()).read_text()
+
+
+def test_pooled_repetitions_of_one_video_are_one_cluster(tmp_path):
+    rows = [row(c, n, (c * n) % 3 == 0) for c in range(20) for n in range(5)]
+    for key, videos in (("seed", 20), ("data.seed", 60)):
+        folder = tmp_path / key
+        outcomes = [
+            outcome_of(folder, Cell({"policy": policy, key: str(i)}, (), f"{policy}{i}"), rows)
+            for policy in ("fifo", "full")
+            for i in range(3)
+        ]
+        page = write_sweep(outcomes, folder, Extras(pool=[key], baseline={"policy": "fifo"})).read_text()
+        with (folder / "table.csv").open() as file:
+            lines = [line for line in csv.DictReader(file) if line["group"] == "overall"]
+        assert [int(line["n"]) for line in lines] == [300, 300]
+        right, asked = (
+            np.array([sum(r.clip == c and test(r) for r in rows) for c in range(20)])
+            for test in (lambda r: r.correct, lambda r: True)
+        )
+        times = videos // 20
+        wanted = clustered(np.tile(right * (3 // times), times), np.tile(asked * (3 // times), times))
+        assert (float(lines[0]["low"]), float(lines[0]["high"])) == pytest.approx(wanted[:2])
+        assert "| full | +0.0 (" in page
+
+
 @pytest.mark.model
 def test_a_killed_sweep_does_only_what_is_missing(tmp_path):
     settings = [*TINY, "policy=fifo,uniform,random", "seed=0,1,2,3"]
@@ -158,6 +220,15 @@ def test_a_failing_cell_stops_no_other(tmp_path):
     assert done["overall"]["n"] == 3
     assert "failed: policy.budget=2" in result.err
     assert len(list(tmp_path.glob("cells/*/failed.txt"))) == 1
+
+
+@pytest.mark.model
+def test_a_cell_whose_process_is_killed_stops_no_other(tmp_path):
+    cells = cells_of([*TINY, "policy=tests.killing.Killed,fifo,uniform"])
+    found = {outcome.cell.label: outcome for outcome in run_cells(cells, tmp_path, in_processes(2))}
+    assert "BrokenProcessPool" in found["policy=tests.killing.Killed"].error
+    for name in ("fifo", "uniform"):
+        assert found[f"policy={name}"].record["overall"]["n"] == 3
 
 
 @pytest.mark.model

@@ -76,7 +76,7 @@ def _show(found: Comparison) -> None:
         style="dim",
         soft_wrap=True,
     )
-    if any(part.interval.doubtful for part in parts.values()):
+    if any(part.interval.doubtful for part in (*parts.values(), found.overall, *later.values())):
         out().print("* few videos, few questions answered differently: may be too narrow", style="dim")
     for name, count in (("A", found.unpaired_a), ("B", found.unpaired_b)):
         if count:

@@ -115,7 +115,8 @@ def _show_scores(found: Summary) -> None:
     shown = [found.overall, *found.by_category.values(), *found.by_kind.values(), *aged]
     if any(score.method == "clustered" for score in shown):
         out().print("intervals are clustered by video where a video has several questions", style="dim")
-    if any(score.span.endswith("*") for score in shown):
+    losses = [loss for parts in found.by_delay.values() for loss in parts.values()]
+    if any(score.span.endswith("*") for score in shown) or any(loss.change.doubtful for loss in losses):
         out().print("* few videos: the interval may be too narrow", style="dim")
 
 
@@ -138,7 +139,8 @@ def _delays(found: Summary) -> Table:
     table = _columns("asked again", "n", "right % at first", "later", "change, 95 %")
     for name, losses in found.by_delay.items():
         for delay, loss in losses.items():
-            ends = f"{100 * loss.change.low:+.1f} to {100 * loss.change.high:+.1f}"
+            low, high, doubtful = loss.change
+            ends = f"{100 * low:+.1f} to {100 * high:+.1f}{'*' * doubtful}"
             before, now = (f"{100 * score.accuracy:.1f}" for score in (loss.before, loss.now))
             table.add_row(f"{name}, {delay} s later", str(loss.now.n), before, now, ends)
     return table

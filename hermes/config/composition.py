@@ -209,7 +209,9 @@ def experiment_extras(overrides: Sequence[str], config_dirs: Sequence[Path] = ()
         SettingError: no such experiment.
         InputError: a file in which one of them is not what it must be.
     """
-    chosen = [value for path, value in map(_parse, overrides) if path == (_EXPERIMENT,)]
+    # Other words may have several values, which are no YAML before a sweep takes them apart.
+    named = [text for text in overrides if text.partition("=")[0].strip() == _EXPERIMENT]
+    chosen = [value for _, value in map(_parse, named)]
     found: dict[str, Any] = {}
     name, beside, seen = (chosen[-1] if chosen else None), None, ()
     while name is not None:

@@ -220,13 +220,15 @@ class _Checked:
             self._bad("the question is empty")
         if cut and first_bounds != (entry.start, entry.end):
             self._bad("a video that is cut has one clip, and this one's bounds are others", "bad times")
+        extra = dict(entry.extra)
         if cut:
             time = None if time is None else time - self.start
             evidence = None if evidence is None else (evidence[0] - self.start, evidence[1] - self.start)
+            if (until := seconds(extra.get("valid_until"))) is not None:
+                extra["valid_until"] = until - self.start
             whole = self.end if self.end is not None else self.duration
             self.duration = None if whole is None else whole - self.start
             self.start, self.end = 0.0, None
-        extra = dict(entry.extra)
         if entry.id:
             extra["id"] = entry.id
         if entry.category:

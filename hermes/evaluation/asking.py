@@ -97,8 +97,8 @@ def ask_clip(session: StreamSession, config: EvalConfig, index: int, journal: Jo
             clock.question = time
             # One step at a time, so that nothing is read beyond what the last one needs.
             next(watching)
-            if asking.delay and time > shown.end + 1e-6:
-                # The video was over, which its annotations do not say.
+            if asking.delay and shown.over and time > shown.end + 1e-6:
+                # The video has ended, which its annotations do not say.
                 continue
             _answer(session, index, clip, asking, clock, journal, lossy=lossy)
         if rest:
@@ -133,9 +133,10 @@ def _answer(
     question, place = asking.question, (index, asking.number)
     done = journal.rows.get((*place, asking.delay))
     if done is not None:
-        # What follows may depend on the rounds before.
-        said = done.choice or done.answer
-        session.context.history.append(Turn(question.question, said, question.choices))
+        if done.frames_seen:
+            # What follows may depend on the rounds before; without a frame there was none.
+            said = done.choice or done.answer
+            session.context.history.append(Turn(question.question, said, question.choices))
         return
     if session.frames_seen == 0 and lossy:
         # Nothing has arrived: there is nothing to answer from.

@@ -38,6 +38,7 @@ class Shown:
         size: height and width of the first frame, pixels.
         pixels: CRC-32 of all pixels, in order: another decoder or another file gives another.
         end: seconds; where the last frame that was read ends.
+        over: whether that is where the video ends.
     """
 
     clip: int
@@ -48,12 +49,14 @@ class Shown:
     size: tuple[int, ...] = ()
     pixels: int = 0
     end: float = 0.0
+    over: bool = False
 
     def passing(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         """The frames as they are; notes where they end."""
         for frame in frames:
             self.end = frame.time + 1 / self.fps
             yield frame
+        self.over = True
 
     def add(self, frame: Frame) -> None:
         """Count a frame."""

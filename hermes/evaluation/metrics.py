@@ -44,6 +44,7 @@ def calibration_error(rows: Sequence[Row], bins: int = 10) -> float | None:
 def metrics(rows: Sequence[Row]) -> dict[str, float]:
     """Accuracy overall, by category and by kind, the judge's scores, and the two above (this project)."""
     found = summarise(rows)
+    rows = [row for row in rows if not row.delay_s]
     out = {"accuracy": found.overall.accuracy} if found.overall.n else {}
     out |= {f"category/{name}": score.accuracy for name, score in found.by_category.items()}
     out |= {f"kind/{name}": score.accuracy for name, score in found.by_kind.items()}

@@ -65,6 +65,8 @@ def calibration(rows: Iterable[Row]) -> dict[str, tuple[float, Score]]:
 
 def _page(folder: Path, rows: Sequence[Row], manifest: Mapping[str, Any], plots: Path) -> str:
     summary = summarise(rows)
+    # What was asked again has a part of its own.
+    rows = [row for row in rows if not row.delay_s]
     parts = [
         f"# {folder.resolve().name}\n\n{_headline(rows, summary)}\n\n{_METHOD}",
         _accuracy(summary, plots),
@@ -154,7 +156,8 @@ def _delays(summary: Summary, plots: Path) -> str:
     for name, losses in summary.by_delay.items():
         for delay, loss in losses.items():
             change = 100 * (loss.now.accuracy - loss.before.accuracy)
-            ends = f"{100 * loss.change.low:+.1f} to {100 * loss.change.high:+.1f}"
+            low, high, doubtful = loss.change
+            ends = f"{100 * low:+.1f} to {100 * high:+.1f}{'*' * doubtful}"
             now, before = 100 * loss.now.accuracy, 100 * loss.before.accuracy
             cells.append(
                 [name, delay, str(loss.now.n), f"{before:.1f}", f"{now:.1f}", f"{change:+.1f}", ends]

@@ -88,7 +88,7 @@ class Loss(NamedTuple):
     def record(self) -> dict[str, Any]:
         """As plain values for JSON."""
         difference = self.now.accuracy - self.before.accuracy
-        change = {"difference": difference, "low": self.change.low, "high": self.change.high}
+        change = {"difference": difference, **self.change._asdict()}
         return {**self.now.record(), "before": self.before.accuracy, "change": change}
 
 

@@ -8,7 +8,9 @@ import multiprocessing
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,7 +23,17 @@ from hermes.evaluation.run import evaluate
 from hermes.evaluation.settings import eval_config, settings_hash
 from hermes.trainers import quiet_lightning
 
-__all__ = ["Cell", "Outcome", "cells_of", "is_done", "matching", "run_cell", "run_cells", "split_axes"]
+__all__ = [
+    "Cell",
+    "Outcome",
+    "as_text",
+    "cells_of",
+    "is_done",
+    "matching",
+    "run_cell",
+    "run_cells",
+    "split_axes",
+]
 
 DONE, FAILED = "done.json", "failed.txt"
 Launch = Callable[[Sequence["Cell"], Path], Iterator["Outcome"]]
@@ -132,7 +144,7 @@ def cells_of(
     extras = experiment_extras(overrides, config_dirs)
     named = {word.partition("=")[0] for word in fixed}
     axes = {
-        **{key: [_text(v) for v in values] for key, values in extras.sweep.items() if key not in named},
+        **{key: [as_text(v) for v in values] for key, values in extras.sweep.items() if key not in named},
         **axes,
     }
     experiment = [word for word in fixed if word.startswith("experiment=")]
@@ -145,11 +157,11 @@ def cells_of(
     planned += [(name, settings, {}) for name, settings in extras.besides.items()]
     out: dict[str, Cell] = {}
     for name, settings, chosen in planned:
-        given = [f"{key}={_text(value)}" for key, value in settings.items()]
+        given = [f"{key}={as_text(value)}" for key, value in settings.items()]
         words = (*experiment, *given, *(f"{key}={value}" for key, value in chosen.items()), *own)
         # A cell outside the product still has its place on the axes, so that it can be drawn there.
         placed = {
-            key: _text(settings[key]) for key in axes if key in settings and _text(settings[key]) != name
+            key: as_text(settings[key]) for key in axes if key in settings and as_text(settings[key]) != name
         }
         shown = {**({name: ""} if name else {}), **(chosen or placed)}
         try:
@@ -163,7 +175,8 @@ def cells_of(
     return list(out.values())
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value of an experiment file as on the command line (this project)."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -222,18 +235,39 @@ def in_processes(jobs: int) -> Launch:
     """A launcher: so many processes on this machine (this project)."""
 
     def launch(cells: Sequence[Cell], folder: Path) -> Iterator[Outcome]:
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(jobs, mp_context=context)
-        try:
-            folders = {cell: folder / "cells" / cell.hash for cell in cells}
-            waiting = {pool.submit(run_cell, cell.overrides, at): cell for cell, at in folders.items()}
-            for future in as_completed(waiting):
-                yield _outcome(waiting[future], future)
-        finally:
-            # What waits is dropped at Ctrl-C; what runs has its rows on disk.
-            pool.shutdown(wait=True, cancel_futures=True)
+        lost = []
+        with _pool(jobs) as pool:
+            for cell, future in _completed(pool, cells, folder):
+                if isinstance(future.exception(), BrokenProcessPool):
+                    lost.append(cell)
+                else:
+                    yield _outcome(cell, future)
+        # A process that is killed, as for its memory, takes all others with it: whose fault it was is found
+        # one by one, and two at a time may have been too much.
+        for cell in lost:
+            with _pool(1) as pool:
+                for _, future in _completed(pool, [cell], folder):
+                    yield _outcome(cell, future)
 
     return launch
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        # What waits is dropped at Ctrl-C; what runs has its rows on disk.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _completed(
+    pool: ProcessPoolExecutor, cells: Sequence[Cell], folder: Path
+) -> Iterator[tuple[Cell, Future[Any]]]:
+    waiting = {pool.submit(run_cell, cell.overrides, folder / "cells" / cell.hash): cell for cell in cells}
+    for future in as_completed(waiting):
+        yield waiting[future], future
 
 
 def on_cluster(cluster: str, jobs: int, settings: Mapping[str, Any]) -> Launch:
@@ -272,7 +306,6 @@ def _outcome(cell: Cell, future: Any) -> Outcome:
     try:
         record, error = future.result()
     except Exception as died:
-        # A process that was killed takes the pool with it: the others say the same.
         record, error = None, f"{type(died).__name__}: {died}"
     return Outcome(cell, record, error)
 

@@ -15,7 +15,7 @@ from hermes.evaluation.journal import read_run
 from hermes.evaluation.measures import MEASURES
 from hermes.evaluation.rows import Row, video_of
 from hermes.evaluation.summary import grouped, summarise
-from hermes.evaluation.sweep import Cell, Outcome
+from hermes.evaluation.sweep import Cell, Outcome, as_text
 from hermes.evaluation.sweep_plots import FEW, plot_losses, plot_sweep
 from hermes.evaluation.verdicts import Verdicts
 
@@ -75,6 +75,10 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
         if any((outcome.record or {}).get("by_delay") for outcome in done):
             plot_losses(done, folder / "losses.png")
             parts += [_losses(done, drawn=(folder / "losses.png").exists())]
+    if any("*)" in part for part in parts):
+        parts.append(
+            "A star: few videos and few answers of one kind, so that the interval may be too narrow."
+        )
     parts += sorted({line for outcome in done for line in unscored(outcome.record)})
     failed = [outcome for outcome in outcomes if outcome.record is None]
     if failed:
@@ -142,7 +146,7 @@ def _baseline(cell: Cell, cells: Sequence[Cell], wanted: str | Mapping[str, Any]
         # A name stands for the cell of this name with the same settings otherwise, or else for a whole label.
         values = {wanted: "", **{key: value for key, value in own.items() if value}}
     else:
-        values = {**own, **{key: str(value) for key, value in wanted.items()}}
+        values = {**own, **{key: as_text(value) for key, value in wanted.items()}}
     found = [other for other in cells if other.values == values or other.label == wanted]
     return found[0] if found and found[0] is not cell else None
 
@@ -152,8 +156,8 @@ def _without(cell: Cell, pool: Sequence[str]) -> Cell:
     return Cell(kept, cell.overrides, cell.hash, cell.judge)
 
 
-def _say(cell: Cell, keys: Sequence[str]) -> str:
-    return " ".join(f"{key}={cell.values.get(key, '')}" for key in keys)
+def _apart(cell: Cell, keys: Sequence[str]) -> str:
+    return "".join(f"{key}={cell.values.get(key, '')}/" for key in keys)
 
 
 def _pooled(
@@ -166,6 +170,8 @@ def _pooled(
 
     if not pool:
         return list(done), read
+    # Other data are other videos; otherwise the repetitions of a video are answers to one and the same.
+    apart = [key for key in pool if key.startswith("data.")]
     parts: dict[str, list[Outcome]] = {}
     for outcome in done:
         parts.setdefault(_without(outcome.cell, pool).label, []).append(outcome)
@@ -173,9 +179,9 @@ def _pooled(
     out = []
     for part in parts.values():
         cell = _without(part[0].cell, pool)
-        # Apart, as repetitions number their clips alike.
+        # Repetitions number their clips alike.
         rows[cell.hash] = [
-            replace(row, clip=row.clip + i * _MANY, video=f"{_say(outcome.cell, pool)}/{video_of(row)}")
+            replace(row, clip=row.clip + i * _MANY, video=_apart(outcome.cell, apart) + video_of(row))
             for i, outcome in enumerate(part)
             for row in read(outcome.cell)
         ]
@@ -236,12 +242,14 @@ def _accuracies(done: Sequence[Outcome], paper: Mapping[str, Any]) -> str:
     names = names if len(names) > 1 else []
     published = [_published(paper.get(outcome.cell.label)) for outcome in done]
     columns = list(dict.fromkeys(name for each in published for name in each))
+    every = [
+        [*(record["by_category"].get(name) for name in names), record["overall"]] for record in _records(done)
+    ]
     lines = []
-    for record, theirs in zip(_records(done), published, strict=True):
-        scores = [*(record["by_category"].get(name) for name in names), record["overall"]]
-        lines.append([*map(_score, scores), *(f"{theirs[c]:g}" if c in theirs else "" for c in columns)])
-    first = _records(done)[0]
-    asked = [*(_asked(first["by_category"].get(name)) for name in names), _asked(first["overall"])]
+    for scores, theirs in zip(every, published, strict=True):
+        ours = [_score(score) + _fewer(score, first) for score, first in zip(scores, every[0], strict=True)]
+        lines.append([*ours, *(f"{theirs[c]:g}" if c in theirs else "" for c in columns)])
+    asked = map(_asked, every[0])
     last = [*([""] * (len(_keys(done)) - 1)), "*questions; chance %*", *asked, *([""] * len(columns))]
     head = [*_keys(done), *names, "all", *(f"published: {name}" for name in columns)]
     return "Per cent right, with 95 % intervals.\n\n" + _table(head, [*_lines(done, lines), last])
@@ -266,7 +274,12 @@ def _score(score: Mapping[str, Any] | None) -> str:
     if score is None or not score["n"]:
         return "-"
     low, high = 100 * score["low"], 100 * score["high"]
-    return f"{100 * score['accuracy']:.1f} ({low:.0f}-{high:.0f})"
+    return f"{100 * score['accuracy']:.1f} ({low:.0f}-{high:.0f}{'*' * score.get('doubtful', False)})"
+
+
+def _fewer(score: Mapping[str, Any] | None, first: Mapping[str, Any] | None) -> str:
+    """How many questions a cell has, where it is another number than the last line says."""
+    return f", n {score['n']}" if score and score["n"] and (not first or first["n"] != score["n"]) else ""
 
 
 def _asked(score: Mapping[str, Any] | None) -> str:
@@ -296,7 +309,8 @@ def _points(found: Difference | None) -> str:
     if found is None:
         return "-"
     low, high = 100 * found.interval.low, 100 * found.interval.high
-    text = f"{100 * found.difference:+.1f} ({low:+.1f} to {high:+.1f})"
+    star = "*" * found.interval.doubtful
+    text = f"{100 * found.difference:+.1f} ({low:+.1f} to {high:+.1f}{star})"
     return f"**{text}**" if found.told else text
 
 
@@ -361,5 +375,5 @@ def _loss(loss: Mapping[str, Any] | None) -> str:
     if loss is None:
         return "-"
     change = loss["change"]
-    ends = f"{100 * change['low']:+.0f} to {100 * change['high']:+.0f}"
+    ends = f"{100 * change['low']:+.0f} to {100 * change['high']:+.0f}{'*' * change.get('doubtful', False)}"
     return f"{100 * loss['accuracy']:.1f}; {100 * change['difference']:+.1f} ({ends}), n {loss['n']}"

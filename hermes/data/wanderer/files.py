@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import shutil
 import zlib
@@ -101,7 +102,8 @@ class Wanderer(Benchmark):
             if (asked.text, asked.time) == (question.question, question.time)
         )
         found = next(same, None)
-        return None if found is None else float(holds_until(found, walk.stream))
+        # A frame that changes the answer is seen from just after its second on, not a second later.
+        return None if found is None else math.nextafter(holds_until(found, walk.stream) - 1, math.inf)
 
     def survey(self, watcher: Callable[[int, int], None] | None = None) -> Survey:
         """Count streams and questions; no file is written."""
