@@ -130,8 +130,8 @@ def _table(title: str, scores: Mapping[str, Score]) -> Table:
 
 def _averages(found: Summary) -> Table:
     table = _columns("means of accuracies", "right %", "95 % interval")
-    for name, (value, low, high) in found.averages.items():
-        table.add_row(f"over {name}", f"{100 * value:.1f}", f"{100 * low:.1f} to {100 * high:.1f}")
+    for name, average in found.averages.items():
+        table.add_row(f"over {name}", f"{100 * average.value:.1f}", average.span)
     return table
 
 

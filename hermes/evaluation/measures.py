@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hermes.evaluation.rows import Row, category, video_of
+from hermes.evaluation.statistics import FEW_VIDEOS, tails
 
 __all__ = ["MEASURES", "Average", "Cost", "averages", "costs"]
 
@@ -19,6 +20,12 @@ class Average(NamedTuple):
     value: float
     low: float
     high: float
+    doubtful: bool = False
+
+    @property
+    def span(self) -> str:
+        """The interval in per cent, with a star where there are few videos."""
+        return f"{100 * self.low:.1f} to {100 * self.high:.1f}{'*' * self.doubtful}"
 
     def record(self) -> dict[str, float]:
         """As plain values for JSON."""
@@ -114,5 +121,9 @@ def averages(rows: Sequence[Row], resamples: int = 2000, seed: int = 0) -> dict[
     if len(parts) > 1 and any(len(places) > 1 for places in parts.values()):
         found |= {f"tasks of {name}": mean for name, mean in means.items() if len(parts[name]) > 1}
         found["categories"] = np.mean(list(means.values()), axis=0)
-    ends = {name: np.nanquantile(mean[1:], (0.025, 0.975)) for name, mean in found.items()}
-    return {name: Average(float(mean[0]), *map(float, ends[name])) for name, mean in found.items()}
+    # One video tells nothing of the spread.
+    many, few = len(videos) > 1, len(videos) < FEW_VIDEOS
+    ends = {
+        name: np.nanquantile(mean[1:], tails(len(videos))) if many else (0, 1) for name, mean in found.items()
+    }
+    return {name: Average(float(mean[0]), *map(float, ends[name]), few) for name, mean in found.items()}

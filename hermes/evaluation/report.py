@@ -121,13 +121,8 @@ def _accuracy(summary: Summary, plots: Path) -> str:
 def _averages(summary: Summary, manifest: Mapping[str, Any]) -> str:
     if not summary.averages:
         return ""
-    cells = [
-        [name, f"{100 * value:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
-        for name, (value, low, high) in {
-            "questions": (summary.overall.accuracy, *summary.overall.interval),
-            **summary.averages,
-        }.items()
-    ]
+    cells = [["questions", f"{100 * summary.overall.accuracy:.1f}", summary.overall.span]]
+    cells += [[name, f"{100 * each.value:.1f}", each.span] for name, each in summary.averages.items()]
     own = manifest.get("average")
     note = f" The benchmark's own figure is the one over {own}." if own else ""
     head = f"## Averages\n\nMeans of accuracies, with intervals over videos.{note}\n\n"

@@ -120,6 +120,10 @@ def _values(text: str) -> list[str]:
 
 def _evaluation(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, str]:
     config = eval_config(overrides, config_dirs)
+    if config.trainer.devices * config.trainer.nodes > 1:
+        # Lightning would start the whole sweep again in every process.
+        hint = "Of a sweep every cell is one process: --jobs runs several cells at a time."
+        raise SettingError("trainer.devices", config.trainer.devices, "1, and trainer.nodes 1", hint)
     return settings_hash(config), config.judge.identity if config.judge else ""
 
 

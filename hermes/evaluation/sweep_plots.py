@@ -52,7 +52,9 @@ def plot_sweep(outcomes: Sequence[Outcome], path: Path, measures: Sequence[str] 
     panels = [_Panel(name, "right (%)") for name in ([*names, "all"] if len(names) > 1 else ["all"])]
     panels += [_Panel(MEASURES[name][0].partition(" (")[0], MEASURES[name][0], name) for name in measures]
     axis = _numeric_axis([outcome.cell for outcome in done])
-    if axis is None:
+    lines = {tuple((k, v) for k, v in outcome.cell.values.items() if k != axis) for outcome in done}
+    # More lines than styles could not be told apart.
+    if axis is None or len(lines) > len(STYLES):
         _by_cell(done, panels, path)
     else:
         _along(done, panels, axis, path)

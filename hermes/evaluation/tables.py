@@ -342,15 +342,18 @@ def _averages(done: Sequence[Outcome]) -> str:
     for record in _records(done):
         found = [record.get("averages", {}).get(name) for name in names]
         lines.append([_average(each) for each in found])
-    return "Means of accuracies (%) over tasks and categories.\n\n" + _table(
-        [*_keys(done), *(f"mean of {name}" for name in names)], _lines(done, lines)
+    text = (
+        "Means of accuracies (%) over tasks and categories; where a benchmark defines its figures so, these are "
+        "the ones to set beside published numbers, not those of the first table."
     )
+    return f"{text}\n\n" + _table([*_keys(done), *(f"mean of {name}" for name in names)], _lines(done, lines))
 
 
 def _average(average: Mapping[str, float] | None) -> str:
     if average is None:
         return "-"
-    return f"{100 * average['value']:.1f} ({100 * average['low']:.0f}-{100 * average['high']:.0f})"
+    ends = f"{100 * average['low']:.0f}-{100 * average['high']:.0f}"
+    return f"{100 * average['value']:.1f} ({ends}){'*' * bool(average.get('doubtful'))}"
 
 
 def _losses(done: Sequence[Outcome], *, drawn: bool) -> str:
