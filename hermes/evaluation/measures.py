@@ -15,7 +15,7 @@ __all__ = ["MEASURES", "Average", "Cost", "averages", "costs"]
 
 
 class Average(NamedTuple):
-    """A mean of accuracies, with its 95 % interval over videos (this project)."""
+    """A mean of accuracies with its 95 % interval over videos; doubtful where they are few (this project)."""
 
     value: float
     low: float
@@ -24,7 +24,7 @@ class Average(NamedTuple):
 
     @property
     def span(self) -> str:
-        """The interval in per cent, with a star where there are few videos."""
+        """The interval in per cent, with a star if it is doubtful."""
         return f"{100 * self.low:.1f} to {100 * self.high:.1f}{'*' * self.doubtful}"
 
     def record(self) -> dict[str, float]:
@@ -126,4 +126,7 @@ def averages(rows: Sequence[Row], resamples: int = 2000, seed: int = 0) -> dict[
     ends = {
         name: np.nanquantile(mean[1:], tails(len(videos))) if many else (0, 1) for name, mean in found.items()
     }
-    return {name: Average(float(mean[0]), *map(float, ends[name]), few) for name, mean in found.items()}
+    return {
+        name: Average(float(mean[0]), float(ends[name][0]), float(ends[name][1]), few)
+        for name, mean in found.items()
+    }
