@@ -343,8 +343,8 @@ def _averages(done: Sequence[Outcome]) -> str:
         found = [record.get("averages", {}).get(name) for name in names]
         lines.append([_average(each) for each in found])
     text = (
-        "Means of accuracies (%) over tasks and categories. Where a benchmark defines its figures so, these are "
-        "to be set beside published numbers, and not those of the first table."
+        "Means of accuracies (%) over tasks and categories. Where a benchmark defines its figures so, these "
+        "are to be set beside published numbers, and not those of the first table."
     )
     return f"{text}\n\n" + _table([*_keys(done), *(f"mean of {name}" for name in names)], _lines(done, lines))
 
