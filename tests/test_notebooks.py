@@ -40,10 +40,11 @@ def test_there_are_four() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_a_clean_kernel(path: Path) -> None:
+    kept = nbformat.read(path, as_version=4)
     fresh = executed(path)
     assert [output for output in outputs(fresh) if output.output_type == "error"] == []
     assert [output.text for output in outputs(fresh) if output.get("name") == "stderr"] == []
-    assert kinds(fresh) == kinds(nbformat.read(path, as_version=4))
+    assert kinds(fresh) == kinds(kept)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

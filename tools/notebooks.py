@@ -60,7 +60,9 @@ def executed(path: Path) -> NotebookNode:
 
 def main(names: list[str]) -> None:
     for path in map(Path, names) if names else sorted(FOLDER.glob("*.ipynb")):
-        nbformat.write(executed(path), path)
+        aside = path.with_suffix(".part")
+        nbformat.write(executed(path), aside)
+        aside.replace(path)
         print(path.name)
 
 
