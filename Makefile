@@ -7,7 +7,7 @@ DONE := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint bench bench-cpu bench-gpu wheel clean setup
+.PHONY: demo test lint notebooks bench bench-cpu bench-gpu wheel clean setup
 
 setup: $(DONE)
 
@@ -29,6 +29,10 @@ lint: $(DONE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Runs the notebooks again and saves them with their outputs.
+notebooks: $(DONE)
+	$(BIN)/python tools/notebooks.py
 
 bench: $(DONE)
 	$(BIN)/python -m benchmarks.step
