@@ -54,7 +54,7 @@ def test_planted_boundaries_are_found_and_shuffled_ones_are_not(noise):
     assert (right, none) == (3, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("noise", "first"), [(0.5, 1000), (1.0, 1100)])
 def test_planted_boundaries_are_found_in_95_of_100(noise, first):

@@ -276,19 +276,24 @@ def test_ctrl_c_leaves_what_was_judged(tmp_path):
 
     def say(messages, number):
         if number == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-            # The reply that is under way is not waited for.
-            never.wait(60)
+            # Again if it should be lost: Python drops an interrupt that comes while an object is finalised.
+            for _ in range(4):
+                os.kill(os.getpid(), signal.SIGINT)
+                # The reply that is under way is not waited for.
+                if never.wait(10):
+                    break
         return fair(messages)
 
     with ChatServer(say) as server:
         started = time.monotonic()
-        with pytest.raises(KeyboardInterrupt):
-            judge_run(folder, asked(server, parallel=1))
-        assert time.monotonic() - started < 30
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                judge_run(folder, asked(server, parallel=1))
+        finally:
+            never.set()
+        assert time.monotonic() - started < 45
         assert len(lines(folder / "judged.jsonl")) == 5
         assert sum(made.judge is not None for made in rows_of(folder)) == 5
-        never.set()
 
 
 def test_a_run_that_two_processes_left_half_done_is_judged_where_it_lies(tmp_path):
