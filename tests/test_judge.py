@@ -276,12 +276,9 @@ def test_ctrl_c_leaves_what_was_judged(tmp_path):
 
     def say(messages, number):
         if number == 5:
-            # Again if it should be lost: Python drops an interrupt that comes while an object is finalised.
-            for _ in range(4):
-                os.kill(os.getpid(), signal.SIGINT)
-                # The reply that is under way is not waited for.
-                if never.wait(10):
-                    break
+            os.kill(os.getpid(), signal.SIGINT)
+            # The reply that is under way is not waited for.
+            never.wait(60)
         return fair(messages)
 
     with ChatServer(say) as server:
@@ -291,7 +288,7 @@ def test_ctrl_c_leaves_what_was_judged(tmp_path):
                 judge_run(folder, asked(server, parallel=1))
         finally:
             never.set()
-        assert time.monotonic() - started < 45
+        assert time.monotonic() - started < 30
         assert len(lines(folder / "judged.jsonl")) == 5
         assert sum(made.judge is not None for made in rows_of(folder)) == 5
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from hermes.config import build
 from hermes.errors import SettingError
@@ -17,6 +16,7 @@ from tests.command_line import hermes
 from tests.runs import answers, rows_of, write_run
 
 pytest.importorskip("openai")
+stats = pytest.importorskip("scipy.stats")
 
 SECRET = "sk-never-to-be-written-4711"
 

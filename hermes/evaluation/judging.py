@@ -27,6 +27,8 @@ _logger = logging.getLogger("hermes.evaluation")
 _Case = tuple[str, Row]
 # Questions that may be refused before any is answered.
 _REFUSED = 3
+# Seconds between looks for Ctrl-C: one that comes just before a thread begins to wait does not wake it.
+_LOOK = 0.2
 
 
 def judge_run(
@@ -165,7 +167,10 @@ def _results(judge: Judge, cases: Sequence[_Case]) -> Generator[tuple[str, Verdi
         threading.Thread(target=work, daemon=True).start()
     try:
         while working:
-            result = results.get()
+            try:
+                result = results.get(timeout=_LOOK)
+            except queue.Empty:
+                continue
             if result is None:
                 working -= 1
             else:
