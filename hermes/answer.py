@@ -20,6 +20,8 @@ class Answer:
     Times are of the stream in seconds (``time_s``) or wall-clock in milliseconds (``*_ms``);
     ``encode_ms`` and ``compress_ms`` are the sums over the stream so far. ``memory_bytes`` are those of the
     memory and of what the policy holds beside it, ``archived_bytes`` those it keeps elsewhere.
+    ``tokens_per_layer`` are in the memory, ``read_per_layer`` those the question was answered over, with what
+    the policy recalled.
     """
 
     question: str
@@ -38,6 +40,7 @@ class Answer:
     peak_memory_bytes: int
     ids: Int[Tensor, " n"] = field(repr=False)
     archived_bytes: int = 0
+    read_per_layer: list[int] = field(default_factory=list)
 
 
 @dataclass

@@ -79,7 +79,7 @@ class Archive:
     @property
     def resident_bytes(self) -> int:
         """Bytes of the index."""
-        return sum(index.numel() * index.element_size() for index in self._index if index is not None)
+        return sum(index.nbytes for index in self._index if index is not None)
 
     def add(
         self,
@@ -118,7 +118,7 @@ class Archive:
     ) -> None:
         number = len(self._segments)
         self._segments.append(segment if self.store.place == "cpu" else self._written(segment, number))
-        self.archived_bytes += sum(tensor.numel() * tensor.element_size() for tensor in segment.values())
+        self.archived_bytes += sum(tensor.nbytes for tensor in segment.values())
         for at, means in index.items():
             old = self._index[at]
             self._index[at] = means if old is None else torch.cat((old.to(means.device), means), dim=1)

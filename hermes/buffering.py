@@ -118,7 +118,7 @@ class Buffering(MemoryPolicy):
 
 def _bytes(piece: Chunk) -> int:
     held = (piece.embeds, piece.positions, piece.tokens.table, *piece.deepstack)
-    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+    return sum(tensor.nbytes for tensor in held)
 
 
 def _on(chunk: Chunk, device: torch.device) -> Chunk:

@@ -104,7 +104,7 @@ class KVMemory(Cache):  # type: ignore[misc]
     @property
     def memory_bytes(self) -> int:
         """Bytes of keys, values, positions and provenance of all layers."""
-        return sum(t.numel() * t.element_size() for layer in self.layers for t in layer.tensors().values())
+        return sum(t.nbytes for layer in self.layers for t in layer.tensors().values())
 
     def largest_position(self) -> float:
         """The largest position held in any layer, on any axis; -1 where empty."""

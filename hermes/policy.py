@@ -144,7 +144,7 @@ class MemoryPolicy(Part, ABC):
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes kept on the model's device besides the memory."""
+        """Bytes held beside the memory: tensors on the model's device, and raw frames."""
         return 0
 
     @property

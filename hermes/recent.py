@@ -33,6 +33,11 @@ class FrameBuffer:
         over = -(-max(len(self.frames) - room, 0) // self.group) * self.group
         return [self.frames.popleft() for _ in range(min(over, len(self.frames)))]
 
+    @property
+    def resident_bytes(self) -> int:
+        """Of the images, and of each one's time and number."""
+        return sum(frame.image.nbytes + 16 for frame in self.frames)
+
     def state(self) -> dict[str, Tensor]:
         """The frames: images ``[n, H, W, 3]``, their times (s) and numbers; nothing where there are none."""
         if not self.frames:

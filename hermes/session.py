@@ -295,6 +295,7 @@ class StreamSession:
 
         probe = probe or self.probe
         self.policy.recall(Recall(fork, question, encode, Observer(self.backbone, fork)))
+        read = fork.lengths
         if ids is None:
             text = multiple_choice(question, choices) if choices else question
             ids = self.backbone.encode(self.backbone.question_text(text, "Best option: (" if choices else ""))
@@ -315,13 +316,15 @@ class StreamSession:
             static=self.static,
             **options,
         )
-        answer = self._answer(question, choices, correct, made)
+        answer = self._answer(question, choices, correct, made, read)
         self.context.history.append(Turn(question, answer.choice or answer.answer, tuple(choices)))
         self._stats.questions += 1
         self._notify("on_ask_end", answer)
         return answer
 
-    def _answer(self, question: str, choices: Sequence[str], correct: str | None, made: Generated) -> Answer:
+    def _answer(
+        self, question: str, choices: Sequence[str], correct: str | None, made: Generated, read: list[int]
+    ) -> Answer:
         text = self.backbone.decode(made.ids).strip()
         probabilities = letter_odds(made.first_logits, self.backbone.encode, len(choices))
         choice = max(probabilities, key=lambda name: probabilities[name]) if probabilities else None
@@ -342,6 +345,7 @@ class StreamSession:
             peak_memory_bytes=peak_memory_bytes(self.backbone.device),
             ids=made.ids,
             archived_bytes=self.policy.archived_bytes,
+            read_per_layer=read,
         )
 
     def stats(self) -> Stats:

@@ -146,6 +146,11 @@ class TieredPolicy(MemoryPolicy):
         """For scorers that follow the chunks' attention, if there are any."""
         return self.following
 
+    @property
+    def resident_bytes(self) -> int:
+        """Of what scorers follow."""
+        return sum(tensor.nbytes for tensor in self.following.state().values()) if self.following else 0
+
     def state(self) -> Mapping[str, torch.Tensor]:
         """What scorers follow."""
         return self.following.state() if self.following else {}

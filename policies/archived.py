@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from hermes.archive import Archiving, Store, put_back
+from hermes.archive import Archiving, Store, mean_keys, put_back
 from hermes.backbone import Chunk
 from hermes.config import setting
 from hermes.errors import SettingError
+from hermes.layer import KVLayer
 from hermes.memory import KVMemory, LayerUpdate
 from hermes.observe import Observer
 from hermes.parts import RandomScore, Reindexer, TopK
@@ -33,7 +36,8 @@ class Archived(Archiving):
     Source: this project; retrieval as in arXiv 2503.00540 (ReKV). Each layer's evicted tokens of a step are
     stored in pages of ``page`` in time order. At a question a layer's best pages, within ``share`` of the
     budget, come before the memory, at contiguous positions; the memory has the rest of the budget. As an
-    evicted token may be older or newer than one that stayed, time order holds among pages only.
+    evicted token may be older or newer than one that stayed, time order holds among pages only. With ``need``
+    a page is read only where it answers the question better than anything in the memory does.
 
     Raises:
         SettingError: an inner policy that is not bounded, or has an archive of its own.
@@ -45,6 +49,9 @@ class Archived(Archiving):
     inner: MemoryPolicy = setting(_PLAIN, help="the policy that keeps the memory; its budget is not used")
     share: float = setting(0.5, help="of the budget, for pages out of the archive", gt=0, lt=1)
     page: int = setting(16, help="tokens stored and read together", unit="tokens", ge=1)
+    need: float | None = setting(
+        None, help="read pages alone that beat the memory's own best page by this similarity; null: any"
+    )
     measure: Literal["dot", "cosine"] = setting("cosine", help="of mean query and mean key")
     question_over: Context = setting("memory", help="what the question sees when its queries are taken")
     store: Store = setting(Store(), help="of the archive")
@@ -107,13 +114,26 @@ class Archived(Archiving):
         blocks, keep = {}, {}
         for layer, query in zip(call.memory, question_queries(call, self.question_over), strict=True):
             at = layer.index
-            scores = similarity(query, self.archived.index(at)[0], self.measure)
-            room = int(self.share * self.budget)
-            fitting = [size for size in self.archived.sizes[at] if size <= room]
-            chosen = best(scores, self.archived.sizes[at], room) if fitting else []
-            blocks[at] = self.archived.read(at, chosen, layer.keys.device)
+            blocks[at] = self.archived.read(at, self._pages(layer, query), layer.keys.device)
             keep[at] = torch.arange(layer.prefix, layer.length)[None, None]
-        put_back(call.memory, blocks, keep)
+        if any(blocks.values()):
+            put_back(call.memory, blocks, keep)
+
+    def _pages(self, layer: KVLayer, query: Float[Tensor, "H D"]) -> list[int]:
+        sizes, room = self.archived.sizes[layer.index], int(self.share * self.budget)
+        scores = similarity(query, self.archived.index(layer.index)[0], self.measure)
+        least = -math.inf
+        if self.need is not None and layer.video_length:
+            held = layer.take(torch.arange(layer.prefix, layer.length)[None, None])
+            pages = held.split([min(self.page, len(held) - i) for i in range(0, len(held), self.page)])
+            least = max(similarity(query, mean_keys(layer, pages)[0], self.measure)) + self.need
+        able = [i for i, size in enumerate(sizes) if size <= room and scores[i] > least]
+        return [able[i] for i in best([scores[i] for i in able], [sizes[i] for i in able], room)]
+
+    @property
+    def resident_bytes(self) -> int:
+        """Of the archive's index, and of what the inner policy holds."""
+        return super().resident_bytes + self.live.resident_bytes
 
     def state(self) -> Mapping[str, Tensor]:
         """The archive, and what the inner policy holds."""

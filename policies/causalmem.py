@@ -113,7 +113,7 @@ class CausalMem(Buffering):
     def resident_bytes(self) -> int:
         """Of the tokens and the basis."""
         own = () if self.vectors is None else (self.vectors, self.usage)
-        return super().resident_bytes + sum(tensor.numel() * tensor.element_size() for tensor in own)
+        return super().resident_bytes + sum(tensor.nbytes for tensor in own)
 
     def state(self) -> Mapping[str, Tensor]:
         """The tokens and the basis."""

@@ -62,6 +62,11 @@ class DSCache(MemoryPolicy):
         self.reserved = room * cost
         return self.buffer.push(frames, room)
 
+    @property
+    def resident_bytes(self) -> int:
+        """Of the raw frames."""
+        return self.buffer.resident_bytes
+
     def state(self) -> Mapping[str, torch.Tensor]:
         """The held frames, and the tokens they may take."""
         return {**self.buffer.state(), "reserved": torch.tensor(self.reserved)}

@@ -109,7 +109,7 @@ class Dtd(MemoryPolicy):
     @property
     def resident_bytes(self) -> int:
         """Of the frame before."""
-        return 0 if self.previous is None else self.previous.numel() * self.previous.element_size()
+        return 0 if self.previous is None else self.previous.nbytes
 
     def state(self) -> Mapping[str, Tensor]:
         """The frame before."""

@@ -82,5 +82,5 @@ class FluxMem(Buffering):
     @property
     def resident_bytes(self) -> int:
         """Of all tiers, and of the frame kept whole for comparison."""
-        own = 0 if self.gone is None else self.gone.embeds.numel() * self.gone.embeds.element_size()
+        own = 0 if self.gone is None else self.gone.embeds.nbytes + self.gone.tokens.table.nbytes
         return super().resident_bytes + own

@@ -69,6 +69,11 @@ class HermesRecent(TieredPolicy):
         fit = frames_that_fit(self.context, frames[-1], self.budget - self.room)
         return self.buffer.push(frames, max(min(self.frames, fit) // group * group, group))
 
+    @property
+    def resident_bytes(self) -> int:
+        """Of the raw frames, and of what scorers follow."""
+        return super().resident_bytes + self.buffer.resident_bytes
+
     def state(self) -> Mapping[str, torch.Tensor]:
         """The held frames, and what scorers follow."""
         return {**super().state(), **self.buffer.state()}

@@ -46,6 +46,11 @@ class Recent(MemoryPolicy):
         self.buffer.push(frames, self.frames or frames_that_fit(self.context, frames[-1], self.budget))
         return ()
 
+    @property
+    def resident_bytes(self) -> int:
+        """Of the raw frames."""
+        return self.buffer.resident_bytes
+
     def state(self) -> Mapping[str, torch.Tensor]:
         """The held frames."""
         return self.buffer.state()

@@ -108,6 +108,11 @@ class StreamingTom(FrameRetrieval):
         """Cosine of the mean query and the mean key."""
         return similarity(query, index, "cosine", self.per_head)
 
+    @property
+    def resident_bytes(self) -> int:
+        """Of the archive's index, and of the last frame."""
+        return super().resident_bytes + (0 if self.previous is None else self.previous.nbytes)
+
     def state(self) -> Mapping[str, Tensor]:
         """The archive, and the last frame."""
         return {**super().state(), **({} if self.previous is None else {"previous": self.previous})}

@@ -137,6 +137,11 @@ class StreamKv(FrameRetrieval):
         slots = (layer.held.id[0, 0, :stop] <= _SUMMARIES).nonzero()
         return [layer.take(slot[None, None]) for slot in slots]
 
+    @property
+    def resident_bytes(self) -> int:
+        """Of the archive's index, and of the open segment."""
+        return super().resident_bytes + (0 if self.open is None else self.open.nbytes)
+
     def state(self) -> Mapping[str, Tensor]:
         """The archive, and the segment that has not ended."""
         counts = torch.tensor([self.done, self.count, *self.ends])

@@ -49,10 +49,17 @@ def test_the_memory_is_the_inner_policys_and_the_rest_is_stored(inner):
     assert whole.stats().archived_bytes > 0
 
 
-def test_a_question_reads_each_layers_best_pages_and_the_memory():
-    asked = stream_and_ask(Archived(budget=80, inner=Fifo(), page=7))
+@pytest.mark.parametrize("need", [None, 0.0, 0.1, 9.0])
+def test_a_question_reads_each_layers_best_pages_and_the_memory(need):
+    asked = stream_and_ask(Archived(budget=80, inner=Fifo(), page=7, need=need))
     written = [name for name in sorted(asked.keys[0]) if name >= asked.session.memory.prefix]
-    different = set()
+    different, read = set(), 0
+
+    def similarity(at, page):
+        keys = torch.stack([sum(asked.keys[at][name][h] for name in page) / len(page) for h in range(2)])
+        query = torch.stack([asked.queries[at][2 * h : 2 * h + 2].mean((0, 1)) for h in range(2)])
+        return float((keys * query).sum() / (keys.norm() * query.norm()))
+
     for layer in asked.fork:
         at = layer.index
         held = asked.session.memory[at].video.id[0, 0].tolist()
@@ -64,23 +71,30 @@ def test_a_question_reads_each_layers_best_pages_and_the_memory():
             pages += [gone[i : min(i + 7, stop)] for i in range(start, stop, 7)]
             start = stop
         assert [len(page) for page in pages] == asked.session.policy.archived.sizes[at]
-        scores = []
-        for page in pages:
-            keys = torch.stack([sum(asked.keys[at][name][h] for name in page) / len(page) for h in range(2)])
-            query = torch.stack([asked.queries[at][2 * h : 2 * h + 2].mean((0, 1)) for h in range(2)])
-            scores.append(float((keys * query).sum() / (keys.norm() * query.norm())))
+        scores = [similarity(at, page) for page in pages]
+        known = max(similarity(at, held[i : i + 7]) for i in range(0, len(held), 7))
         chosen, room = [], 40
         for i in sorted(range(len(pages)), key=lambda i: -scores[i]):
-            if len(pages[i]) > room:
+            if len(pages[i]) > room or (need is not None and scores[i] <= known + need):
                 break
             chosen.append(i)
             room -= len(pages[i])
         assert asked.ids(at) == [name for i in sorted(chosen) for name in pages[i]] + held
         assert len(asked.ids(at)) <= 80
-        assert layer.positions.flatten().tolist() == list(range(layer.length))
         different.add(tuple(chosen))
-    assert len(different) > 1
+        read += len(chosen)
+        if need != 9.0:
+            assert layer.positions.flatten().tolist() == list(range(layer.length))
+    # Without a need, what has room: five pages and more a layer.
+    most = sum(len(asked.ids(layer.index)) > 40 + 4 * 7 for layer in asked.fork)
+    assert {None: most == 10, 0.0: 0 < read and most < 10, 0.1: 0 < read and most < 10, 9.0: read == 0}[need]
+    assert need == 9.0 or len(different) > 1
     holds_exactly(asked)
+
+
+def test_no_page_is_larger_than_its_room():
+    asked = stream_and_ask(Archived(budget=12, inner=Fifo(), page=7))
+    assert all(len(asked.ids(layer.index)) <= 12 for layer in asked.fork)
 
 
 def test_policies_inside_keep_the_contract():

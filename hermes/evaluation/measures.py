@@ -54,6 +54,7 @@ MEASURES: Mapping[str, tuple[str, Callable[[Row], float | None]]] = MappingProxy
         "stale": ("newest frame (s old)", lambda row: row.stale_s),
         "frames": ("frames seen", lambda row: float(row.frames_seen)),
         "tokens": ("tokens a layer", lambda row: _mean(row.tokens_per_layer)),
+        "read": ("tokens read a layer", lambda row: row.tokens_read),
         "memory": ("memory (kB)", lambda row: row.memory_bytes / 1e3),
         "archive": ("archive (kB)", lambda row: row.archived_bytes / 1e3 if row.archived_bytes else None),
     }

@@ -68,6 +68,7 @@ class Row:
     score: float | None = None
     judge: str | None = None
     archived_bytes: int = 0
+    tokens_read: float | None = None
 
     @property
     def place(self) -> tuple[int, int, float]:
@@ -102,6 +103,7 @@ class Row:
             memory_bytes=answer.memory_bytes,
             ttft_ms=answer.ttft_ms,
             archived_bytes=answer.archived_bytes,
+            tokens_read=sum(answer.read_per_layer) / len(answer.read_per_layer),
             tpot_ms=answer.tpot_ms,
             frame_ms=(answer.encode_ms + answer.compress_ms) / max(answer.frames_seen, 1),
         )

@@ -134,7 +134,7 @@ def cells_of(
 
     Source: this project. An experiment's ``sweep`` maps settings to lists of values, whose product is taken;
     its ``cells`` maps names to settings, each a cell (or, with ``sweep``, a row of it); cells in ``besides``
-    stand alone. Values on the command line replace the experiment's.
+    stand alone, and may list values of the settings swept. Values on the command line replace the experiment's.
 
     Args:
         overrides: as on the command line.
@@ -158,7 +158,10 @@ def cells_of(
         (name, settings, dict(zip(axes, values, strict=True)))
         for (name, settings), values in itertools.product(rows.items(), itertools.product(*axes.values()))
     ]
-    planned += [(name, settings, {}) for name, settings in extras.besides.items()]
+    for name, settings in extras.besides.items():
+        listed = {key: value for key, value in settings.items() if key in axes and isinstance(value, list)}
+        for values in itertools.product(*listed.values()):
+            planned.append((name, {**settings, **dict(zip(listed, values, strict=True))}, {}))
     out: dict[str, Cell] = {}
     for name, settings, chosen in planned:
         given = [f"{key}={as_text(value)}" for key, value in settings.items()]

@@ -341,6 +341,16 @@ def growth_is_reported(trial: Trial) -> None:
     _require(sizes[1] > sizes[0], f"reports {sizes[0]} bytes, and {sizes[1]} after twice as many frames")
 
 
+def what_is_held_is_counted(trial: Trial) -> None:
+    """The bytes a policy reports beside the memory are no fewer than those of the state it saves."""
+    policy = trial.streamed().policy
+    held, told = 0, policy.resident_bytes + policy.archived_bytes
+    for tensor in policy.state().values():
+        # Counters and sizes need no report.
+        held += tensor.nbytes if tensor.is_floating_point() or tensor.dtype == torch.uint8 else 0
+    _require(told >= held, f"a saved stream holds {held} bytes of the policy, which reports {told}")
+
+
 CLAUSES: Sequence[Clause] = (
     budget_is_kept,
     lengths_are_as_declared,
@@ -359,4 +369,5 @@ CLAUSES: Sequence[Clause] = (
     saved_memory_goes_on,
     question_leaves_the_memory,
     growth_is_reported,
+    what_is_held_is_counted,
 )
