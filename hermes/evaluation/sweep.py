@@ -134,7 +134,8 @@ def cells_of(
 
     Source: this project. An experiment's ``sweep`` maps settings to lists of values, whose product is taken;
     its ``cells`` maps names to settings, each a cell (or, with ``sweep``, a row of it); cells in ``besides``
-    stand alone, and may list values of the settings swept. Values on the command line replace the experiment's.
+    stand alone, and may list values of the settings swept. Values on the command line replace the
+    experiment's.
 
     Args:
         overrides: as on the command line.
