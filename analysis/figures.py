@@ -14,20 +14,10 @@ from matplotlib.figure import Figure
 from analysis.findings import Findings, layers_shown, paper_tiers
 from analysis.measures import Estimate
 from analysis.study import Study
+from hermes.styles import GREY, STYLES, Style
 
 __all__ = ["plot_ages", "plot_categories", "plot_depth", "plot_patches", "plot_profiles", "plot_windows"]
 
-# Colours that stay apart for every reader (Okabe and Ito), and marks and lines that stay apart in grey.
-_STYLES = (
-    ("#0072B2", "o", "-"),
-    ("#D55E00", "D", "--"),
-    ("#009E73", "^", "-."),
-    ("#CC79A7", "s", ":"),
-    ("#000000", "v", "-"),
-    ("#E69F00", "P", "--"),
-    ("#56B4E9", "X", "-."),
-)
-_GREY = "#777777"
 # More frames than this are marked by ticks alone.
 _MOST_LINES = 60
 
@@ -41,15 +31,15 @@ def plot_profiles(path: Path, study: Study, title: str = "") -> None:
     figure = Figure(figsize=(8, 7.2), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(len(shown), 1, sharex=True)
     running = study.overall().by["index"]
-    for axes, (name, layer), style in zip(panels, shown.items(), _STYLES, strict=False):
+    for axes, (name, layer), style in zip(panels, shown.items(), STYLES, strict=False):
         there = running.count[layer] > 1
         x = -np.arange(running.count.shape[1])[there]
         mean, log = running.mean[layer][there], running.log[layer][there]
         deviation = np.sqrt(np.maximum(running.variance[layer][there], 0))
         error = 1.96 * deviation / np.sqrt(running.count[layer][there])
         low = np.maximum(mean - error, mean / 20)
-        axes.fill_between(x, low, mean + error, color=style[0], alpha=0.25, lw=0, label="95 % interval")
-        axes.plot(x, mean, color=style[0], lw=1.3, label="mean over questions")
+        axes.fill_between(x, low, mean + error, color=style.colour, alpha=0.25, lw=0, label="95 % interval")
+        axes.plot(x, mean, color=style.colour, lw=1.3, label="mean over questions")
         axes.plot(x, np.exp(log), color="black", lw=0.9, ls=":", label="geometric mean")
         _frames(axes, study, len(running.count[layer]))
         axes.set(yscale="log", ylabel="attention per token")
@@ -66,7 +56,7 @@ def _frames(axes: Axes, study: Study, length: int) -> None:
     if len(edges) <= _MOST_LINES:
         for number, edge in enumerate(edges):
             label = "between frames" if number == 0 else None
-            axes.axvline(edge, color=_GREY, lw=0.4, alpha=0.7, zorder=0, label=label)
+            axes.axvline(edge, color=GREY, lw=0.4, alpha=0.7, zorder=0, label=label)
     else:
         axes.set_xticks(edges, minor=True)
 
@@ -154,7 +144,7 @@ def plot_depth(path: Path, found: Findings) -> None:
     tiers, *panels = figure.subplots(1 + len(_DEPTH), 1, sharex=True, height_ratios=(0.8, 2, 2, 2))
     _draw_tiers(tiers, found)
     for axes, lines, label in zip(panels, _DEPTH, _PANELS, strict=True):
-        for (name, text), style in zip(lines, _STYLES, strict=False):
+        for (name, text), style in zip(lines, STYLES, strict=False):
             _band(axes, layers, [row[name] for row in found.layers], style, text)
         axes.set(ylabel=label)
         axes.grid(axis="y", color="#dddddd")
@@ -220,7 +210,7 @@ def _draw_tiers(axes: Axes, found: Findings) -> None:
         axes.plot(
             (edge.low - 0.5, edge.high - 0.5),
             (-0.47, -0.47),
-            color=_STYLES[1][0],
+            color=STYLES[1].colour,
             lw=3,
             solid_capstyle="butt",
         )
@@ -242,14 +232,14 @@ def _band(
     axes: Axes,
     x: Float[np.ndarray, " L"],
     estimates: Sequence[Estimate],
-    style: tuple[str, str, str],
+    style: Style,
     label: str,
 ) -> None:
     middle, low, high = (
         np.array([getattr(one, key) for one in estimates]) for key in ("mean", "low", "high")
     )
-    axes.fill_between(x, low, high, color=style[0], alpha=0.22, lw=0)
-    axes.plot(x, middle, color=style[0], marker=style[1], ls=style[2], ms=4, lw=1.3, label=label)
+    axes.fill_between(x, low, high, color=style.colour, alpha=0.22, lw=0)
+    axes.plot(x, middle, color=style.colour, marker=style.mark, ls=style.dash, ms=4, lw=1.3, label=label)
 
 
 def plot_categories(path: Path, found: Findings) -> None:
@@ -260,7 +250,7 @@ def plot_categories(path: Path, found: Findings) -> None:
     labels = ("attention on the newest frame\n(share)", "effective tokens\n(2 to the entropy)")
     for axes, name, label in zip(panels, ("newest_share", "effective_tokens"), labels, strict=True):
         for number, (category, rows) in enumerate(found.categories.items()):
-            _band(axes, layers, [row[name] for row in rows], _STYLES[number % len(_STYLES)], category)
+            _band(axes, layers, [row[name] for row in rows], STYLES[number % len(STYLES)], category)
         axes.set(ylabel=label)
         axes.grid(axis="y", color="#dddddd")
     panels[-1].set(xlabel="layer")
@@ -284,11 +274,11 @@ def plot_windows(path: Path, studies: Mapping[int, Study]) -> None:
     grid = figure.subplots(len(shown), len(studies), sharey="row", sharex="col", squeeze=False)
     for column, (window, study) in enumerate(studies.items()):
         running = study.overall().by["index"]
-        for row, ((name, layer), style) in enumerate(zip(shown.items(), _STYLES, strict=False)):
+        for row, ((name, layer), style) in enumerate(zip(shown.items(), STYLES, strict=False)):
             axes = grid[row, column]
             there = running.count[layer] > 0
             x = -np.arange(running.count.shape[1])[there]
-            axes.plot(x, running.mean[layer][there], color=style[0], lw=1)
+            axes.plot(x, running.mean[layer][there], color=style.colour, lw=1)
             _frames(axes, study, running.count.shape[1])
             axes.set(yscale="log")
             axes.set_title(f"{name}: layer {layer}, window {window}", loc="left", fontsize=9)

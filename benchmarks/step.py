@@ -6,29 +6,23 @@ fills a memory of 1 000 video tokens, and times on one thread, interleaved round
 - *plain*: the decoder's forward of a 512-token chunk on a ``DynamicCache`` of the same length;
 - *embedding*, *exact*: prefill of the same chunk and compression by ``hermes`` with either probe;
 - *release*: the same by ``hermes_release``;
-- *question*, *question_static*: the decoder's forward of a 20-token question, against ``session.ask`` up to
+- *generate*, *static*: the decoder's forward of a 20-token question (*plain*), against ``session.ask`` up to
   its first token, through ``generate`` and in place.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import csv
-import statistics
 import time
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from transformers import DynamicCache
 
 from backbones.tiny import TinyLlavaOnevision
+from benchmarks.contest import Times, run
 from hermes.backbone import Backbone, BackboneConfig, Chunk
-from hermes.environment import environment
 from hermes.generation import GenerationConfig
 from hermes.parts import Blend, GuidedAttention
 from hermes.provenance import Provenance
@@ -42,7 +36,7 @@ BUDGET, PREFIX, CHUNK, PER_FRAME, QUESTION = 1000, 21, 512, 64, 20
 # Tokens of the local, global and mixed guidance prompts.
 PROMPTS = {"local": 30, "global": 31, "mixed": 63}
 # The release on the same model, machine and prompts, as ratios to the same plain forward.
-RELEASE = {"embedding": 1.25, "exact": 1.60, "question": 1.05, "question_static": 1.05}
+RELEASE = {"embedding": 1.25, "exact": 1.60, "generate": 1.05, "static": 1.05}
 
 
 class MidLlavaOnevision(TinyLlavaOnevision):
@@ -117,7 +111,7 @@ class Plain:
         return time.perf_counter() - started
 
 
-def measure(rounds: int) -> dict[str, list[float]]:
+def measure(rounds: int) -> Times:
     """Seconds per round of every contestant, interleaved."""
     generator = torch.Generator().manual_seed(0)
     backbone = FixedPrompts.load(BackboneConfig(family="mid", seed=0))
@@ -132,84 +126,31 @@ def measure(rounds: int) -> dict[str, list[float]]:
     sessions = {
         name: StreamSession(backbone, policy, generation=generation) for name, policy in policies.items()
     }
-    questions = {"question": None, "question_static": StaticDecoder(backbone)}
-    names = ("plain", *sessions, "plain_question", *questions)
-    times: dict[str, list[float]] = {name: [] for name in names}
+    questions = {"generate": None, "static": StaticDecoder(backbone)}
+    step, ask = f"chunk of {CHUNK} tokens", f"question of {QUESTION} tokens"
+    times: dict[tuple[str, str], list[float]] = {}
     question = torch.randn(1, QUESTION, hidden, generator=generator)
     for number in range(rounds + 4):
         piece = chunk(number, generator, hidden)
-        row: dict[str, float] = {"plain": plain(piece.embeds)}
+        row: dict[tuple[str, str], float] = {(step, "plain"): plain(piece.embeds)}
         for name, session in sessions.items():
             with session:
                 started = time.perf_counter()
                 session.feed_chunk(piece)
-                row[name] = time.perf_counter() - started
-        row["plain_question"] = plain(question)
+                row[step, name] = time.perf_counter() - started
+        row[ask, "plain"] = plain(question)
         with sessions["exact"] as session:
             for name, session.static in questions.items():
-                row[name] = session.ask("What is happening?").ttft_ms / 1e3
+                row[ask, name] = session.ask("What is happening?").ttft_ms / 1e3
             # With a round behind it, the guidance prompts would no longer have the lengths above.
             session.context.history.clear()
         # The first rounds fill the memories.
         if number >= 4:
-            for name, seconds in row.items():
-                times[name].append(seconds)
+            for place, seconds in row.items():
+                times.setdefault(place, []).append(seconds)
     return times
 
 
-def rows(times: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """One record per contestant: median and quartiles in ms, ratio to its plain forward."""
-    out = []
-    for name, seconds in times.items():
-        base = times["plain_question" if "question" in name else "plain"]
-        low, middle, high = statistics.quantiles(seconds, n=4)
-        ratio = statistics.median(a / b for a, b in zip(seconds, base, strict=True))
-        record = {"operation": name, "median_ms": 1e3 * middle, "q1_ms": 1e3 * low, "q3_ms": 1e3 * high}
-        out.append(
-            {
-                **record,
-                "ratio_to_plain": ratio,
-                "release_ratio": RELEASE.get(name, ""),
-                "rounds": len(seconds),
-            }
-        )
-    return out
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--csv", type=Path, help="write the table here too")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    records = rows(measure(arguments.rounds))
-    place = environment("cpu")
-    versions = place["versions"]
-    stack = f"torch {versions['torch']}, transformers {versions['transformers']}"
-    machine = f"{place['device_name']}, 1 thread, {stack}"
-    table = Table(title=f"Streaming step against the plain decoder forward ({machine})")
-    for column in ("operation", "median ms", "quartiles ms", "ratio to plain", "release's ratio"):
-        table.add_column(column, justify="left" if column == "operation" else "right")
-    for record in records:
-        quartiles = f"{record['q1_ms']:.1f} - {record['q3_ms']:.1f}"
-        release = f"{record['release_ratio']:.2f}" if record["release_ratio"] else ""
-        table.add_row(
-            record["operation"],
-            f"{record['median_ms']:.1f}",
-            quartiles,
-            f"{record['ratio_to_plain']:.3f}",
-            release,
-        )
-    Console().print(table)
-    if arguments.csv:
-        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.csv.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, [*records[0], "machine"])
-            writer.writeheader()
-            writer.writerows({**record, "machine": machine} for record in records)
-
-
 if __name__ == "__main__":
-    main()
+    notes = {name: f"{ratio:.2f}" for name, ratio in RELEASE.items()}
+    run(__doc__, "Streaming step against the plain decoder forward", measure, 30, notes)

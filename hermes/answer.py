@@ -9,8 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hermes.backbone import Backbone
 from hermes.errors import InputError
+from hermes.generation import Generated
 from hermes.prompts import Turn, letters
+from hermes.resources import peak_memory_bytes
 
 
 @dataclass
@@ -41,6 +44,43 @@ class Answer:
     ids: Int[Tensor, " n"] = field(repr=False)
     archived_bytes: int = 0
     read_per_layer: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        made: Generated,
+        stats: Stats,
+        question: str,
+        choices: Sequence[str],
+        correct: str | None,
+        *,
+        time_s: float,
+        read_per_layer: list[int],
+    ) -> Answer:
+        """The answer that generated tokens stand for, with what the session's counts say of its cost."""
+        text = backbone.decode(made.ids).strip()
+        odds = letter_odds(made.first_logits, backbone.encode, len(choices))
+        choice = max(odds, key=lambda name: odds[name]) if odds else None
+        return cls(
+            question=question,
+            time_s=time_s,
+            answer=text,
+            choice=choice,
+            probabilities=odds or None,
+            correct=None if correct is None else is_correct(correct, choice or text, choices),
+            ttft_ms=1e3 * made.ttft,
+            tpot_ms=None if made.tpot is None else 1e3 * made.tpot,
+            encode_ms=stats.encode_ms,
+            compress_ms=stats.compress_ms,
+            frames_seen=stats.frames,
+            tokens_per_layer=stats.tokens_per_layer,
+            memory_bytes=stats.memory_bytes,
+            peak_memory_bytes=peak_memory_bytes(backbone.device),
+            ids=made.ids,
+            archived_bytes=stats.archived_bytes,
+            read_per_layer=read_per_layer,
+        )
 
 
 @dataclass

@@ -22,6 +22,7 @@ from hermes.resources import peak_memory_bytes, settle
 from hermes.run import session_from
 from hermes.session import StreamSession
 from hermes.settings import DEFAULTS, FALLBACKS, RunConfig
+from hermes.styles import BLUE
 from hermes.video import Frame
 
 # arXiv 2601.14724, Table 3 and Fig. 4: LLaVA-OneVision-7B, budget 4 000, one A800; 16 to 512 frames.
@@ -185,7 +186,7 @@ def plot_stream(path: Path, records: Sequence[Record]) -> None:
     figure = Figure(figsize=(3 * len(names), 3), layout="constrained")
     for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         mine = [record for record in records if record.operation == name]
-        draw_stream(panel, mine, color="#0072B2", marker="o")
+        draw_stream(panel, mine, color=BLUE, marker="o")
         panel.set(title=name, ylim=(0, None))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

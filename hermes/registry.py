@@ -63,6 +63,8 @@ class Registry:
         self.kind = kind
         self.group = group
         self._local: dict[str, Any] = {}
+        # Entry points that were loaded and are not hidden: asked for thousands of times in a sweep.
+        self._loaded: dict[str, Any] = {}
 
     @functools.cached_property
     def _entries(self) -> dict[str, list[EntryPoint]]:
@@ -107,8 +109,9 @@ class Registry:
             SettingError: unknown name, failed import, or two packages with the same name.
         """
         where = where or self.kind
-        if name in self._local:
-            return self._local[name]
+        for known in (self._local, self._loaded):
+            if name in known:
+                return known[name]
         if name in self._entries:
             entry, *others = self._entries[name]
             if others:
@@ -121,6 +124,7 @@ class Registry:
                 raise SettingError(where, name, hint=reason) from error
             if shadow := _shadowed(entry):
                 raise SettingError(where, name, hint=shadow)
+            self._loaded[name] = obj
             return obj
         if "." in name or ":" in name:
             return self._import(name, where)

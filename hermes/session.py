@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hermes.answer import Answer, Stats, check_choices, is_correct, letter_odds
+from hermes.answer import Answer, Stats, check_choices
 from hermes.attention import installed
 from hermes.backbone import Backbone, Chunk, VideoState
 from hermes.callback import Callback
 from hermes.errors import InputError, SettingError
-from hermes.generation import Generated, GenerationConfig, generate
+from hermes.generation import GenerationConfig, generate
 from hermes.memory import KVMemory, MemoryConfig
 from hermes.observe import Observer
 from hermes.policy import MemoryPolicy, Recall, StreamContext
@@ -27,7 +27,7 @@ from hermes.prefill import check_budget, check_streams, prefill
 from hermes.probe import AttentionProbe, together
 from hermes.prompts import Turn, multiple_choice
 from hermes.provenance import Provenance
-from hermes.resources import Stopwatch, peak_memory_bytes, settle
+from hermes.resources import Stopwatch, settle
 from hermes.saliency import encode
 from hermes.saving import load_stream, save_stream
 from hermes.selfcheck import self_check
@@ -316,37 +316,12 @@ class StreamSession:
             static=self.static,
             **options,
         )
-        answer = self._answer(question, choices, correct, made, read)
+        asked = (question, choices, correct)
+        answer = Answer.of(self.backbone, made, self.stats(), *asked, time_s=self.now, read_per_layer=read)
         self.context.history.append(Turn(question, answer.choice or answer.answer, tuple(choices)))
         self._stats.questions += 1
         self._notify("on_ask_end", answer)
         return answer
-
-    def _answer(
-        self, question: str, choices: Sequence[str], correct: str | None, made: Generated, read: list[int]
-    ) -> Answer:
-        text = self.backbone.decode(made.ids).strip()
-        probabilities = letter_odds(made.first_logits, self.backbone.encode, len(choices))
-        choice = max(probabilities, key=lambda name: probabilities[name]) if probabilities else None
-        return Answer(
-            question=question,
-            time_s=self.now,
-            answer=text,
-            choice=choice,
-            probabilities=probabilities or None,
-            correct=None if correct is None else is_correct(correct, choice or text, choices),
-            ttft_ms=1e3 * made.ttft,
-            tpot_ms=None if made.tpot is None else 1e3 * made.tpot,
-            encode_ms=self._encoding.ms,
-            compress_ms=self._compressing.ms,
-            frames_seen=self.frames_seen,
-            tokens_per_layer=self.memory.lengths,
-            memory_bytes=self.memory.memory_bytes + self.policy.resident_bytes,
-            peak_memory_bytes=peak_memory_bytes(self.backbone.device),
-            ids=made.ids,
-            archived_bytes=self.policy.archived_bytes,
-            read_per_layer=read,
-        )
 
     def stats(self) -> Stats:
         """What was done so far, and what the memory holds."""

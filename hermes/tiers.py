@@ -14,17 +14,21 @@ from hermes.errors import SettingError
 from hermes.memory import KVMemory, LayerUpdate
 from hermes.observe import Observer
 from hermes.parts import (
+    Blend,
     Chain,
     Drop,
     Following,
+    GuidedAttention,
     LayerContext,
     Lazy,
     Merger,
+    Recency,
     Reindexer,
     Scorer,
     Selection,
     Selector,
     Smoother,
+    Summary,
     TopK,
 )
 from hermes.policy import MemoryPolicy, StreamContext
@@ -45,6 +49,25 @@ class Tier:
     smoothing: float = setting(0.0, help="weight of the layer above in the smoothed score", ge=0, le=1)
     weight: float = setting(1.0, help="budget weight of each layer, relative to the others'", gt=0)
     full: bool = setting(False, help="keep every token in these layers: an ablation, the memory grows")
+
+
+def hierarchy(working: Scorer | None = None, long_term: Scorer | None = None) -> dict[str, Tier]:
+    """The paper's three tiers: recency, a blend, and attention with a summary token.
+
+    Source: arXiv 2601.14724, Sec. 3.1 and 3.2: 10, 60 and 30 % of the layers, smoothed by 0.1, 0.3 and 0.4.
+
+    Args:
+        working: scorer of the working memory; by default :class:`hermes.parts.Blend` as it stands.
+        long_term: that of the long-term memory; by default :class:`hermes.parts.GuidedAttention`.
+
+    >>> {name: tier.share for name, tier in hierarchy().items()}
+    {'sensory': 0.1, 'working': 0.6, 'long_term': 0.3}
+    """
+    return {
+        "sensory": Tier(share=0.1, scorer=Recency(), smoothing=0.1),
+        "working": Tier(share=0.6, scorer=working or Blend(), smoothing=0.3),
+        "long_term": Tier(share=0.3, scorer=long_term or GuidedAttention(), merger=Summary(), smoothing=0.4),
+    }
 
 
 @dataclass

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hermes.config import setting
-from hermes.parts import Blend, GuidedAttention, Recency, Summary
-from hermes.tiers import Tier, TieredPolicy
+from hermes.tiers import Tier, TieredPolicy, hierarchy
 
 
 @dataclass
@@ -26,11 +25,4 @@ class Hermes(TieredPolicy):
     source: ClassVar[str] = "arXiv 2601.14724"
     needs_attention: ClassVar[bool] = True
 
-    tiers: dict[str, Tier] = setting(
-        {
-            "sensory": Tier(share=0.1, scorer=Recency(), smoothing=0.1),
-            "working": Tier(share=0.6, scorer=Blend(), smoothing=0.3),
-            "long_term": Tier(share=0.3, scorer=GuidedAttention(), merger=Summary(), smoothing=0.4),
-        },
-        help="sensory, working and long-term memory",
-    )
+    tiers: dict[str, Tier] = setting(hierarchy(), help="sensory, working and long-term memory")

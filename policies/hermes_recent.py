@@ -9,10 +9,9 @@ from typing import ClassVar, Literal
 import torch
 
 from hermes.config import setting
-from hermes.parts import Blend, GuidedAttention, Recency, Summary
 from hermes.policy import Recall, StreamContext
 from hermes.recent import FrameBuffer, encode_apart, frames_that_fit
-from hermes.tiers import Tier, TieredPolicy
+from hermes.tiers import Tier, TieredPolicy, hierarchy
 from hermes.video import Frame
 
 
@@ -36,14 +35,7 @@ class HermesRecent(TieredPolicy):
     source: ClassVar[str] = "this project; arXiv 2601.14724, 2605.01858"
     needs_attention: ClassVar[bool] = True
 
-    tiers: dict[str, Tier] = setting(
-        {
-            "sensory": Tier(share=0.1, scorer=Recency(), smoothing=0.1),
-            "working": Tier(share=0.6, scorer=Blend(), smoothing=0.3),
-            "long_term": Tier(share=0.3, scorer=GuidedAttention(), merger=Summary(), smoothing=0.4),
-        },
-        help="sensory, working and long-term memory",
-    )
+    tiers: dict[str, Tier] = setting(hierarchy(), help="sensory, working and long-term memory")
     frames: int = setting(4, help="raw frames held, if the share has room for them", unit="frames", ge=1)
     share: float = setting(0.5, help="share of the budget set aside for them", gt=0, lt=1)
     over: Literal["memory", "prefix"] = setting("memory", help="what the raw frames see when encoded")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from hermes.config import setting
-from hermes.parts import Blend, Chain, GuidedAttention, Lazy, Recency, Reindexer, Smoother, Summary, TopK
+from hermes.parts import Blend, Chain, GuidedAttention, Lazy, Recency, Reindexer, Smoother, TopK
 from hermes.parts.selectors import Selector
 from hermes.policy import StreamContext
-from hermes.tiers import Tier, TieredPolicy
+from hermes.tiers import Tier, TieredPolicy, hierarchy
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +30,7 @@ def release_tiers(
     mixed = GuidedAttention(prompt="mixed", probe=probe, half=half)
     working = Blend(mixed, Recency(k_drop=k_drop), weight, drop)
     long_term = GuidedAttention(prompt="global", probe=probe, half=half)
-    return {
-        "sensory": Tier(share=0.1, scorer=Recency(), smoothing=0.1),
-        "working": Tier(share=0.6, scorer=working, smoothing=0.3),
-        "long_term": Tier(share=0.3, scorer=long_term, merger=Summary(), smoothing=0.4),
-    }
+    return hierarchy(working, long_term)
 
 
 @dataclass

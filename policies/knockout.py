@@ -9,9 +9,8 @@ from typing import ClassVar, Literal
 from hermes.config import setting
 from hermes.errors import SettingError, did_you_mean
 from hermes.memory import KVLayer, LayerUpdate
-from hermes.parts import Blend, GuidedAttention, Recency, Summary
 from hermes.policy import Recall, StreamContext
-from hermes.tiers import Tier, TieredPolicy
+from hermes.tiers import Tier, TieredPolicy, hierarchy
 
 
 @dataclass
@@ -31,14 +30,7 @@ class Knockout(TieredPolicy):
 
     needs_attention: ClassVar[bool] = True
 
-    tiers: dict[str, Tier] = setting(
-        {
-            "sensory": Tier(share=0.1, scorer=Recency(), smoothing=0.1),
-            "working": Tier(share=0.6, scorer=Blend(), smoothing=0.3),
-            "long_term": Tier(share=0.3, scorer=GuidedAttention(), merger=Summary(), smoothing=0.4),
-        },
-        help="sensory, working and long-term memory",
-    )
+    tiers: dict[str, Tier] = setting(hierarchy(), help="sensory, working and long-term memory")
     tier: str = setting("long_term", help='whose layers forget; "": none')
     layers: list[int] = setting([], help="layers that forget besides", ge=0)
     keep: Literal["newest_frame", "prefix"] = setting(

@@ -10,6 +10,7 @@ from typing import Any
 
 from hermes.evaluation import Journal, Row
 from hermes.evaluation.journal import read_run
+from tests.command_line import write
 
 SETTINGS = """\
 policy:
@@ -79,3 +80,8 @@ def rows_of(folder: Path) -> list[Row]:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def experiment(folder: Path, text: str) -> str:
+    """The override that chooses an experiment of this content."""
+    return f"experiment={write(folder / 'try.yaml', text)}"

@@ -12,7 +12,8 @@ import pytest
 from hermes.data.benchmark import Annotated
 from hermes.data.clips import Clip, TimedQuestion
 from hermes.data.wanderer import Wanderer
-from hermes.data.wanderer.questions import KINDS, History, answer_at, holds_until
+from hermes.data.wanderer.questions import KINDS, History
+from hermes.data.wanderer.truth import answer_at, holds_until
 from hermes.data.wanderer.world import WorldConfig
 from hermes.errors import SettingError
 from hermes.evaluation import Journal, eval_config, evaluate, summarise

@@ -12,9 +12,12 @@ from hermes.evaluation.statistics import (
     bootstrap,
     clustered,
     clustered_difference,
+    clustered_p,
     detectable,
+    holm,
     mcnemar,
     t_quantile,
+    t_tails,
     wilson,
 )
 
@@ -134,6 +137,32 @@ def test_t_is_that_of_scipy():
     for freedom in (1, 1.6, 2, 5.5, 9, 21, 99.5, 119, 1e4, 1e7):
         for share in (0.005, 0.025, 0.2, 0.8, 0.975, 0.995):
             assert t_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-4)
+
+
+def test_tails_of_t_are_those_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    for freedom in (1.6, 9, 59, 119, 1e7):
+        for t in (0.0, 0.3, 1.96, 3.5, 5.0):
+            assert t_tails(t, freedom) == pytest.approx(2 * stats.t.sf(t, freedom), rel=2e-3, abs=1e-6)
+
+
+def test_p_is_below_a_level_where_the_interval_leaves_out_zero():
+    rng = np.random.default_rng(4)
+    told = set()
+    for _ in range(60):
+        a, b = rng.binomial(5, 0.1, 20), rng.binomial(5, 0.2, 20)
+        asked = np.full(20, 10)
+        interval = clustered_difference(a, b, asked)
+        outside = interval.low > 0 or interval.high < 0
+        assert (clustered_p(a, b, asked) < 0.05) == outside
+        told.add(outside)
+    assert told == {True, False}
+
+
+def test_holm_is_that_of_statsmodels():
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    p = np.random.default_rng(3).uniform(size=30) ** 3
+    assert holm(p.tolist()) == pytest.approx(multitest.multipletests(p, method="holm")[1].tolist())
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (3, 7), (250, 300), (10, 10)])

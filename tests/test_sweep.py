@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +15,6 @@ import pytest
 from hermes.benchmark import bench_identity
 from hermes.config import Extras, available, experiment_extras
 from hermes.errors import InputError, SettingError
-from hermes.evaluation import Row, compare_runs
-from hermes.evaluation.journal import read_run
-from hermes.evaluation.statistics import clustered
-from hermes.evaluation.summary import summarise
 from hermes.evaluation.sweep import (
     Cell,
     Outcome,
@@ -31,9 +25,9 @@ from hermes.evaluation.sweep import (
     run_cells,
     split_axes,
 )
-from hermes.evaluation.tables import check_extras, sweep_rows, write_sweep
-from tests.command_line import hermes, process, write
-from tests.runs import row, write_run
+from hermes.evaluation.tables import sweep_rows, write_sweep
+from tests.command_line import hermes, process
+from tests.runs import experiment
 
 TINY = (
     *("data.streams=1", "data.questions=3", "data.world.length=8", "generation.max_new_tokens=2"),
@@ -65,13 +59,6 @@ def test_values_in_brackets_and_quotes_make_cells():
     assert [cell.values["policy.prompts.local_text"] for cell in cells] == ["'a, b'", "'c'"] * 2
 
 
-def test_a_baseline_may_be_no_text():
-    cells = cells_of(["policy=hermes", "policy.tiers.sensory.full=true,false"])
-    check_extras(cells, Extras(baseline={"policy.tiers.sensory.full": False}))
-    with pytest.raises(SettingError, match="baseline: got"):
-        check_extras(cells, Extras(baseline={"policy.tiers.sensory.full": None}))
-
-
 def test_every_cell_is_checked_before_any_runs():
     with pytest.raises(InputError, match=r"cell policy=hermse: policy: got 'hermse'"):
         cells_of(["policy=fifo,hermse"])
@@ -81,10 +68,6 @@ def test_every_cell_is_checked_before_any_runs():
         cells_of(["experiment=tabel"])
     with pytest.raises(InputError, match=r"trainer\.devices: got 2; .*--jobs"):
         cells_of(["policy=fifo,uniform", "trainer.devices=2"])
-
-
-def experiment(folder: Path, text: str) -> str:
-    return f"experiment={write(folder / 'try.yaml', text)}"
 
 
 def test_an_experiment_file_has_axes_cells_and_a_title(tmp_path):
@@ -115,6 +98,32 @@ def test_an_experiment_file_has_axes_cells_and_a_title(tmp_path):
             cells_of([experiment(tmp_path, part)])
 
 
+def test_a_setting_may_follow_a_swept_one_and_cells_besides_list_values(tmp_path):
+    chosen = experiment(
+        tmp_path,
+        """
+        sweep: {policy.budget: [8, 12, 16], seed: [0, 1]}
+        cells:
+          window: {policy: fifo}
+          changes: {policy: dtd, policy.keep: {policy.budget: {12: 0.25, 16: 0.5}}}
+        besides:
+          all: {policy: full, policy.budget: 99, seed: [0, 1]}
+        """,
+    )
+    cells = cells_of([chosen])
+    assert [cell.label for cell in cells if "changes" in cell.values] == [
+        f"changes policy.budget={budget} seed={seed}" for budget in (12, 16) for seed in (0, 1)
+    ]
+    kept = [word for cell in cells for word in cell.overrides if word.startswith("policy.keep=")]
+    assert kept == ["policy.keep=0.25"] * 2 + ["policy.keep=0.5"] * 2
+    assert [cell.label for cell in cells[-2:]] == [f"all policy.budget=99 seed={seed}" for seed in (0, 1)]
+    assert len(cells) == 6 + 4 + 2
+    given = cells_of([chosen, "policy.budget=12"])
+    assert [cell.label for cell in given[:4]] == [
+        *("window seed=0", "window seed=1", "changes seed=0", "changes seed=1")
+    ]
+
+
 def fake(cells, folder):
     for i, cell in enumerate(cells):
         score = {"right": i, "n": 10, "chance": 0.25, "accuracy": i / 10, "low": 0.0, "high": 1.0}
@@ -141,52 +150,6 @@ def test_the_table_has_a_line_a_cell_and_says_what_failed(tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 5_000
     rows = sweep_rows(outcomes)
     assert [row["accuracy"] for row in rows if row["group"] == "overall"] == [0.0, 0.2, 0.3, 0.4, 0.5]
-
-
-def outcome_of(folder: Path, cell: Cell, rows: list[Row]) -> Outcome:
-    write_run(folder / "cells" / cell.hash, rows)
-    return Outcome(cell, summarise(rows).record())
-
-
-def test_a_table_of_few_videos_warns_and_counts_cells_that_were_asked_less(tmp_path):
-    outcomes = [
-        outcome_of(
-            tmp_path, Cell({name: ""}, (), name), [row(c, n, c + n < most) for c in range(8) for n in (0, 1)]
-        )
-        for name, most in (("some", 8), ("most", 9))
-    ]
-    other = Cell({"other": ""}, (), "other")
-    outcomes.append(outcome_of(tmp_path, other, [row(c, n, n > 4) for c in range(40) for n in range(10)]))
-    page = write_sweep(outcomes, tmp_path, Extras(baseline="some")).read_text()
-    lines = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("| ")}
-    assert "*)" in lines["most"]
-    assert "*)" not in lines["other"]
-    assert ", n 400 |" in next(line for line in page.splitlines() if line.startswith("| other | 50.0"))
-    assert "A star: few videos" in page
-    assert "A star" not in write_sweep(outcomes[2:], tmp_path, Extras()).read_text()
-
-
-def test_pooled_repetitions_of_one_video_are_one_cluster(tmp_path):
-    rows = [row(c, n, (c * n) % 3 == 0) for c in range(20) for n in range(5)]
-    for key, videos in (("seed", 20), ("data.seed", 60)):
-        folder = tmp_path / key
-        outcomes = [
-            outcome_of(folder, Cell({"policy": policy, key: str(i)}, (), f"{policy}{i}"), rows)
-            for policy in ("fifo", "full")
-            for i in range(3)
-        ]
-        page = write_sweep(outcomes, folder, Extras(pool=[key], baseline={"policy": "fifo"})).read_text()
-        with (folder / "table.csv").open() as file:
-            lines = [line for line in csv.DictReader(file) if line["group"] == "overall"]
-        assert [int(line["n"]) for line in lines] == [300, 300]
-        right, asked = (
-            np.array([sum(r.clip == c and test(r) for r in rows) for c in range(20)])
-            for test in (lambda r: r.correct, lambda r: True)
-        )
-        times = videos // 20
-        wanted = clustered(np.tile(right * (3 // times), times), np.tile(asked * (3 // times), times))
-        assert (float(lines[0]["low"]), float(lines[0]["high"])) == pytest.approx(wanted[:2])
-        assert "| full | +0.0 (" in page
 
 
 @pytest.mark.model
@@ -290,6 +253,7 @@ def cells_in(name):
     given = [] if on_embedded(name) else ["data.annotations=questions.json"]
     # One line of many: composing all takes its time.
     given += ["policy.budget=13", "data.seed=0,1"] if name == "rivals" else []
+    given += ["policy.budget=1000"] if name.startswith("rivals_") else []
     return cells_of([f"experiment={name}", *given])
 
 
@@ -299,13 +263,15 @@ def test_the_experiments_are_sound(name):
     assert experiment_extras([f"experiment={name}"]).title
 
 
+# No paper has all methods at the same budgets.
+PUBLISHED = [name for name in EXPERIMENTS if not on_embedded(name) and not name.startswith("rivals_")]
 COLUMNS = {
     "ovobench": {"real-time", "backward", "all"},
     "videomme": {"short", "medium", "long", "all"},
 }
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not on_embedded(name)])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_numbers_stand_beside_cells(name):
     extras = experiment_extras([f"experiment={name}"])
     labels = {cell.label for cell in cells_in(name)}
@@ -352,97 +318,3 @@ def test_an_experiment_of_the_paper_runs(tmp_path):
     assert [record["cell"] for record in found.records] == [{"base": ""}, {"lazy": ""}, {"eager": ""}]
     assert all(record["by_category"]["long"]["n"] == 1 for record in found.records)
     assert "57.67" in (tmp_path / "table.md").read_text()
-
-
-@pytest.mark.model
-def test_a_baseline_gives_paired_differences_and_measures_their_columns(tmp_path):
-    chosen = experiment(
-        tmp_path,
-        """
-        title: A try
-        data.streams: 6
-        data.questions: 6
-        data.world.length: 24
-        data.kinds: [past_colour, now_place]
-        generation.max_new_tokens: 2
-        threads: 1
-        baseline: {policy: full}
-        measures: [ttft, lag]
-        paper: {policy=fifo policy.budget=12: {backward: 12.5}, elsewhere: 3}
-        sweep: {policy: [full, fifo], policy.budget: [12, 24]}
-        besides:
-          spread: {policy: uniform, policy.budget: 16}
-        """,
-    )
-    out = tmp_path / "out"
-    assert hermes("sweep", chosen, f"output={out}").code == 0
-    page = (out / "table.md").read_text()
-    assert "| fifo | 12 |" in page
-    assert "published: backward" in page
-    assert "- elsewhere: 3" in page
-    assert "TTFT (ms) | lag (s) |" in page
-    with (out / "table.csv").open() as file:
-        lines = list(csv.DictReader(file))
-    cells = {cell.label: out / "cells" / cell.hash for cell in cells_of([chosen])}
-    assert set(cells) >= {"policy=full policy.budget=12", "spread policy=uniform policy.budget=16"}
-    for budget in ("12", "24"):
-        (line,) = (
-            x for x in lines if (x["policy"], x["policy.budget"], x["group"]) == ("fifo", budget, "overall")
-        )
-        own = compare_runs(
-            cells[f"policy=full policy.budget={budget}"], cells[f"policy=fifo policy.budget={budget}"]
-        ).overall
-        assert float(line["difference"]) == pytest.approx(own.difference)
-        assert float(line["difference_low"]) == pytest.approx(own.interval.low)
-        assert own.difference < 0
-    assert all(not x["difference"] for x in lines if x["policy"] == "full")
-    with (out / "costs.csv").open() as file:
-        assert {"ttft", "lag", "memory"} <= {x["measure"] for x in csv.DictReader(file)}
-    for wrong, said in (
-        ("measures: [tfft]", "measures: got 'tfft'"),
-        ("baseline: none", "baseline: got 'none'"),
-    ):
-        result = hermes("sweep", experiment(tmp_path, wrong), f"output={tmp_path / 'x'}", "--dry-run")
-        assert result.code == 2
-        assert said in result.err
-
-
-@pytest.mark.model
-def test_repetitions_are_pooled_and_a_named_baseline_is_that_of_the_same_line(tmp_path):
-    chosen = experiment(
-        tmp_path,
-        """
-        data.streams: 3
-        data.questions: 4
-        data.world.length: 16
-        generation.max_new_tokens: 2
-        threads: 1
-        baseline: all of it
-        pool: [data.seed]
-        cells:
-          all of it: {policy: full}
-          window: {policy: fifo}
-        sweep: {policy.budget: [8, 12], data.seed: [0, 1]}
-        """,
-    )
-    out = tmp_path / "out"
-    assert hermes("sweep", chosen, f"output={out}").code == 0
-    with (out / "table.csv").open() as file:
-        lines = [line for line in csv.DictReader(file) if line["group"] == "overall"]
-    assert [(line["cell"], line["policy.budget"]) for line in lines] == [
-        *(("all of it", "8"), ("all of it", "12"), ("window", "8"), ("window", "12"))
-    ]
-    rows: dict[str, list[Row]] = {}
-    for cell in cells_of([chosen]):
-        label = Cell({key: value for key, value in cell.values.items() if key != "data.seed"}, (), "").label
-        rows.setdefault(label, []).extend(read_run(out / "cells" / cell.hash)[0])
-    for line in lines:
-        mine = rows[f"{line['cell']} policy.budget={line['policy.budget']}"]
-        assert int(line["n"]) == len(mine)
-        assert int(line["right"]) == sum(bool(row.correct) for row in mine)
-        if line["cell"] == "window":
-            base = sum(bool(row.correct) for row in rows[f"all of it policy.budget={line['policy.budget']}"])
-            wanted = (int(line["right"]) - base) / len(mine)
-            assert float(line["difference"]) == pytest.approx(wanted)
-    result = hermes("sweep", experiment(tmp_path, "pool: [seed]"), f"output={tmp_path / 'x'}", "--dry-run")
-    assert "pool: got 'seed'" in result.err

@@ -138,7 +138,7 @@ def _list(cells: Sequence[Cell], folder: Path) -> None:
 
 
 def _show(found: Sequence[Outcome]) -> None:
-    from hermes.evaluation.tables import unscored
+    from hermes.evaluation.sweep_pages import unscored
 
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("cell", overflow="fold")

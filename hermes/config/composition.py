@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -32,9 +34,11 @@ class Extras(NamedTuple):
         cells: name -> settings of one cell.
         besides: name -> settings of one cell outside the product.
         paper: published numbers to be printed beside ours: label of a cell -> number or {column: number}.
-        baseline: what the others are compared with: label of a cell, or {setting: value} of the product.
+        baseline: what the others are compared with: name or label of a cell, or {setting: value} of the
+            product; or several in a list.
         measures: costs to be shown (see ``hermes.evaluation.measures``).
         pool: settings whose values are repetitions, such as seeds: their cells are one line.
+        matched: a cell of a product over budgets: all are also compared at the bytes that it holds.
     """
 
     title: str = ""
@@ -42,15 +46,24 @@ class Extras(NamedTuple):
     cells: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     besides: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     paper: Mapping[str, Any] = MappingProxyType({})
-    baseline: str | Mapping[str, Any] = ""
+    baseline: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = ""
     measures: Sequence[str] = ()
     pool: Sequence[str] = ()
+    matched: str = ""
+
+    @property
+    def baselines(self) -> Sequence[str | Mapping[str, Any]]:
+        """Those of ``baseline``, in a list."""
+        if isinstance(self.baseline, (str, Mapping)):
+            return [self.baseline] if self.baseline else []
+        return list(self.baseline)
 
 
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = MappingProxyType(
     {
         "title": ((str,), "text"),
-        "baseline": ((str, dict), "text or a mapping"),
+        "baseline": ((str, dict, list), "text, a mapping or a list of these"),
+        "matched": ((str,), "text"),
         "measures": ((list,), "a list"),
         "pool": ((list,), "a list"),
     }
@@ -158,12 +171,18 @@ def _find(group: str, name: str, config_dirs: Sequence[Path], beside: Path | Non
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        content = copy.deepcopy(_parsed(path, path.stat().st_mtime_ns))
     except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: must be a mapping of settings, and is a {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(path: Path, changed: int) -> Any:
+    """A file's content at a time: the cells of a sweep read the same ones."""
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
 
 
 def _parse(text: str) -> tuple[tuple[str, ...], Any]:

@@ -14,7 +14,14 @@ from omegaconf import OmegaConf
 from hermes.errors import InputError
 from hermes.evaluation.journal import read_run
 from hermes.evaluation.rows import Row, category, video_of
-from hermes.evaluation.statistics import Interval, bootstrap, clustered_difference, detectable, mcnemar
+from hermes.evaluation.statistics import (
+    Interval,
+    bootstrap,
+    clustered_difference,
+    clustered_p,
+    detectable,
+    mcnemar,
+)
 
 __all__ = ["Comparison", "Difference", "compare_rows", "compare_runs", "settings_difference"]
 
@@ -35,6 +42,7 @@ class Difference(NamedTuple):
         bootstrap: the same by the paired bootstrap over videos.
         p: of McNemar's exact test, which takes questions as independent.
         detectable: the smallest true difference that would be found with a power of 0.8; a share.
+        p_clustered: of the test that ``interval`` stands for.
     """
 
     n: int
@@ -47,6 +55,7 @@ class Difference(NamedTuple):
     bootstrap: tuple[float, float]
     p: float
     detectable: float
+    p_clustered: float = 1.0
 
     @property
     def difference(self) -> float:
@@ -89,6 +98,7 @@ class Difference(NamedTuple):
             "high": self.interval.high,
             "doubtful": self.interval.doubtful,
             "bootstrap": list(self.bootstrap),
+            "p": self.p_clustered,
             "mcnemar_p": self.p,
             "detectable": self.detectable if self.detectable < 1 else None,
             "sentence": self.sentence,
@@ -277,6 +287,7 @@ def _difference(pairs: Sequence[_Pair]) -> Difference:
         bootstrap=bootstrap(only_b - only_a, asked),
         p=mcnemar(int(only_a.sum()), int(only_b.sum())),
         detectable=detectable(only_a, only_b, asked),
+        p_clustered=clustered_p(only_a, only_b, asked),
     )
 
 

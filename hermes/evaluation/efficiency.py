@@ -12,6 +12,7 @@ from typing import Any
 
 from hermes.benchmark import Record, draw_stream, frames_of, measure
 from hermes.evaluation.sweep import Cell, Outcome, run_cell
+from hermes.styles import STYLES
 
 __all__ = ["QUANTITIES", "Measured", "measure_cells", "measured", "write_bench"]
 
@@ -25,9 +26,7 @@ QUANTITIES: Mapping[str, str] = {
     "compress": "Compression of a chunk",
 }
 _DRAWN = ("ttft", "tpot", "memory", "peak_memory")
-# Colours that stay apart for every reader (Okabe and Ito), with marks and dashes that stay apart in grey.
-_COLOURS = ("#0072B2", "#E69F00", "#000000", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#777777")
-_MARKS, _DASHES = "os^DvPX*", ("-", "--", ":", "-.")
+_DASHES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,8 @@ def _plot(found: Sequence[Measured], path: Path) -> None:
     axes = figure.subplots(1, len(drawn), squeeze=False)[0]
     for panel, operation in zip(axes, drawn, strict=True):
         for item, colour, dash in zip(found, first, others, strict=True):
-            at = colours.index(colour) % len(_COLOURS)
-            style = {"color": _COLOURS[at], "marker": _MARKS[at], "markersize": 4.5}
+            own = STYLES[colours.index(colour) % len(STYLES)]
+            style = {"color": own.colour, "marker": own.mark, "markersize": 4.5}
             line = _DASHES[dashes.index(dash) % len(_DASHES)]
             if records := item.of(operation):
                 draw_stream(panel, records, **style, linestyle=line, label=item.cell.label)

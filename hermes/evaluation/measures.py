@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from hermes.evaluation.rows import Row, category, video_of
 from hermes.evaluation.statistics import FEW_VIDEOS, tails
@@ -117,8 +118,8 @@ def averages(rows: Sequence[Row], resamples: int = 2000, seed: int = 0) -> dict[
         name: [i for i, (other, _) in enumerate(cells) if other == name]
         for name in dict.fromkeys(name for name, _ in cells)
     }
-    means = {name: np.nanmean(accuracy[:, places], axis=1) for name, places in parts.items()}
-    found = {"tasks": np.nanmean(accuracy, axis=1)}
+    means = {name: _mean_of_asked(accuracy[:, places]) for name, places in parts.items()}
+    found = {"tasks": _mean_of_asked(accuracy)}
     if len(parts) > 1 and any(len(places) > 1 for places in parts.values()):
         found |= {f"tasks of {name}": mean for name, mean in means.items() if len(parts[name]) > 1}
         found["categories"] = np.mean(list(means.values()), axis=0)
@@ -131,3 +132,12 @@ def averages(rows: Sequence[Row], resamples: int = 2000, seed: int = 0) -> dict[
         name: Average(float(mean[0]), float(ends[name][0]), float(ends[name][1]), few)
         for name, mean in found.items()
     }
+
+
+def _mean_of_asked(accuracy: Float[np.ndarray, "D T"]) -> Float[np.ndarray, " D"]:
+    """Of each draw, over the tasks that it has; NaN where it has none."""
+    there = ~np.isnan(accuracy)
+    count = there.sum(axis=1)
+    total = np.where(there, accuracy, 0).sum(axis=1)
+    mean: Float[np.ndarray, " D"] = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+    return mean

@@ -11,22 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from hermes.evaluation.summary import Loss, Score
-from hermes.evaluation.sweep_plots import FEW
+from hermes.evaluation.summary import Score
+from hermes.styles import BLUE, GREY, STYLES, Style
 
-__all__ = ["plot_accuracy", "plot_ages", "plot_calibration", "plot_delays", "plot_times"]
+__all__ = ["plot_accuracy", "plot_ages", "plot_calibration", "plot_times"]
 
-_BLUE, _GREY = "#0072B2", "#777777"
-# Colours that stay apart for every reader (Okabe and Ito), and marks and lines that stay apart in grey.
-_STYLES = (
-    (_BLUE, "o", "-"),
-    ("#D55E00", "D", "--"),
-    ("#009E73", "^", "-."),
-    ("#CC79A7", "s", ":"),
-    ("#000000", "v", "-"),
-    ("#E69F00", "P", "--"),
-    ("#56B4E9", "X", "-."),
-)
+
+_POINTS = Style(BLUE, "o", "")
 
 
 def plot_accuracy(path: Path, scores: Mapping[str, Score]) -> None:
@@ -55,40 +46,12 @@ def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
         # Beside each other, so that no interval hides another.
         shift = 0.5 * ((index + 0.5) / len(by_age) - 0.5)
         x = np.array([names.index(age) for age in ages]) + shift
-        _intervals(axes, list(ages.values()), x, label=category, style=_STYLES[index % len(_STYLES)])
+        _intervals(axes, list(ages.values()), x, label=category, style=STYLES[index % len(STYLES)])
     axes.set_xticks(range(len(names)), names)
     axes.set(xlabel="age of the evidence (s)", ylabel="right answers (%)", ylim=(0, 101))
     axes.grid(axis="y", color="#dddddd")
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=min(len(by_age), 4), frameon=False)
-    figure.savefig(path, dpi=130)
-
-
-def plot_delays(path: Path, by_delay: Mapping[str, Mapping[str, Loss]]) -> None:
-    """Change of accuracy of each category by delay, as in ``Summary.by_delay``; not of very few questions.
-
-    Source: this project.
-    """
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    longest = max(float(delay) for losses in by_delay.values() for delay in losses)
-    for index, (category, every) in enumerate(by_delay.items()):
-        losses = {delay: loss for delay, loss in every.items() if loss.now.n >= FEW}
-        colour, mark, line = _STYLES[index % len(_STYLES)]
-        shift = 0.015 * longest * (index - len(by_delay) / 2)
-        x = np.array([0.0, *(float(delay) + shift for delay in losses)])
-        found = [100 * (loss.now.accuracy - loss.before.accuracy) for loss in losses.values()]
-        y = np.array([0.0, *found])
-        ends = 100 * np.array([(0.0, 0.0), *(loss.change[:2] for loss in losses.values())]).T
-        error = np.maximum(np.stack([y - ends[0], ends[1] - y]), 0)
-        axes.errorbar(
-            x, y, yerr=error, color=colour, marker=mark, linestyle=line, capsize=3, lw=1.5, label=category
-        )
-    axes.axhline(0, color=_GREY, linewidth=0.8)
-    axes.set(xlabel="asked again after (s)", ylabel="change of right answers (points)")
-    axes.grid(axis="y", color="#dddddd")
-    axes.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=min(len(by_delay), 4), frameon=False)
     figure.savefig(path, dpi=130)
 
 
@@ -117,8 +80,8 @@ def plot_calibration(path: Path, bins: Sequence[tuple[float, Score]]) -> None:
     figure = Figure(figsize=(5, 5.6), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     x = np.array([100 * mean for mean, _ in bins])
-    axes.plot((0, 100), (0, 100), color=_GREY, linestyle="--", label="calibrated")
-    _intervals(axes, [s for _, s in bins], x, label="this run, 95 % interval", style=(_BLUE, "o", "-"))
+    axes.plot((0, 100), (0, 100), color=GREY, linestyle="--", label="calibrated")
+    _intervals(axes, [s for _, s in bins], x, label="this run, 95 % interval", style=STYLES[0])
     axes.set(ylabel="right answers (%)", xlim=(0, 101), ylim=(0, 101))
     axes.grid(color="#dddddd")
     axes.set_axisbelow(True)
@@ -134,7 +97,7 @@ def _intervals(
     at: np.ndarray,
     *,
     label: str,
-    style: tuple[str, str, str] = (_BLUE, "o", ""),
+    style: Style = _POINTS,
     horizontal: bool = False,
 ) -> None:
     """Points with their intervals, in per cent."""

@@ -13,9 +13,10 @@ from hermes.errors import InputError
 from hermes.evaluation.journal import read_run
 from hermes.evaluation.measures import MEASURES
 from hermes.evaluation.metrics import calibration_error, unreadable
-from hermes.evaluation.plots import plot_accuracy, plot_ages, plot_calibration, plot_delays, plot_times
+from hermes.evaluation.plots import plot_accuracy, plot_ages, plot_calibration, plot_times
 from hermes.evaluation.rows import Row
 from hermes.evaluation.summary import Score, Summary, score, summarise
+from hermes.evaluation.sweep_plots import plot_losses
 
 __all__ = ["calibration", "write_report"]
 
@@ -146,7 +147,7 @@ def _ages(summary: Summary, plots: Path) -> str:
 def _delays(summary: Summary, plots: Path) -> str:
     if not summary.by_delay:
         return ""
-    plot_delays(plots / "delay.png", summary.by_delay)
+    drawn = plot_losses({"": summary.record()["by_delay"]}, plots / "delay.png")
     cells = []
     for name, losses in summary.by_delay.items():
         for delay, loss in losses.items():
@@ -159,8 +160,8 @@ def _delays(summary: Summary, plots: Path) -> str:
             )
     head = (
         "## Asked again\n\nThe same questions later, where the answer still holds; the change is paired.\n\n"
-        "![Change of accuracy by delay](plots/delay.png)\n\n"
     )
+    head += "![Change of accuracy by delay](plots/delay.png)\n\n" if drawn else ""
     names = ["category", "delay (s)", "n", "right % at first", "right % later", "change", "95 % interval"]
     return head + _table(names, cells)
 

@@ -8,7 +8,7 @@ import multiprocessing
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,9 +133,10 @@ def cells_of(
     """The cells that overrides and their experiment stand for, every setting checked.
 
     Source: this project. An experiment's ``sweep`` maps settings to lists of values, whose product is taken;
-    its ``cells`` maps names to settings, each a cell (or, with ``sweep``, a row of it); cells in ``besides``
-    stand alone, and may list values of the settings swept. Values on the command line replace the
-    experiment's.
+    its ``cells`` maps names to settings, each a cell (or, with ``sweep``, a row of it, in which a setting may
+    follow a swept one: ``policy.keep: {policy.budget: {64: 0.25}}`` leaves out other budgets); cells in
+    ``besides`` stand alone, and may list values of the settings swept. Values on the command line replace
+    the experiment's.
 
     Args:
         overrides: as on the command line.
@@ -147,18 +148,20 @@ def cells_of(
     """
     fixed, axes = split_axes(overrides)
     extras = experiment_extras(overrides, config_dirs)
-    named = {word.partition("=")[0] for word in fixed}
+    once = {key: value for key, _, value in (word.partition("=") for word in fixed)}
     axes = {
-        **{key: [as_text(v) for v in values] for key, values in extras.sweep.items() if key not in named},
+        **{key: [as_text(v) for v in values] for key, values in extras.sweep.items() if key not in once},
         **axes,
     }
     experiment = [word for word in fixed if word.startswith("experiment=")]
     own = [word for word in fixed if not word.startswith("experiment=")]
     rows: Mapping[str, Mapping[str, Any]] = extras.cells or {"": {}}
-    planned = [
-        (name, settings, dict(zip(axes, values, strict=True)))
-        for (name, settings), values in itertools.product(rows.items(), itertools.product(*axes.values()))
-    ]
+    planned = []
+    for (name, settings), values in itertools.product(rows.items(), itertools.product(*axes.values())):
+        chosen = dict(zip(axes, values, strict=True))
+        followed = _following(settings, {**once, **chosen})
+        if followed is not None:
+            planned.append((name, followed, chosen))
     for name, settings in extras.besides.items():
         listed = {key: value for key, value in settings.items() if key in axes and isinstance(value, list)}
         for values in itertools.product(*listed.values()):
@@ -181,6 +184,20 @@ def cells_of(
             raise InputError(f"two cells are the same run: {out[cell.hash].label} and {cell.label}")
         out[cell.hash] = cell
     return list(out.values())
+
+
+def _following(settings: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[str, Any] | None:
+    """A row's settings, those that follow a swept one with their value for it; None where one has none."""
+    out = {}
+    for key, value in settings.items():
+        axis = str(next(iter(value))) if isinstance(value, Mapping) and len(value) == 1 else ""
+        if axis in chosen and isinstance(value[axis], Mapping):
+            values = {as_text(place): own for place, own in value[axis].items()}
+            if chosen[axis] not in values:
+                return None
+            value = values[chosen[axis]]
+        out[key] = value
+    return out
 
 
 def as_text(value: Any) -> str:
@@ -274,8 +291,12 @@ def _completed(
     pool: ProcessPoolExecutor, cells: Sequence[Cell], folder: Path
 ) -> Iterator[tuple[Cell, Future[Any]]]:
     waiting = {pool.submit(run_cell, cell.overrides, folder / "cells" / cell.hash): cell for cell in cells}
-    for future in as_completed(waiting):
-        yield waiting[future], future
+    pending: set[Future[Any]] = set(waiting)
+    while pending:
+        # Ctrl-C that comes just before a thread begins to wait does not wake it.
+        done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield waiting[future], future
 
 
 def on_cluster(cluster: str, jobs: int, settings: Mapping[str, Any]) -> Launch:

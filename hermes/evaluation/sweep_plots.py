@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from hermes.evaluation.measures import MEASURES
+from hermes.styles import GREY, STYLES, Style
 
 if TYPE_CHECKING:
     from hermes.evaluation.sweep import Cell, Outcome
 
-__all__ = ["FEW", "plot_losses", "plot_sweep"]
+__all__ = ["FEW", "line_name", "numeric_axis", "plot_losses", "plot_sweep", "spread_of"]
 
-# Colours that stay apart for every reader (Okabe and Ito), with marks that stay apart in grey.
-STYLES = (
-    *(("#000000", "o"), ("#E69F00", "s"), ("#0072B2", "^"), ("#009E73", "D")),
-    *(("#D55E00", "v"), ("#56B4E9", "P"), ("#CC79A7", "X"), ("#777777", "*")),
-)
 # With fewer questions a point says nothing.
 FEW = 10
+# Of several marks in a row.
+_THIN: Mapping[str, Any] = {"markersize": 4, "elinewidth": 0.8}
 
 
 class _Panel(NamedTuple):
@@ -51,38 +51,83 @@ def plot_sweep(outcomes: Sequence[Outcome], path: Path, measures: Sequence[str] 
     names = list(dict.fromkeys(name for outcome in done for name in (outcome.record or {})["by_category"]))
     panels = [_Panel(name, "right (%)") for name in ([*names, "all"] if len(names) > 1 else ["all"])]
     panels += [_Panel(MEASURES[name][0].partition(" (")[0], MEASURES[name][0], name) for name in measures]
-    axis = _numeric_axis([outcome.cell for outcome in done])
-    lines = {tuple((k, v) for k, v in outcome.cell.values.items() if k != axis) for outcome in done}
-    # More lines than styles could not be told apart.
-    if axis is None or len(lines) > len(STYLES):
-        _by_cell(done, panels, path)
+    cells = [outcome.cell for outcome in done]
+    axis, spread = numeric_axis(cells), spread_of(cells)
+    if axis is None or spread is not None or len({line_name(cell, axis) for cell in cells}) > len(STYLES):
+        _by_cell(done, panels, path, spread)
     else:
         _along(done, panels, axis, path)
 
 
-def _by_cell(done: Sequence[Outcome], panels: Sequence[_Panel], path: Path) -> None:
-    from matplotlib.figure import Figure
+def spread_of(cells: Sequence[Cell]) -> str | None:
+    """The numeric setting, where lines are too many to be told apart and its values are not.
 
-    figure = Figure(figsize=(2.2 + 1.9 * len(panels), 1.1 + 0.3 * len(done)), layout="constrained")
+    Source: this project. Such a sweep is read line by line: a row each, its values side by side.
+    """
+    axis = numeric_axis(cells)
+    if axis is None or len({line_name(cell, axis) for cell in cells}) <= len(STYLES):
+        return None
+    return axis if len({cell.values.get(axis) for cell in cells}) <= len(STYLES) else None
+
+
+def line_name(cell: Cell, axis: str | None) -> str:
+    """What a cell is called on a plot along a setting: its other values (this project).
+
+    Their names are left out where one is alone, and so clear.
+    """
+    values = {key: value for key, value in cell.values.items() if key != axis}
+    if len(values) == 1:
+        key, value = next(iter(values.items()))
+        return value or key
+    return " ".join(f"{key.rpartition('.')[2]}={value}" if value else key for key, value in values.items())
+
+
+def _by_cell(done: Sequence[Outcome], panels: Sequence[_Panel], path: Path, spread: str | None) -> None:
+    """A row a cell; or a row a line, with a mark for each value of the setting it is spread over."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    rows = list(dict.fromkeys(_row(outcome, spread) for outcome in done))
+    every = {outcome.cell.values.get(spread or "") for outcome in done}
+    places = sorted((place for place in every if place), key=float)
+    figure = Figure(figsize=(2.2 + 1.9 * len(panels), 1.4 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for area, panel in zip(axes, panels, strict=True):
-        for i, outcome in enumerate(done):
-            found = panel.read(outcome.record)
-            if found is not None:
-                middle, low, high = found
-                error = [[max(middle - low, 0)], [max(high - middle, 0)]]
-                area.errorbar(middle, i, xerr=error, color="#0072B2", marker="o", capsize=2, linestyle="none")
+        for outcome in done:
+            score = panel.read(outcome.record)
+            if score is None:
+                continue
+            middle, low, high = score
+            place = outcome.cell.values.get(spread or "")
+            at = places.index(place) if place else 0
+            # Beside each other, so that no interval hides another.
+            y = rows.index(_row(outcome, spread)) + (0.7 * ((at + 0.5) / len(places) - 0.5) if places else 0)
+            error = [[max(middle - low, 0)], [max(high - middle, 0)]]
+            own = {"color": STYLES[at].colour, "marker": STYLES[at].mark, "linestyle": "none"}
+            area.errorbar(middle, y, xerr=error, **own, **_THIN if places else {"capsize": 2})
         first = panel.read(done[0].record)
-        if first is not None:
+        if first is not None and not places:
             # The first cell, so that the others can be read against it.
-            area.axvline(first[0], color="#777777", linewidth=0.8, linestyle=":")
+            area.axvline(first[0], color=GREY, linewidth=0.8, linestyle=":")
         area.set(title=panel.title, xlabel=panel.unit)
         area.set_xlim(*((0, 103) if not panel.measure else (0, None)))
         area.grid(axis="x", color="#dddddd")
         area.set_axisbelow(True)
-    axes[0].set_yticks(range(len(done)), [outcome.cell.label or "all" for outcome in done])
-    axes[0].invert_yaxis()
+        for edge in np.arange(len(rows) - 1) + 0.5 if places else []:
+            area.axhline(edge, color="#eeeeee", linewidth=0.6)
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    if places:
+        handles = [
+            Line2D([], [], color=own.colour, marker=own.mark, linestyle="none", label=f"{spread}={place}")
+            for own, place in zip(STYLES, places, strict=False)
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(places), frameon=False)
     figure.savefig(path, dpi=120)
+
+
+def _row(outcome: Outcome, spread: str | None) -> str:
+    return (line_name(outcome.cell, spread) if spread else outcome.cell.label) or "all"
 
 
 def _along(done: Sequence[Outcome], panels: Sequence[_Panel], axis: str, path: Path) -> None:
@@ -90,8 +135,7 @@ def _along(done: Sequence[Outcome], panels: Sequence[_Panel], axis: str, path: P
 
     lines: dict[str, list[Outcome]] = {}
     for outcome in done:
-        rest = {key: value for key, value in outcome.cell.values.items() if key != axis}
-        lines.setdefault(_say(rest), []).append(outcome)
+        lines.setdefault(line_name(outcome.cell, axis), []).append(outcome)
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(max(4.5, 3 * columns), 0.6 + 2.9 * rows), layout="constrained")
@@ -108,7 +152,7 @@ def _along(done: Sequence[Outcome], panels: Sequence[_Panel], axis: str, path: P
             for outcome in group:
                 found = panel.read(outcome.record) if axis not in outcome.cell.values else None
                 if found is not None:
-                    colour = STYLES[i % len(STYLES)][0]
+                    colour = STYLES[i % len(STYLES)].colour
                     area.axhline(found[0], color=colour, linestyle="--", linewidth=1, label=label)
         area.set(title=panel.title, xlabel=axis, ylabel=panel.unit)
         area.set_ylim(*((0, 103) if not panel.measure else (0, None)))
@@ -120,15 +164,7 @@ def _along(done: Sequence[Outcome], panels: Sequence[_Panel], axis: str, path: P
     figure.savefig(path, dpi=120)
 
 
-def _say(values: dict[str, str]) -> str:
-    """A line's name: the values alone where it is clear what they are of."""
-    if len(values) == 1:
-        key, value = next(iter(values.items()))
-        return value or key
-    return " ".join(f"{key.rpartition('.')[2]}={value}" if value else key for key, value in values.items())
-
-
-def _draw(area: Any, points: Sequence[Any], style: tuple[str, str], label: str) -> None:
+def _draw(area: Any, points: Sequence[Any], style: Style, label: str) -> None:
     if not points:
         return
     x, scores = [place for place, _ in points], [score for _, score in points]
@@ -137,25 +173,29 @@ def _draw(area: Any, points: Sequence[Any], style: tuple[str, str], label: str) 
         [max(score[0] - score[1], 0) for score in scores],
         [max(score[2] - score[0], 0) for score in scores],
     ]
-    area.errorbar(
-        x, middle, yerr=spread, color=style[0], marker=style[1], markersize=4, lw=1.3, label=label, capsize=2
-    )
+    own = {"color": style.colour, "marker": style.mark, "ls": style.dash}
+    area.errorbar(x, middle, yerr=spread, **own, markersize=4, lw=1.3, label=label, capsize=2)
 
 
-def plot_losses(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Change of accuracy against the delay, one panel a category, one line a cell.
+def plot_losses(lines: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> bool:
+    """Change of accuracy against the delay, one panel a category, one line a run.
 
-    Source: this project. Points of fewer than :data:`FEW` questions are left to the table.
+    Source: this project. Points of fewer than :data:`FEW` questions are left to the table, and so are more
+    lines than can be told apart.
+
+    Args:
+        lines: a name -> ``by_delay`` of a summary's record.
+        path: of the picture.
+
+    Returns:
+        whether there was anything to draw.
     """
     from matplotlib.figure import Figure
 
-    done = [outcome for outcome in outcomes if (outcome.record or {}).get("by_delay")]
-    shown = [
-        (name, losses) for outcome in done for name, losses in (outcome.record or {})["by_delay"].items()
-    ]
+    shown = [pair for by_delay in lines.values() for pair in by_delay.items()]
     names = list(dict.fromkeys(name for name, found in shown if any(x["n"] >= FEW for x in found.values())))
-    if not names:
-        return
+    if not names or len(lines) > len(STYLES):
+        return False
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(max(4.5, 3 * columns), 0.6 + 2.9 * rows), layout="constrained")
@@ -163,20 +203,19 @@ def plot_losses(outcomes: Sequence[Outcome], path: Path) -> None:
     for area in areas[len(names) :]:
         area.set_visible(False)
     for area, name in zip(areas, names, strict=False):
-        for i, outcome in enumerate(done):
-            losses = (outcome.record or {})["by_delay"].get(name, {})
+        for i, (label, by_delay) in enumerate(lines.items()):
             points = [(0.0, (0.0, 0.0, 0.0))]
-            for delay, loss in losses.items():
+            for delay, loss in by_delay.get(name, {}).items():
                 if loss["n"] < FEW:
                     continue
                 change = loss["change"]
                 values = [100 * change[key] for key in ("difference", "low", "high")]
                 points.append((float(delay), (values[0], values[1], values[2])))
             # Beside each other, so that no interval hides another.
-            shift = 0.012 * (i - len(done) / 2) * max(x for x, _ in points)
+            shift = 0.012 * (i - (len(lines) - 1) / 2) * max(x for x, _ in points)
             moved = [(x + shift * (x > 0), found) for x, found in sorted(points)]
-            _draw(area, moved, STYLES[i % len(STYLES)], _say(dict(outcome.cell.values)))
-        area.axhline(0, color="#777777", linewidth=0.8, linestyle=":")
+            _draw(area, moved, STYLES[i], label)
+        area.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
         area.set(title=name, xlabel="asked again after (s)", ylabel="change (points)")
         area.grid(axis="y", color="#dddddd")
         area.set_axisbelow(True)
@@ -184,10 +223,14 @@ def plot_losses(outcomes: Sequence[Outcome], path: Path) -> None:
     if len(labels) > 1:
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
     figure.savefig(path, dpi=120)
+    return True
 
 
-def _numeric_axis(cells: Sequence[Cell]) -> str | None:
-    """The setting with the most values, three or more, that are all numbers; two make no line."""
+def numeric_axis(cells: Sequence[Cell]) -> str | None:
+    """The setting with the most values, three or more, that are all numbers; two make no line.
+
+    Source: this project.
+    """
     best, most = None, 2
     for key in dict.fromkeys(key for cell in cells for key in cell.values):
         values = {cell.values[key] for cell in cells if cell.values.get(key)}

@@ -1,4 +1,4 @@
-"""A sweep's outcomes as tables and plots, beside published numbers and a baseline."""
+"""A sweep's outcomes as tables and plots, beside published numbers and baselines."""
 
 from __future__ import annotations
 
@@ -12,27 +12,41 @@ from hermes.config import Extras
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.evaluation.compare import Comparison, Difference, compare_rows
 from hermes.evaluation.journal import read_run
+from hermes.evaluation.matched import Values, less, mean_of, persistent, values_within
 from hermes.evaluation.measures import MEASURES
 from hermes.evaluation.rows import Row, video_of
 from hermes.evaluation.summary import grouped, summarise
 from hermes.evaluation.sweep import Cell, Outcome, as_text
-from hermes.evaluation.sweep_plots import FEW, plot_losses, plot_sweep
-from hermes.evaluation.verdicts import Verdicts
+from hermes.evaluation.sweep_pages import (
+    accuracies,
+    averages,
+    costs,
+    differences,
+    kinds,
+    losses,
+    matched_memory,
+    unscored,
+    values_of,
+)
+from hermes.evaluation.sweep_plots import line_name, numeric_axis, plot_losses, plot_sweep
 
-__all__ = ["check_extras", "sweep_rows", "unscored", "write_sweep"]
+__all__ = ["check_extras", "sweep_rows", "write_sweep"]
 
 # More than any benchmark has clips.
 _MANY = 1 << 32
 _NUMBERS = ("n", "right", "accuracy", "low", "high", "chance")
+_Wanted = str | Mapping[str, Any]
+_Pairs = Mapping[str, Mapping[str, Comparison]]
 
 
 def check_extras(cells: Sequence[Cell], extras: Extras) -> None:
-    """See that an experiment names measures and a baseline that there are.
+    """See that an experiment names measures, baselines and a matched line that there are.
 
     Source: this project.
 
     Raises:
-        SettingError: an unknown measure, a setting to pool that is not swept, or a baseline that is no cell.
+        SettingError: an unknown measure, a setting to pool that is not swept, a baseline that is no cell, or
+            a matched one that is no line along a budget.
     """
     for name in extras.measures:
         if name not in MEASURES:
@@ -42,11 +56,16 @@ def check_extras(cells: Sequence[Cell], extras: Extras) -> None:
         if key not in axes:
             raise SettingError("pool", key, axes, did_you_mean(key, axes))
     cells = [_without(cell, extras.pool) for cell in cells]
-    if extras.baseline and not any(_baseline(cell, cells, extras.baseline) for cell in cells):
-        labels = [cell.label for cell in cells]
-        raise SettingError(
-            "baseline", str(extras.baseline), labels, did_you_mean(str(extras.baseline), labels)
-        )
+    labels = list(dict.fromkeys(cell.label for cell in cells))
+    for wanted in extras.baselines:
+        if not any(_baseline(cell, cells, wanted) for cell in cells):
+            raise SettingError("baseline", str(wanted), labels, did_you_mean(str(wanted), labels))
+    if extras.matched:
+        axis = numeric_axis(cells)
+        lines = sorted({line_name(cell, axis) for cell in cells if axis in cell.values}) if axis else []
+        if extras.matched not in lines:
+            hint = did_you_mean(extras.matched, lines)
+            raise SettingError("matched", extras.matched, lines or "a line of a sweep over budgets", hint)
 
 
 def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Path:
@@ -57,10 +76,10 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
     Args:
         outcomes: of all cells.
         folder: of the sweep.
-        extras: title, published numbers, baseline and measures of the experiment.
+        extras: title, published numbers, baselines and measures of the experiment.
     """
     done, rows_of = _pooled([o for o in outcomes if o.record is not None], folder, extras.pool)
-    pairs = _compared(done, rows_of, extras.baseline)
+    pairs = {_named(wanted): _compared(done, rows_of, wanted) for wanted in extras.baselines}
     rows = sweep_rows(done, pairs)
     parts = [f"# {extras.title or folder.name}"]
     if rows:
@@ -68,13 +87,17 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
         # Apart, as times differ from run to run.
         _write_csv(folder / "costs.csv", _cost_rows(done))
         plot_sweep(done, folder / "plot.png", extras.measures)
-        parts += ["![Accuracy by cell](plot.png)", _accuracies(done, extras.paper)]
-        parts += [_differences(done, pairs)] if pairs else []
-        parts += [_costs(done, extras.measures)] if extras.measures else []
-        parts += [_kinds(done), _averages(done)]
-        if any((outcome.record or {}).get("by_delay") for outcome in done):
-            plot_losses(done, folder / "losses.png")
-            parts += [_losses(done, drawn=(folder / "losses.png").exists())]
+        parts += ["![Accuracy by cell](plot.png)", accuracies(done, extras.paper)]
+        named = len(pairs) > 1
+        parts += [differences(done, found, base * named) for base, found in pairs.items() if found]
+        parts += [costs(done, extras.measures)] if extras.measures else []
+        parts += [kinds(done), averages(done)]
+        if extras.matched:
+            parts += [_matched(done, rows_of, folder, extras)]
+        again = [outcome for outcome in done if (outcome.record or {}).get("by_delay")]
+        if again:
+            told = {line_name(o.cell, None): (o.record or {})["by_delay"] for o in again}
+            parts += [losses(again, drawn=plot_losses(told, folder / "losses.png"))]
     if any("*)" in part for part in parts):
         parts.append(
             "A star: few videos and few answers of one kind, so that the interval may be too narrow."
@@ -92,6 +115,36 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
     return path
 
 
+def sweep_rows(outcomes: Sequence[Outcome], pairs: _Pairs | None = None) -> list[dict[str, Any]]:
+    """One line for each group of each cell: its values, the group, n, accuracy, interval and chance.
+
+    Source: this project.
+
+    Args:
+        outcomes: of cells.
+        pairs: name of a baseline -> hash of a cell -> it against the baseline. With several baselines the
+            columns of differences name theirs.
+    """
+    out = []
+    row: dict[str, Any]
+    for outcome in outcomes:
+        if outcome.record is None:
+            continue
+        for group, name, score in grouped(outcome.record):
+            row = {**values_of(outcome.cell), "group": group, "name": name}
+            row |= {key: score[key] for key in _NUMBERS}
+            for base, compared in (pairs or {}).items():
+                found = _difference(compared.get(outcome.cell.hash), group, name)
+                if found is not None:
+                    ends = {"difference_low": found.interval.low, "difference_high": found.interval.high}
+                    tests = {"p": found.p_clustered, "mcnemar_p": found.p}
+                    suffix = f" ({base})" if pairs and len(pairs) > 1 else ""
+                    told: dict[str, float] = {"difference": found.difference, **ends, **tests}
+                    row |= {f"{key}{suffix}": value for key, value in told.items()}
+            out.append(row)
+    return out
+
+
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -102,44 +155,17 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _cost_rows(done: Sequence[Outcome]) -> list[dict[str, Any]]:
     return [
-        {**_values(outcome.cell), "measure": name, **cost}
+        {**values_of(outcome.cell), "measure": name, **cost}
         for outcome in done
         for name, cost in (outcome.record or {}).get("costs", {}).items()
     ]
 
 
-def sweep_rows(
-    outcomes: Sequence[Outcome], pairs: Mapping[str, Comparison] | None = None
-) -> list[dict[str, Any]]:
-    """One line for each group of each cell: its values, the group, n, accuracy, interval and chance.
-
-    Source: this project.
-
-    Args:
-        outcomes: of cells.
-        pairs: hash of a cell -> it against the baseline.
-    """
-    out = []
-    for outcome in outcomes:
-        if outcome.record is None:
-            continue
-        values = _values(outcome.cell)
-        for group, name, score in grouped(outcome.record):
-            row = {**values, "group": group, "name": name, **{key: score[key] for key in _NUMBERS}}
-            found = _difference((pairs or {}).get(outcome.cell.hash), group, name)
-            if found is not None:
-                ends = {"difference_low": found.interval.low, "difference_high": found.interval.high}
-                row |= {"difference": found.difference, **ends, "mcnemar_p": found.p}
-            out.append(row)
-    return out
+def _named(wanted: _Wanted) -> str:
+    return wanted if isinstance(wanted, str) else ", ".join(f"{key}={wanted[key]}" for key in wanted)
 
 
-def _values(cell: Cell) -> dict[str, str]:
-    named = [key for key, value in cell.values.items() if not value]
-    return {**({"cell": named[0]} if named else {}), **{k: v for k, v in cell.values.items() if v}}
-
-
-def _baseline(cell: Cell, cells: Sequence[Cell], wanted: str | Mapping[str, Any]) -> Cell | None:
+def _baseline(cell: Cell, cells: Sequence[Cell], wanted: _Wanted) -> Cell | None:
     """The cell that this one is compared with; None for a baseline itself."""
     own = dict(cell.values)
     if isinstance(wanted, str):
@@ -175,6 +201,7 @@ def _pooled(
     parts: dict[str, list[Outcome]] = {}
     for outcome in done:
         parts.setdefault(_without(outcome.cell, pool).label, []).append(outcome)
+    repeated = list(dict.fromkeys(tuple(o.cell.values.get(key) for key in pool) for o in done))
     rows: dict[str, list[Row]] = {}
     out = []
     for part in parts.values():
@@ -182,7 +209,8 @@ def _pooled(
         # Repetitions number their clips alike.
         rows[cell.hash] = [
             replace(row, clip=row.clip + i * _MANY, video=_apart(outcome.cell, apart) + video_of(row))
-            for i, outcome in enumerate(part)
+            for outcome in part
+            for i in [repeated.index(tuple(outcome.cell.values.get(key) for key in pool))]
             for row in read(outcome.cell)
         ]
         out.append(Outcome(cell, summarise(rows[cell.hash]).record()))
@@ -190,12 +218,12 @@ def _pooled(
 
 
 def _compared(
-    done: Sequence[Outcome], rows_of: Callable[[Cell], list[Row]], wanted: str | Mapping[str, Any]
+    done: Sequence[Outcome], rows_of: Callable[[Cell], list[Row]], wanted: _Wanted
 ) -> dict[str, Comparison]:
     """Hash of a cell -> it against its baseline, as far as they were asked the same."""
     cells = [outcome.cell for outcome in done]
     out = {}
-    for cell in cells if wanted else []:
+    for cell in cells:
         base = _baseline(cell, cells, wanted)
         if base is None:
             continue
@@ -213,170 +241,36 @@ def _difference(comparison: Comparison | None, group: str, name: str) -> Differe
     return comparison.overall if group == "overall" else comparison.by_category.get(name)
 
 
-def _records(done: Sequence[Outcome]) -> list[Mapping[str, Any]]:
-    return [outcome.record or {} for outcome in done]
-
-
-def _names(done: Sequence[Outcome], group: str) -> list[str]:
-    return list(dict.fromkeys(name for record in _records(done) for name in record[group]))
-
-
-def _keys(done: Sequence[Outcome]) -> list[str]:
-    return list(dict.fromkeys(key for outcome in done for key in _values(outcome.cell))) or ["cell"]
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    made = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in made)
-
-
-def _lines(done: Sequence[Outcome], cells: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Each cell's values before what is said of it."""
-    keys = _keys(done)
-    values = [_values(outcome.cell) for outcome in done]
-    return [[*(each.get(key, "") for key in keys), *rest] for each, rest in zip(values, cells, strict=True)]
-
-
-def _accuracies(done: Sequence[Outcome], paper: Mapping[str, Any]) -> str:
-    names = _names(done, "by_category")
-    names = names if len(names) > 1 else []
-    published = [_published(paper.get(outcome.cell.label)) for outcome in done]
-    columns = list(dict.fromkeys(name for each in published for name in each))
-    every = [
-        [*(record["by_category"].get(name) for name in names), record["overall"]] for record in _records(done)
-    ]
-    lines = []
-    for scores, theirs in zip(every, published, strict=True):
-        ours = [_score(score) + _fewer(score, first) for score, first in zip(scores, every[0], strict=True)]
-        lines.append([*ours, *(f"{theirs[c]:g}" if c in theirs else "" for c in columns)])
-    asked = map(_asked, every[0])
-    last = [*([""] * (len(_keys(done)) - 1)), "*questions; chance %*", *asked, *([""] * len(columns))]
-    head = [*_keys(done), *names, "all", *(f"published: {name}" for name in columns)]
-    return "Per cent right, with 95 % intervals.\n\n" + _table(head, [*_lines(done, lines), last])
-
-
-def _published(value: Any) -> dict[str, float]:
-    if value is None:
-        return {}
-    return (
-        {"all": float(value)} if not isinstance(value, Mapping) else {k: float(v) for k, v in value.items()}
-    )
-
-
-def unscored(record: Mapping[str, Any] | None) -> list[str]:
-    """Which open-ended answers of a cell have no verdict, in sentences (this project)."""
-    found = (record or {}).get("verdicts")
-    counts = Verdicts(found["n"], found["waiting"], found["unreadable"]) if found else Verdicts()
-    return counts.notes("the same command with")
-
-
-def _score(score: Mapping[str, Any] | None) -> str:
-    if score is None or not score["n"]:
-        return "-"
-    low, high = 100 * score["low"], 100 * score["high"]
-    return f"{100 * score['accuracy']:.1f} ({low:.0f}-{high:.0f}{'*' * score.get('doubtful', False)})"
-
-
-def _fewer(score: Mapping[str, Any] | None, first: Mapping[str, Any] | None) -> str:
-    """How many questions a cell has, where it is another number than the last line says."""
-    return f", n {score['n']}" if score and score["n"] and (not first or first["n"] != score["n"]) else ""
-
-
-def _asked(score: Mapping[str, Any] | None) -> str:
-    if score is None:
-        return "-"
-    chance = "-" if score["chance"] is None else f"{100 * score['chance']:.0f}"
-    return f"{score['n']}; {chance}"
-
-
-def _differences(done: Sequence[Outcome], pairs: Mapping[str, Comparison]) -> str:
-    compared = [outcome for outcome in done if outcome.cell.hash in pairs]
-    names = list(dict.fromkeys(name for each in pairs.values() for name in each.by_category))
-    names = names if len(names) > 1 else []
-    lines = []
-    for outcome in compared:
-        found = pairs[outcome.cell.hash]
-        lines.append([*(_points(found.by_category.get(name)) for name in names), _points(found.overall)])
-    head = [*_keys(compared), *names, "all"]
-    text = (
-        "Difference from the baseline, in points: the same questions in pairs, with 95 % intervals clustered "
-        "by video; bold where the interval leaves out zero."
-    )
-    return f"{text}\n\n{_table(head, _lines(compared, lines))}"
-
-
-def _points(found: Difference | None) -> str:
-    if found is None:
-        return "-"
-    low, high = 100 * found.interval.low, 100 * found.interval.high
-    star = "*" * found.interval.doubtful
-    text = f"{100 * found.difference:+.1f} ({low:+.1f} to {high:+.1f}{star})"
-    return f"**{text}**" if found.told else text
-
-
-def _costs(done: Sequence[Outcome], measures: Sequence[str]) -> str:
-    lines = [[_cost(record.get("costs", {}).get(name)) for name in measures] for record in _records(done)]
-    head = [*_keys(done), *(MEASURES[name][0] for name in measures)]
-    return "At the questions: median (95th percentile).\n\n" + _table(head, _lines(done, lines))
-
-
-def _cost(cost: Mapping[str, float] | None) -> str:
-    return "-" if cost is None else f"{cost['median']:.3g} ({cost['high']:.3g})"
-
-
-def _kinds(done: Sequence[Outcome]) -> str:
-    """Kinds down, cells across: there may be many kinds."""
-    names = _names(done, "by_kind")
-    if len(names) < 2 or set(names) == set(_names(done, "by_category")) or len(done) > 12:
-        return ""
-    lines = [[name, *(_score(record["by_kind"].get(name)) for record in _records(done))] for name in names]
-    head = ["kind", *(outcome.cell.label or "all" for outcome in done)]
-    return "By kind of question.\n\n" + _table(head, lines)
-
-
-def _averages(done: Sequence[Outcome]) -> str:
-    names = list(dict.fromkeys(name for record in _records(done) for name in record.get("averages", {})))
-    if not names:
-        return ""
-    lines = []
-    for record in _records(done):
-        found = [record.get("averages", {}).get(name) for name in names]
-        lines.append([_average(each) for each in found])
-    text = (
-        "Means of accuracies (%) over tasks and categories. Where a benchmark defines its figures so, these "
-        "are to be set beside published numbers, and not those of the first table."
-    )
-    return f"{text}\n\n" + _table([*_keys(done), *(f"mean of {name}" for name in names)], _lines(done, lines))
-
-
-def _average(average: Mapping[str, float] | None) -> str:
-    if average is None:
-        return "-"
-    ends = f"{100 * average['low']:.0f}-{100 * average['high']:.0f}"
-    return f"{100 * average['value']:.1f} ({ends}){'*' * bool(average.get('doubtful'))}"
-
-
-def _losses(done: Sequence[Outcome], *, drawn: bool) -> str:
-    names = list(dict.fromkeys(name for record in _records(done) for name in record["by_delay"]))
-    blocks = []
-    for name in names:
-        found = [record["by_delay"].get(name, {}) for record in _records(done)]
-        delays = sorted({delay for losses in found for delay in losses}, key=float)
-        lines = [[_loss(losses.get(delay)) for delay in delays] for losses in found]
-        head = [*_keys(done), *(f"{delay} s later" for delay in delays)]
-        blocks.append(f"Of {name}:\n\n" + _table(head, _lines(done, lines)))
-    picture = "![Change of accuracy by delay](losses.png)\n\n" if drawn else ""
-    text = (
-        f"## Asked again\n\n{picture}Per cent right when asked again, and the change from the same questions "
-        "at their own time, in points (95 %, paired). The longer the delay, the fewer the questions whose "
-        f"answer still holds; points of fewer than {FEW} are not drawn."
-    )
-    return "\n\n".join([text, *blocks])
-
-
-def _loss(loss: Mapping[str, Any] | None) -> str:
-    if loss is None:
-        return "-"
-    change = loss["change"]
-    ends = f"{100 * change['low']:+.0f} to {100 * change['high']:+.0f}{'*' * change.get('doubtful', False)}"
-    return f"{100 * loss['accuracy']:.1f}; {100 * change['difference']:+.1f} ({ends}), n {loss['n']}"
+def _matched(
+    done: Sequence[Outcome], rows_of: Callable[[Cell], list[Row]], folder: Path, extras: Extras
+) -> str:
+    """Every line at the bytes of one, at each of its budgets; in ``matched.csv``, too."""
+    axis = numeric_axis([outcome.cell for outcome in done])
+    lines: dict[str, dict[str, list[Row]]] = {}
+    for outcome in done if axis else []:
+        rows = rows_of(outcome.cell)
+        lines.setdefault(line_name(outcome.cell, axis), {})[outcome.cell.values.get(str(axis), "")] = rows
+    sizes = {
+        f"{extras.matched} at {axis}={place}": float(persistent(rows))
+        for place, rows in lines.get(extras.matched, {}).items()
+    }
+    bases = [_named(wanted) for wanted in extras.baselines]
+    found: dict[str, dict[str, Values]] = {}
+    table = []
+    for title, size in sizes.items():
+        within = {method: values_within(list(runs.values()), size) for method, runs in lines.items()}
+        found[title] = {method: values for method, values in within.items() if values is not None}
+        for method, values in found[title].items():
+            for name in (None, *sorted({kind for kind, _, _ in values.values()})):
+                told = mean_of(values, name)
+                row = {"bytes": size, "of": title, "method": method, "name": name or "all"}
+                row |= {} if told is None else {"accuracy": told.value, **told.interval._asdict()}
+                for base in bases:
+                    pair = less(values, found[title][base], name) if base in found[title] else None
+                    if pair is not None and base != method:
+                        ends = {"low": pair.interval.low, "high": pair.interval.high}
+                        row |= {f"less {base}": pair.value, **{f"{k} ({base})": v for k, v in ends.items()}}
+                table.append(row)
+    if table:
+        _write_csv(folder / "matched.csv", table)
+    return matched_memory(found, {title: size / 1e3 for title, size in sizes.items()}, bases)

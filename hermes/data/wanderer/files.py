@@ -17,8 +17,9 @@ import numpy as np
 from hermes.config import resolved_yaml, setting
 from hermes.data.annotations import Clip, TimedQuestion, read_annotations, write_annotations
 from hermes.data.benchmark import Benchmark, Survey, video_frames
-from hermes.data.wanderer.questions import KINDS, Question, holds_until, questions
+from hermes.data.wanderer.questions import KINDS, Question, questions
 from hermes.data.wanderer.rendering import frames
+from hermes.data.wanderer.truth import holds_until
 from hermes.data.wanderer.world import SPLITS, Split, Stream, WorldConfig, sample_stream
 from hermes.errors import SettingError, did_you_mean
 from hermes.settings import VideoConfig

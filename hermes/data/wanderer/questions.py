@@ -26,9 +26,7 @@ __all__ = [
     "History",
     "Kind",
     "Question",
-    "answer_at",
     "ask",
-    "holds_until",
     "questions",
 ]
 
@@ -134,7 +132,8 @@ def _pick(items: Sequence[Scene], rng: np.random.Generator) -> Scene | None:
     return items[int(rng.integers(len(items)))] if items else None
 
 
-_ATTRIBUTES: Mapping[str, tuple[tuple[str, ...], str, str, Callable[[Scene], str]]] = MappingProxyType(
+# What an object has: its values, the question now and about the past, and how a scene tells it.
+ATTRIBUTES: Mapping[str, tuple[tuple[str, ...], str, str, Callable[[Scene], str]]] = MappingProxyType(
     {
         "colour": (
             COLOURS,
@@ -163,7 +162,7 @@ def _now_place(history: History, rng: np.random.Generator) -> Asked:
 
 
 def _now(attribute: str) -> Maker:
-    _, text, _, value = _ATTRIBUTES[attribute]
+    _, text, _, value = ATTRIBUTES[attribute]
 
     def make(history: History, rng: np.random.Generator) -> Asked | None:
         scene = history.showing
@@ -173,7 +172,7 @@ def _now(attribute: str) -> Maker:
 
 
 def _past(attribute: str) -> Maker:
-    _, _, text, value = _ATTRIBUTES[attribute]
+    _, _, text, value = ATTRIBUTES[attribute]
 
     def make(history: History, rng: np.random.Generator) -> Asked | None:
         scene = _pick(history.past, rng)
@@ -301,64 +300,6 @@ def ask(kind: str, history: History, rng: np.random.Generator, choices: int = 0)
     text, answer, evidence = made
     options = _options(kind, text, answer, history, choices, rng) if choices else ()
     return Question(kind, text, answer, history.time, evidence, options)
-
-
-def answer_at(kind: str, text: str, history: History) -> str | None:
-    """The right answer to a question at some moment; None where it cannot be asked then.
-
-    Source: this project. Found from the question's words, so that the same words can be asked later.
-
-    Args:
-        kind: a key of ``KINDS``.
-        text: the question, as :func:`ask` words it.
-        history: what has been seen.
-
-    >>> from hermes.data.wanderer.world import WorldConfig, sample_stream
-    >>> stream = sample_stream(WorldConfig(), "test", 0, 0)
-    >>> answer_at("count_places", "How many places did we visit?", History(stream, 1))
-    '1'
-    """
-    words = text.rstrip("?").replace(",", "").split()
-    places = [PLACES.index(word) for word in words if word in PLACES]
-    objects = [obj for obj in range(OBJECTS) if object_name(obj) in words]
-    if kind.startswith("past_"):
-        scene = next((scene for scene in history.past if scene.place == places[0]), None)
-        return None if scene is None else _ATTRIBUTES[kind.removeprefix("past_")][3](scene)
-    if kind == "object_place":
-        held = [scene.place for scene in history.shown.values() if scene.obj == objects[0]]
-        return PLACES[held[0]] if len(held) == 1 and held[0] != history.now.place else None
-    if kind == "place_before":
-        starts = [scene.start for scene in history.visits.get(places[0], ())]
-        before = (
-            [scene.place for scene in history.scenes if scene.end == starts[0]] if len(starts) == 1 else []
-        )
-        return PLACES[before[0]] if before else None
-    if kind == "order":
-        return PLACES[min(places, key=lambda place: history.visits[place][0].start)]
-    if kind == "saw_object":
-        return "yes" if any(scene.obj == objects[0] for scene in history.shown.values()) else "no"
-    if kind == "visited":
-        return "yes" if places[0] in history.visits else "no"
-    # The others ask about the moment, or about everything: they draw nothing.
-    made = KINDS[kind].make(history, np.random.default_rng(0))
-    return None if made is None else made[1]
-
-
-def holds_until(question: Question, stream: Stream) -> int:
-    """The second at which a question's answer is no longer right, or the stream's end plus one.
-
-    Source: this project.
-
-    >>> from hermes.data.wanderer.world import WorldConfig, sample_stream
-    >>> stream = sample_stream(WorldConfig(), "test", 0, 0)
-    >>> first = ask("first_place", History(stream, 20), np.random.default_rng(0))
-    >>> holds_until(first, stream)
-    33
-    """
-    for time in range(question.time + 1, stream.length + 1):
-        if answer_at(question.kind, question.text, History(stream, time)) != question.answer:
-            return time
-    return stream.length + 1
 
 
 def _options(

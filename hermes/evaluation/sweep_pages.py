@@ -1,0 +1,306 @@
+"""The parts of a sweep's page: accuracies, differences, costs and losses, as Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hermes.evaluation.compare import Comparison, Difference
+from hermes.evaluation.matched import Matched, Values, less, mean_of
+from hermes.evaluation.measures import MEASURES
+from hermes.evaluation.statistics import holm
+from hermes.evaluation.sweep import Cell, Outcome
+from hermes.evaluation.sweep_plots import FEW, line_name, spread_of
+from hermes.evaluation.verdicts import Verdicts
+
+__all__ = [
+    "accuracies",
+    "averages",
+    "costs",
+    "differences",
+    "kinds",
+    "losses",
+    "matched_memory",
+    "unscored",
+    "values_of",
+]
+
+_Line = Mapping[str, str]
+# Of more comparisons, some leave out zero by chance.
+_MANY = 20
+
+
+def values_of(cell: Cell) -> dict[str, str]:
+    """A cell's settings, its name under ``cell`` if it has one (this project)."""
+    named = [key for key, value in cell.values.items() if not value]
+    return {**({"cell": named[0]} if named else {}), **{k: v for k, v in cell.values.items() if v}}
+
+
+def accuracies(done: Sequence[Outcome], paper: Mapping[str, Any]) -> str:
+    """Accuracy by category and of all, beside published numbers (this project)."""
+    names = _names(done, "by_category")
+    names = names if len(names) > 1 else []
+    published = [_published(paper.get(outcome.cell.label)) for outcome in done]
+    columns = list(dict.fromkeys(name for each in published for name in each))
+    every = [
+        {**{name: record["by_category"].get(name) for name in names}, "all": record["overall"]}
+        for record in _records(done)
+    ]
+    lines: list[_Line] = []
+    for scores, theirs in zip(every, published, strict=True):
+        ours = {name: _score(score) + _fewer(score, every[0][name]) for name, score in scores.items()}
+        lines.append(
+            {**ours, **{f"published: {c}": f"{theirs[c]:g}" if c in theirs else "" for c in columns}}
+        )
+    asked = {name: _asked(score) for name, score in every[0].items()}
+    return _laid_out("Per cent right, with 95 % intervals.", done, lines, ("*questions; chance %*", asked))
+
+
+def differences(done: Sequence[Outcome], pairs: Mapping[str, Comparison], baseline: str) -> str:
+    """Paired differences from a baseline, by category and of all (this project).
+
+    Args:
+        done: outcomes.
+        pairs: hash of a cell -> it against the baseline.
+        baseline: its name; empty where there is one alone.
+    """
+    compared = [outcome for outcome in done if outcome.cell.hash in pairs]
+    names = list(dict.fromkeys(name for each in pairs.values() for name in each.by_category))
+    names = [*(names if len(names) > 1 else []), "all"]
+    every = [
+        {name: part for name in names if (part := _part(pairs[outcome.cell.hash], name)) is not None}
+        for outcome in compared
+    ]
+    tests = [(i, name) for i, each in enumerate(every) for name in each]
+    found = [part for each in every for part in each.values()]
+    adjusted = dict(zip(tests, holm([part.p_clustered for part in found]), strict=True))
+    many = len(tests) > _MANY
+    lines = [
+        {
+            name: _points(each.get(name)) + "†" * (many and adjusted.get((i, name), 1.0) < 0.05)
+            for name in names
+        }
+        for i, each in enumerate(every)
+    ]
+    text = (
+        f"Difference from {baseline or 'the baseline'}, in points: the same questions in pairs, with 95 % "
+        "intervals clustered by video; bold where the interval leaves out zero"
+    )
+    text += (
+        f", which by chance alone some {round(0.05 * len(tests))} of these {len(tests)} would; "
+        "† where the difference also holds with Holm's correction over all of them."
+        if many
+        else "."
+    )
+    return _laid_out(text, compared, lines)
+
+
+def costs(done: Sequence[Outcome], measures: Sequence[str]) -> str:
+    """Median and 95th percentile of each measure (this project)."""
+    lines = [
+        {MEASURES[name][0]: _cost(record.get("costs", {}).get(name)) for name in measures}
+        for record in _records(done)
+    ]
+    return _laid_out("At the questions: median (95th percentile).", done, lines)
+
+
+def kinds(done: Sequence[Outcome]) -> str:
+    """Accuracy by kind of question: kinds down, cells across, as there may be many kinds (this project)."""
+    names = _names(done, "by_kind")
+    if len(names) < 2 or set(names) == set(_names(done, "by_category")) or len(done) > 12:
+        return ""
+    lines = [[name, *(_score(record["by_kind"].get(name)) for record in _records(done))] for name in names]
+    head = ["kind", *(outcome.cell.label or "all" for outcome in done)]
+    return "By kind of question.\n\n" + _table(head, lines)
+
+
+def averages(done: Sequence[Outcome]) -> str:
+    """Means over tasks and categories, as benchmarks define them (this project)."""
+    names = list(dict.fromkeys(name for record in _records(done) for name in record.get("averages", {})))
+    if not names:
+        return ""
+    lines = [
+        {f"mean of {name}": _average(record.get("averages", {}).get(name)) for name in names}
+        for record in _records(done)
+    ]
+    text = (
+        "Means of accuracies (%) over tasks and categories. Where a benchmark defines its figures so, these "
+        "are to be set beside published numbers, and not those of the first table."
+    )
+    return _laid_out(text, done, lines)
+
+
+def losses(done: Sequence[Outcome], *, drawn: bool) -> str:
+    """Accuracy when asked again, and its change (this project)."""
+    names = list(dict.fromkeys(name for record in _records(done) for name in record["by_delay"]))
+    blocks = []
+    for name in names:
+        found = [record["by_delay"].get(name, {}) for record in _records(done)]
+        delays = sorted({delay for each in found for delay in each}, key=float)
+        lines = [{f"{delay} s later": _loss(each.get(delay)) for delay in delays} for each in found]
+        blocks.append(_laid_out(f"Of {name}:", done, lines))
+    picture = "![Change of accuracy by delay](losses.png)\n\n" if drawn else ""
+    few = f"; points of fewer than {FEW} are not drawn" if drawn else ""
+    text = (
+        f"## Asked again\n\n{picture}Per cent right when asked again, and the change from the same questions "
+        "at their own time, in points (95 %, paired). The longer the delay, the fewer the questions whose "
+        f"answer still holds{few}."
+    )
+    return "\n\n".join([text, *blocks])
+
+
+def matched_memory(
+    found: Mapping[str, Mapping[str, Values]], sizes: Mapping[str, float], bases: Sequence[str]
+) -> str:
+    """Accuracy of each method within the same bytes (this project).
+
+    Args:
+        found: a size's name -> each method's answers within it.
+        sizes: a size's name -> kB.
+        bases: methods that the others are compared with.
+    """
+    blocks = []
+    for title, methods in found.items():
+        names = list(dict.fromkeys(kind for values in methods.values() for kind, _, _ in values.values()))
+        names = sorted(names) if len(names) > 1 else []
+        head = ["method", *names, "all", *(f"less {base}" for base in bases)]
+        lines = []
+        for method, values in methods.items():
+            each = [_mean(mean_of(values, name)) for name in (*names, None)]
+            pairs = [
+                "" if base == method or base not in methods else _gap(less(values, methods[base]))
+                for base in bases
+            ]
+            lines.append([method, *each, *pairs])
+        blocks.append(f"Within what {title} holds, {sizes[title]:.0f} kB:\n\n" + _table(head, lines))
+    text = (
+        "## At the same bytes\n\nThe most a stream holds at any question: memory, what the method keeps "
+        "beside it, and archive. Between the two budgets next to a size, each question counts by both "
+        "answers, weighted by the logarithm of the bytes. A method is left out where its smallest "
+        "budget holds more or its largest less. Differences in points over all questions, in pairs, "
+        "clustered by video; bold where the interval leaves out zero."
+    )
+    return "\n\n".join([text, *blocks]) if blocks else ""
+
+
+def unscored(record: Mapping[str, Any] | None) -> list[str]:
+    """Which open-ended answers of a cell have no verdict, in sentences (this project)."""
+    found = (record or {}).get("verdicts")
+    counts = Verdicts(found["n"], found["waiting"], found["unreadable"]) if found else Verdicts()
+    return counts.notes("the same command with")
+
+
+def _laid_out(
+    text: str, done: Sequence[Outcome], lines: Sequence[_Line], last: tuple[str, _Line] | None = None
+) -> str:
+    """A line a cell; or, where they are many, a table a column with the numeric setting across."""
+    columns = list(dict.fromkeys(name for line in lines for name in line))
+    cells = [outcome.cell for outcome in done]
+    axis = spread_of(cells)
+    if axis is None:
+        keys = list(dict.fromkeys(key for cell in cells for key in values_of(cell))) or ["cell"]
+        table = [
+            [*(values_of(cell).get(key, "") for key in keys), *(line.get(name, "") for name in columns)]
+            for cell, line in zip(cells, lines, strict=True)
+        ]
+        if last is not None:
+            table.append([*([""] * (len(keys) - 1)), last[0], *(last[1].get(name, "") for name in columns)])
+        return f"{text}\n\n{_table([*keys, *columns], table)}"
+    places = sorted({cell.values[axis] for cell in cells if axis in cell.values}, key=float)
+    blocks = []
+    for name in columns:
+        rows: dict[str, dict[str, str]] = {}
+        for cell, line in zip(cells, lines, strict=True):
+            rows.setdefault(line_name(cell, axis), {})[cell.values.get(axis, "")] = line.get(name, "")
+        heading = f"{name} ({last[0].strip('*')}: {last[1][name]})" if last and name in last[1] else name
+        head = [axis, *places]
+        table = [[row, *(found.get(place, "") for place in places)] for row, found in rows.items()]
+        blocks.append(f"**{heading}**\n\n{_table(head, table)}" if len(columns) > 1 else _table(head, table))
+    return "\n\n".join([text, *blocks])
+
+
+def _records(done: Sequence[Outcome]) -> list[Mapping[str, Any]]:
+    return [outcome.record or {} for outcome in done]
+
+
+def _names(done: Sequence[Outcome], group: str) -> list[str]:
+    return list(dict.fromkeys(name for record in _records(done) for name in record[group]))
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    made = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in made)
+
+
+def _published(value: Any) -> dict[str, float]:
+    if value is None:
+        return {}
+    return (
+        {"all": float(value)} if not isinstance(value, Mapping) else {k: float(v) for k, v in value.items()}
+    )
+
+
+def _score(score: Mapping[str, Any] | None) -> str:
+    if score is None or not score["n"]:
+        return "-"
+    low, high = 100 * score["low"], 100 * score["high"]
+    return f"{100 * score['accuracy']:.1f} ({low:.0f}-{high:.0f}{'*' * score.get('doubtful', False)})"
+
+
+def _fewer(score: Mapping[str, Any] | None, first: Mapping[str, Any] | None) -> str:
+    """How many questions a cell has, where it is another number than the last line says."""
+    return f", n {score['n']}" if score and score["n"] and (not first or first["n"] != score["n"]) else ""
+
+
+def _asked(score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return "-"
+    chance = "-" if score["chance"] is None else f"{100 * score['chance']:.0f}"
+    return f"{score['n']}; {chance}"
+
+
+def _part(comparison: Comparison, name: str) -> Difference | None:
+    return comparison.overall if name == "all" else comparison.by_category.get(name)
+
+
+def _points(found: Difference | None) -> str:
+    if found is None:
+        return "-"
+    low, high = 100 * found.interval.low, 100 * found.interval.high
+    star = "*" * found.interval.doubtful
+    text = f"{100 * found.difference:+.1f} ({low:+.1f} to {high:+.1f}{star})"
+    return f"**{text}**" if found.told else text
+
+
+def _mean(found: Matched | None) -> str:
+    if found is None:
+        return "-"
+    low, high, doubtful = found.interval
+    return f"{100 * found.value:.1f} ({100 * low:.0f}-{100 * high:.0f}{'*' * doubtful})"
+
+
+def _gap(found: Matched | None) -> str:
+    if found is None:
+        return "-"
+    low, high, doubtful = found.interval
+    text = f"{100 * found.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}{'*' * doubtful})"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def _cost(cost: Mapping[str, float] | None) -> str:
+    return "-" if cost is None else f"{cost['median']:.3g} ({cost['high']:.3g})"
+
+
+def _average(average: Mapping[str, float] | None) -> str:
+    if average is None:
+        return "-"
+    ends = f"{100 * average['low']:.0f}-{100 * average['high']:.0f}"
+    return f"{100 * average['value']:.1f} ({ends}){'*' * bool(average.get('doubtful'))}"
+
+
+def _loss(loss: Mapping[str, Any] | None) -> str:
+    if loss is None:
+        return "-"
+    change = loss["change"]
+    ends = f"{100 * change['low']:+.0f} to {100 * change['high']:+.0f}{'*' * change.get('doubtful', False)}"
+    return f"{100 * loss['accuracy']:.1f}; {100 * change['difference']:+.1f} ({ends}), n {loss['n']}"
