@@ -7,7 +7,7 @@ DONE := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint notebooks bench bench-cpu bench-gpu wheel clean setup
+.PHONY: demo test lint notebooks bench bench-cpu bench-gpu rivals wheel clean setup
 
 setup: $(DONE)
 
@@ -49,6 +49,11 @@ bench-gpu: $(DONE)
 	$(BIN)/hermes bench backbone=$$shape policy=$$policy policy.budget=4000 generation.decoder=compile \
 	generation.max_new_tokens=64 --csv benchmarks/results/gpu.csv --plot benchmarks/results/$$shape-$$policy.png \
 	|| exit 1; done; done
+
+# Every method at the same budgets, then the README's table and the docs' pages of it.
+rivals: $(DONE)
+	$(BIN)/hermes sweep experiment=rivals --jobs 2
+	$(BIN)/python tools/rivals.py
 
 wheel: $(DONE)
 	$(BIN)/python -m build -q

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hermes.config import experiment_extras
 from hermes.samples import CLIP
 
 ROOT = Path(__file__).parent.parent
@@ -61,3 +63,18 @@ with hermes.open_session("tiny_llava_onevision", budget=32, overrides=overrides)
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_table_of_rivals_is_that_of_the_page():
+    spec = importlib.util.spec_from_file_location("rivals", ROOT / "tools" / "rivals.py")
+    rivals = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rivals)
+    page = (ROOT / "docs" / "experiments" / "rivals" / "table.md").read_text()
+    start, end = rivals.MARKS
+    shown = (ROOT / "README.md").read_text().partition(start)[2].partition(end)[0]
+    assert shown == rivals.table(page)
+    methods = set(re.findall(r"^\| `(.+?)` ", shown, flags=re.MULTILINE))
+    # Every method that the experiment names, but for the one without a budget.
+    named = experiment_extras(["experiment=rivals"])
+    assert methods == set(named.cells)
+    assert set(named.besides) == {"full"}

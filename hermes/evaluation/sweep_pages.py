@@ -21,6 +21,7 @@ __all__ = [
     "kinds",
     "losses",
     "matched_memory",
+    "overview",
     "unscored",
     "values_of",
 ]
@@ -54,6 +55,53 @@ def accuracies(done: Sequence[Outcome], paper: Mapping[str, Any]) -> str:
         )
     asked = {name: _asked(score) for name, score in every[0].items()}
     return _laid_out("Per cent right, with 95 % intervals.", done, lines, ("*questions; chance %*", asked))
+
+
+def overview(
+    done: Sequence[Outcome], pairs: Mapping[str, Mapping[str, Comparison]], measures: Sequence[str]
+) -> str:
+    """Where lines are many: for each value of the numeric setting a table with everything in a row.
+
+    Source: this project.
+
+    Args:
+        done: outcomes.
+        pairs: name of a baseline -> hash of a cell -> it against the baseline.
+        measures: whose medians are shown.
+    """
+    axis = spread_of([outcome.cell for outcome in done])
+    if axis is None:
+        return ""
+    names = _names(done, "by_category")
+    names = names if len(names) > 1 else []
+    bases = [base for base in pairs if pairs[base]]
+    head = ["", *names, "all", *(f"less {base}" for base in bases), *(MEASURES[name][0] for name in measures)]
+    blocks = [
+        "Per cent right, differences over all questions in points (pairs, 95 %, clustered by video; bold "
+        "where the interval leaves out zero), and medians of costs at the questions. The other intervals "
+        "are below."
+    ]
+    for place in _places(done, axis):
+        lines = []
+        for outcome in done:
+            record = outcome.record or {}
+            if outcome.cell.values.get(axis) != place:
+                continue
+            shares = [record["by_category"].get(name) for name in names]
+            right = ["-" if not one or not one["n"] else f"{100 * one['accuracy']:.1f}" for one in shares]
+            gaps = [pairs[base].get(outcome.cell.hash) for base in bases]
+            medians = [record.get("costs", {}).get(name) for name in measures]
+            lines.append(
+                [
+                    line_name(outcome.cell, axis),
+                    *right,
+                    _score(record["overall"]),
+                    *("" if gap is None else _points(gap.overall) for gap in gaps),
+                    *("-" if one is None else f"{one['median']:.3g}" for one in medians),
+                ]
+            )
+        blocks.append(f"### {axis}={place}\n\n{_table(head, lines)}")
+    return "\n\n".join(blocks)
 
 
 def differences(done: Sequence[Outcome], pairs: Mapping[str, Comparison], baseline: str) -> str:
@@ -206,7 +254,7 @@ def _laid_out(
         if last is not None:
             table.append([*([""] * (len(keys) - 1)), last[0], *(last[1].get(name, "") for name in columns)])
         return f"{text}\n\n{_table([*keys, *columns], table)}"
-    places = sorted({cell.values[axis] for cell in cells if axis in cell.values}, key=float)
+    places = _places(done, axis)
     blocks = []
     for name in columns:
         rows: dict[str, dict[str, str]] = {}
@@ -217,6 +265,10 @@ def _laid_out(
         table = [[row, *(found.get(place, "") for place in places)] for row, found in rows.items()]
         blocks.append(f"**{heading}**\n\n{_table(head, table)}" if len(columns) > 1 else _table(head, table))
     return "\n\n".join([text, *blocks])
+
+
+def _places(done: Sequence[Outcome], axis: str) -> list[str]:
+    return sorted({o.cell.values[axis] for o in done if axis in o.cell.values}, key=float)
 
 
 def _records(done: Sequence[Outcome]) -> list[Mapping[str, Any]]:

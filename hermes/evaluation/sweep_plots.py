@@ -42,14 +42,17 @@ class _Panel(NamedTuple):
         return 100 * score["accuracy"], 100 * score["low"], 100 * score["high"]
 
 
-def plot_sweep(outcomes: Sequence[Outcome], path: Path, measures: Sequence[str] = ()) -> None:
+def plot_sweep(
+    outcomes: Sequence[Outcome], path: Path, measures: Sequence[str] = (), *, accuracy: bool = True
+) -> None:
     """One panel a category and measure, against the numeric setting if there is one, else by cell.
 
     Source: this project. Bars are 95 % intervals; of a measure, from the median to the 95th percentile.
     """
     done = [outcome for outcome in outcomes if outcome.record is not None]
     names = list(dict.fromkeys(name for outcome in done for name in (outcome.record or {})["by_category"]))
-    panels = [_Panel(name, "right (%)") for name in ([*names, "all"] if len(names) > 1 else ["all"])]
+    shown = [*names, "all"] if len(names) > 1 else ["all"]
+    panels = [_Panel(name, "right (%)") for name in shown if accuracy]
     panels += [_Panel(MEASURES[name][0].partition(" (")[0], MEASURES[name][0], name) for name in measures]
     cells = [outcome.cell for outcome in done]
     axis, spread = numeric_axis(cells), spread_of(cells)

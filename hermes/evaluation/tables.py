@@ -25,10 +25,11 @@ from hermes.evaluation.sweep_pages import (
     kinds,
     losses,
     matched_memory,
+    overview,
     unscored,
     values_of,
 )
-from hermes.evaluation.sweep_plots import line_name, numeric_axis, plot_losses, plot_sweep
+from hermes.evaluation.sweep_plots import line_name, numeric_axis, plot_losses, plot_sweep, spread_of
 
 __all__ = ["check_extras", "sweep_rows", "write_sweep"]
 
@@ -86,8 +87,10 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
         _write_csv(folder / "table.csv", rows)
         # Apart, as times differ from run to run.
         _write_csv(folder / "costs.csv", _cost_rows(done))
-        plot_sweep(done, folder / "plot.png", extras.measures)
-        parts += ["![Accuracy by cell](plot.png)", accuracies(done, extras.paper)]
+        apart = spread_of([outcome.cell for outcome in done]) is not None
+        plot_sweep(done, folder / "plot.png", () if apart else extras.measures)
+        parts += ["![Accuracy by cell](plot.png)", overview(done, pairs, extras.measures)]
+        parts += [_drawn_costs(done, folder, extras.measures), accuracies(done, extras.paper)]
         named = len(pairs) > 1
         parts += [differences(done, found, base * named) for base, found in pairs.items() if found]
         parts += [costs(done, extras.measures)] if extras.measures else []
@@ -143,6 +146,14 @@ def sweep_rows(outcomes: Sequence[Outcome], pairs: _Pairs | None = None) -> list
                     row |= {f"{key}{suffix}": value for key, value in told.items()}
             out.append(row)
     return out
+
+
+def _drawn_costs(done: Sequence[Outcome], folder: Path, measures: Sequence[str]) -> str:
+    """A picture of their own for the costs of many lines; those of few are drawn beside accuracy."""
+    if not measures or spread_of([outcome.cell for outcome in done]) is None:
+        return ""
+    plot_sweep(done, folder / "costs.png", measures, accuracy=False)
+    return "![Costs by cell](costs.png)"
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
