@@ -1,7 +1,7 @@
-"""Where a streaming step spends its time: operator time of the CPU by group, and how many operators are called.
+"""Where a streaming step spends its time: CPU time of operators by group, and how many are called.
 
-``python -m benchmarks.profile_step`` profiles six steps each of ``hermes`` with either probe, on the model and
-memory of ``benchmarks.step`` and one thread.
+``python -m benchmarks.profile_step`` profiles six steps of ``hermes`` with either probe, on one thread, with
+the model and memory of ``benchmarks.step``.
 """
 
 from __future__ import annotations
