@@ -134,6 +134,11 @@ def test_a_sweep_judges_cells_that_are_done(rvs, tmp_path, monkeypatch):
     outcomes = list(run_cells(judged, tmp_path, launch))
     assert [outcome.record["overall"]["n"] for outcome in outcomes if outcome.record] == [6, 6]
     assert not list(run_cells(judged, tmp_path, lambda *_: iter(["launched"])))[2:]
+    # Judged by hand, by another judge: the sweep's next table knows.
+    judge_run(tmp_path / "cells" / plain[0].hash, WordsJudge(threshold=0.0))
+    by_hand = next(iter(run_cells(plain, tmp_path, launch))).record
+    assert by_hand["verdicts"]["waiting"] == 0
+    assert by_hand["overall"]["accuracy"] == 1.0
 
 
 def test_two_judged_runs_compare_by_verdict_and_tell_their_judges(tmp_path):

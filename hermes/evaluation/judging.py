@@ -16,7 +16,7 @@ from pathlib import Path
 from hermes.errors import InputError
 from hermes.evaluation.journal import amend, read_run
 from hermes.evaluation.judge import Judge, RefusedError, Verdict
-from hermes.evaluation.manifest import note
+from hermes.evaluation.manifest import DONE, finish, note
 from hermes.evaluation.rows import Row
 from hermes.evaluation.summary import Summary, summarise
 
@@ -93,7 +93,11 @@ def judge_run(
         if known:
             note(folder, "judge", judge.record())
             amend(folder, lambda row: _with_verdict(row, identity, known))
-    return summarise(read_run(folder)[0])
+    summary = summarise(read_run(folder)[0])
+    if (folder / DONE).is_file():
+        # A cell of a sweep: its table knows the verdicts next time.
+        finish(folder, summary.record() | {"judge": identity})
+    return summary
 
 
 def _with_verdict(row: Row, identity: str, found: Mapping[str, Verdict]) -> Row:

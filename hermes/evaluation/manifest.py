@@ -15,7 +15,10 @@ from hermes.errors import InputError, SettingError
 from hermes.evaluation.settings import BenchmarkConfig, answer_settings, settings_hash
 from hermes.session import StreamSession
 
-__all__ = ["claim", "manifest", "note"]
+__all__ = ["DONE", "claim", "finish", "manifest", "note"]
+
+# In the folder of a sweep's cell that is done: what it came to.
+DONE = "done.json"
 
 # Weights up to this size are hashed whole.
 _HASHED_BYTES = 1 << 28
@@ -82,6 +85,11 @@ def note(folder: Path, name: str, value: Any) -> None:
     """
     path = folder / "manifest.json"
     _write(path, {**_read(path), name: value})
+
+
+def finish(folder: Path, record: Mapping[str, Any]) -> None:
+    """Say that a cell of a sweep is done, and what it came to (this project)."""
+    _write(folder / DONE, record)
 
 
 def _read(path: Path) -> dict[str, Any]:

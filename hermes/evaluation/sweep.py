@@ -19,6 +19,7 @@ from typing import Any
 from hermes.config import experiment_extras
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.evaluation.judging import judge_run
+from hermes.evaluation.manifest import DONE, finish
 from hermes.evaluation.run import evaluate
 from hermes.evaluation.settings import eval_config, settings_hash
 from hermes.trainers import quiet_lightning
@@ -35,7 +36,7 @@ __all__ = [
     "split_axes",
 ]
 
-DONE, FAILED = "done.json", "failed.txt"
+FAILED = "failed.txt"
 Launch = Callable[[Sequence["Cell"], Path], Iterator["Outcome"]]
 # Checks a cell's settings and says what makes two cells the same run, and who judges it.
 Identify = Callable[[Sequence[str], Sequence[Path]], tuple[str, str]]
@@ -360,8 +361,6 @@ def run_cell(
     except Exception as error:
         (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
         return None, f"{type(error).__name__}: {error}"
-    part = folder / f"{DONE}.part"
-    part.write_text(json.dumps(record), encoding="utf-8")
-    part.replace(folder / DONE)
+    finish(folder, record)
     (folder / FAILED).unlink(missing_ok=True)
     return record, ""
