@@ -19,8 +19,7 @@ from policies.hermes import Hermes
 STEPS = 6
 GROUPS = {
     "attention of chunk and prompts": ("flash_attention", "efficient_attention"),
-    "matrix products of projections and feed-forward": ("addmm", "aten::mm"),
-    "attention mass": ("bmm", "softmax", "logsumexp"),
+    "matrix products: projections, feed-forward, attention mass": ("addmm", "aten::mm", "bmm", "softmax"),
     "concatenation": ("aten::cat",),
     "gathering": ("gather", "index"),
     "copies": ("copy_",),
@@ -52,6 +51,7 @@ def shares(policy: Hermes) -> tuple[dict[str, float], float]:
 
 
 def main() -> None:
+    """Profile both probes, and print."""
     torch.set_num_threads(1)
     found = {
         "embedding": shares(embedding_probe(Hermes(budget=BUDGET))),

@@ -35,9 +35,9 @@ class Archived(Archiving):
 
     Source: this project; retrieval as in arXiv 2503.00540 (ReKV). Each layer's evicted tokens of a step are
     stored in pages of ``page`` in time order. At a question a layer's best pages, within ``share`` of the
-    budget, come before the memory, at contiguous positions; the memory has the rest of the budget. As an
-    evicted token may be older or newer than one that stayed, time order holds among pages only. With ``need``
-    a page is read only where it answers the question better than anything in the memory does.
+    budget, come before the memory, with contiguous positions for both; the memory has the rest of the
+    budget. As an evicted token may be older or newer than one that stayed, time order holds among pages
+    only. With ``need`` a page is read only where it answers the question better than anything in the memory.
 
     Raises:
         SettingError: an inner policy that is not bounded, or has an archive of its own.
@@ -124,7 +124,8 @@ class Archived(Archiving):
         scores = similarity(query, self.archived.index(layer.index)[0], self.measure)
         least = -math.inf
         if self.need is not None and layer.video_length:
-            held = layer.take(torch.arange(layer.prefix, layer.length)[None, None])
+            slots = torch.arange(layer.prefix, layer.length, device=layer.keys.device)
+            held = layer.take(slots[None, None])
             pages = held.split([min(self.page, len(held) - i) for i in range(0, len(held), self.page)])
             least = max(similarity(query, mean_keys(layer, pages)[0], self.measure)) + self.need
         able = [i for i, size in enumerate(sizes) if size <= room and scores[i] > least]

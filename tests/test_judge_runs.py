@@ -13,7 +13,7 @@ from hermes.evaluation import Journal, compare_runs, eval_config, judge_run
 from hermes.evaluation.judges import WordsJudge
 from hermes.evaluation.report import write_report
 from hermes.evaluation.settings import answer_settings, settings_hash
-from hermes.evaluation.sweep import Outcome, cells_of, run_cell, run_cells
+from hermes.evaluation.sweep import Outcome, cells_of, record_of, run_cell, run_cells
 from tests.chat_server import ChatServer
 from tests.command_line import hermes, process
 from tests.reader_cases import save, shared
@@ -139,6 +139,8 @@ def test_a_sweep_judges_cells_that_are_done(rvs, tmp_path, monkeypatch):
     by_hand = next(iter(run_cells(plain, tmp_path, launch))).record
     assert by_hand["verdicts"]["waiting"] == 0
     assert by_hand["overall"]["accuracy"] == 1.0
+    # Rows of another judge are no longer those of the first one's record.
+    assert record_of(judged[0], tmp_path) is None
 
 
 def test_two_judged_runs_compare_by_verdict_and_tell_their_judges(tmp_path):

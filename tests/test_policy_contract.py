@@ -25,6 +25,7 @@ from hermes.testing import CLAUSES, ContractError, Trial, check_policy, clauses,
 from policies.fifo import Fifo
 from policies.hermes import Hermes
 from policies.random import Random
+from policies.recent import Recent
 from policies.rekv import Rekv
 from tests.references import FAMILIES, tiny
 
@@ -296,6 +297,20 @@ class HidesItsArchive(Rekv):
         return 0
 
 
+@dataclass
+class HidesItsFrames(Recent):
+    @property
+    def resident_bytes(self):
+        return 0
+
+
+@dataclass
+class CountsItsFramesTwice(Recent):
+    @property
+    def resident_bytes(self):
+        return 2 * super().resident_bytes
+
+
 BROKEN = {
     OverBudget: clauses.budget_is_kept,
     WastesBudget: clauses.lengths_are_as_declared,
@@ -315,6 +330,8 @@ BROKEN = {
     HidesStateInTheMemory: clauses.saved_memory_goes_on,
     RecallsIntoTheStream: clauses.question_leaves_the_memory,
     HidesItsArchive: clauses.growth_is_reported,
+    HidesItsFrames: clauses.what_is_held_is_counted,
+    CountsItsFramesTwice: clauses.what_is_held_is_counted,
 }
 
 

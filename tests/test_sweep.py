@@ -25,7 +25,7 @@ from hermes.evaluation.sweep import (
     run_cells,
     split_axes,
 )
-from hermes.evaluation.tables import sweep_rows, write_sweep
+from hermes.evaluation.tables import check_extras, sweep_rows, write_sweep
 from tests.command_line import hermes, process
 from tests.runs import experiment
 
@@ -99,17 +99,15 @@ def test_an_experiment_file_has_axes_cells_and_a_title(tmp_path):
 
 
 def test_a_setting_may_follow_a_swept_one_and_cells_besides_list_values(tmp_path):
-    chosen = experiment(
-        tmp_path,
-        """
+    text = """
         sweep: {policy.budget: [8, 12, 16], seed: [0, 1]}
         cells:
           window: {policy: fifo}
           changes: {policy: dtd, policy.keep: {policy.budget: {12: 0.25, 16: 0.5}}}
         besides:
           all: {policy: full, policy.budget: 99, seed: [0, 1]}
-        """,
-    )
+        """
+    chosen = experiment(tmp_path, text)
     cells = cells_of([chosen])
     assert [cell.label for cell in cells if "changes" in cell.values] == [
         f"changes policy.budget={budget} seed={seed}" for budget in (12, 16) for seed in (0, 1)
@@ -118,6 +116,12 @@ def test_a_setting_may_follow_a_swept_one_and_cells_besides_list_values(tmp_path
     assert kept == ["policy.keep=0.25"] * 2 + ["policy.keep=0.5"] * 2
     assert [cell.label for cell in cells[-2:]] == [f"all policy.budget=99 seed={seed}" for seed in (0, 1)]
     assert len(cells) == 6 + 4 + 2
+    assert [cell.label for cell in cells_of([chosen, "seed=1,2"])][-1] == "all policy.budget=99 seed=1"
+    lists = "{sweep: {data.kinds: [[order], [visited]]}, besides: {all: {data.kinds: [order, visited]}}}"
+    assert [cell.values["data.kinds"] for cell in cells_of([experiment(tmp_path, lists)])] == [
+        *('["order"]', '["visited"]', '["order", "visited"]')
+    ]
+    chosen = experiment(tmp_path, text)
     given = cells_of([chosen, "policy.budget=12"])
     assert [cell.label for cell in given[:4]] == [
         *("window seed=0", "window seed=1", "changes seed=0", "changes seed=1")
@@ -260,7 +264,10 @@ def cells_in(name):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_experiments_are_sound(name):
     assert len(cells_in(name)) > 1
-    assert experiment_extras([f"experiment={name}"]).title
+    extras = experiment_extras([f"experiment={name}"])
+    assert extras.title
+    there = {key for cell in cells_in(name) for key, value in cell.values.items() if value}
+    check_extras(cells_in(name), extras._replace(pool=[key for key in extras.pool if key in there]))
 
 
 # No paper has all methods at the same budgets.

@@ -13,10 +13,11 @@ import pytest
 from hermes.config import Extras
 from hermes.errors import SettingError
 from hermes.evaluation import Row, compare_runs
+from hermes.evaluation.compare import compare_rows
 from hermes.evaluation.journal import read_run
-from hermes.evaluation.matched import less, mean_of, persistent, values_within
-from hermes.evaluation.statistics import clustered, clustered_mean
-from hermes.evaluation.summary import summarise
+from hermes.evaluation.matched import less, mean_of, persistent, within
+from hermes.evaluation.statistics import clustered, clustered_difference
+from hermes.evaluation.summary import score, summarise
 from hermes.evaluation.sweep import Cell, Outcome, cells_of
 from hermes.evaluation.tables import check_extras, write_sweep
 from tests.command_line import hermes
@@ -179,19 +180,37 @@ def sized(size: int, right: int, archive: int = 0) -> list[Row]:
 def test_between_two_budgets_answers_count_by_the_logarithm_of_their_bytes():
     small, large = sized(1000, 1), sized(3000, 2, archive=1000)
     assert (persistent(small), persistent(large)) == (1000, 4000)
-    found = values_within([large, small], 2000)
-    assert found is not None
+    found = within([large, small], 2000)
+    assert found.held == 2000
     assert mean_of(found).value == pytest.approx((1.5 + 2.5) / 2 / 4)
     # Half way on the scale of logarithms: the question that one budget alone answers counts one half.
-    assert {found["videos/0.mp4", 0, n][2] for n in (0, 1, 2)} == {1.0, 0.5, 0.0}
-    for size in (999, 4001):
-        assert values_within([large, small], size) is None
-    exact = values_within([large, small], 4000)
-    assert exact is not None
+    assert {found.values["videos/0.mp4", 0, n][2] for n in (0, 1, 2)} == {1.0, 0.5, 0.0}
+    assert within([large, small], 999) is None
+    most = within([large, small], 9000)
+    assert most.held == 4000
+    exact = within([large, small], 4000)
+    assert exact == most
     gap = less(exact, found)
     assert gap.value == pytest.approx(0.125)
-    sums = np.full(10, 0.5)
-    assert gap.interval == clustered_mean(sums, np.full(10, 4), (-1.0, 1.0))
+    assert gap.interval == clustered_difference(np.zeros(10), np.full(10, 0.5), np.full(10, 4))
+
+
+def test_only_neighbouring_budgets_are_mixed():
+    # 5 000 and 9 000 bytes are next to each other, and 1 000 and 9 000: the first pair that fits counts.
+    found = within([sized(1000, 0), sized(9000, 1), sized(5000, 3)], 6000)
+    weight = math.log(6) / math.log(9)
+    assert found.values["videos/0.mp4", 0, 0][2] == pytest.approx(weight)
+    # 1 000 and 9 000 are not, if what lies between holds less than both.
+    assert within([sized(1000, 0), sized(500, 1), sized(900, 3)], 950).held == 950
+
+
+def test_whole_answers_have_the_intervals_of_every_table():
+    rows, other = sized(1000, 1), sized(1000, 2)
+    own, base = within([rows], 1000), within([other], 1000)
+    assert mean_of(own).interval[:2] == pytest.approx(score(rows).interval[:2])
+    wanted = compare_rows(other, rows).overall
+    assert less(own, base).interval == wanted.interval
+    assert less(own, base).value == pytest.approx(wanted.difference)
 
 
 def outcomes_along(folder: Path, names: int) -> Iterator[Outcome]:
@@ -209,7 +228,14 @@ def test_many_lines_are_read_row_by_row_with_budgets_across(tmp_path):
     assert "| policy.budget | 8 | 16 | 32 |" in page
     assert "Difference from m0, in points" in page
     assert "Difference from m1, in points" in page
-    assert "†" in page
+    # With 8, m2 answers two of four questions more than m0 in every video, and m4 the same ones.
+    part = page.partition("### policy.budget=8\n")[2].partition("\n#")[0]
+    less_m0 = {line.split(" | ")[0].strip("| "): line.split(" | ")[2] for line in part.splitlines()[3:]}
+    assert less_m0["m2"].startswith("**+50.0")
+    assert less_m0["m2"].endswith("**†")
+    assert less_m0["m4"].startswith("+0.0")
+    assert not less_m0["m4"].endswith("†")
+    assert not less_m0["m0"]
     # m1 holds twice the bytes: at those of m0 with 16 it has its own 8, at those with 8 nothing.
     with (tmp_path / "matched.csv").open() as file:
         lines = {(x["of"], x["method"]): x for x in csv.DictReader(file) if x["name"] == "all"}
@@ -237,12 +263,21 @@ def test_what_is_matched_must_be_a_line_along_a_budget(tmp_path):
     cells = [outcome.cell for outcome in outcomes_along(tmp_path, 3)]
     with pytest.raises(SettingError, match="matched: got 'm3'"):
         check_extras(cells, Extras(matched="m3"))
-    with pytest.raises(SettingError, match="matched: got 'm0'"):
-        check_extras(cells[:1], Extras(matched="m0"))
+    # One budget, as given on the command line: nothing is matched, and nothing refused.
+    check_extras(cells[:1], Extras(matched="m0"))
 
 
 def test_a_logarithm_of_bytes_is_not_a_share_of_them():
-    found = values_within([sized(100, 0), sized(10_000, 3)], 200)
+    found = within([sized(100, 0), sized(10_000, 3)], 200)
     weight = math.log(2) / math.log(100)
-    assert found is not None
-    assert found["videos/0.mp4", 0, 0][2] == pytest.approx(weight)
+    assert found.values["videos/0.mp4", 0, 0][2] == pytest.approx(weight)
+
+
+def test_cells_without_a_place_on_the_axis_are_shown(tmp_path):
+    outcomes = list(outcomes_along(tmp_path, 9))
+    outcomes.append(outcome_of(tmp_path, Cell({"beside": ""}, (), "beside"), sized(1000, 3)))
+    page = write_sweep(outcomes, tmp_path, Extras(baseline="m0", measures=["memory"])).read_text()
+    assert "### Without policy.budget" in page
+    assert "| policy.budget | 8 | 16 | 32 | none |" in page
+    shown = next(line for line in page.splitlines() if line.startswith("| beside |  |  |  |"))
+    assert "87.5" in shown

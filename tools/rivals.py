@@ -33,7 +33,7 @@ def overview(page: str, budget: str = BUDGET) -> list[dict[str, str]]:
 def table(page: str) -> str:
     """The README's table: best first, with the bytes of memory and archive together."""
     rows = sorted(overview(page), key=lambda row: -float(row["all"].split()[0]))
-    out = [["method", *COLUMNS, "held (kB)"]]
+    out = [["method", *COLUMNS, "held, median (kB)"]]
     for row in rows:
         held = sum(float(row[name]) for name in BYTES if row[name] != "-")
         out.append([f"`{row['method']}`", *(row[name] for name in COLUMNS), f"{held:.0f}"])
@@ -42,6 +42,7 @@ def table(page: str) -> str:
 
 
 def main() -> None:
+    """Copy the page and its pictures, and put the table between the README's marks."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "runs" / "sweep" / "rivals"
     DOCS.mkdir(parents=True, exist_ok=True)
     for name in ("table.md", "plot.png", "costs.png", "matched.csv"):
@@ -50,7 +51,11 @@ def main() -> None:
     text = readme.read_text(encoding="utf-8")
     made = table((DOCS / "table.md").read_text(encoding="utf-8"))
     start, end = MARKS
-    found = re.sub(f"{re.escape(start)}.*?{re.escape(end)}", f"{start}{made}{end}", text, flags=re.DOTALL)
+    found, times = re.subn(
+        f"{re.escape(start)}.*?{re.escape(end)}", f"{start}{made}{end}", text, flags=re.DOTALL
+    )
+    if times != 1:
+        raise SystemExit(f"{readme} must have {start.strip()} and {end.strip()} once")
     readme.write_text(found, encoding="utf-8")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -171,7 +172,7 @@ def _find(group: str, name: str, config_dirs: Sequence[Path], beside: Path | Non
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = copy.deepcopy(_parsed(path, path.stat().st_mtime_ns))
+        content = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
@@ -180,9 +181,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def _parsed(path: Path, changed: int) -> Any:
-    """A file's content at a time: the cells of a sweep read the same ones."""
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+def _parsed(text: str) -> Any:
+    """What a file says: the cells of a sweep read the same ones."""
+    return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
 
 
 def _parse(text: str) -> tuple[tuple[str, ...], Any]:

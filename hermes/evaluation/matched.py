@@ -5,29 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from hermes.evaluation.rows import Row, category, video_of
-from hermes.evaluation.statistics import Interval, clustered_mean
+from hermes.evaluation.statistics import Interval, clustered, clustered_difference
 
-__all__ = ["Matched", "Values", "less", "mean_of", "persistent", "values_within"]
+__all__ = ["Matched", "Share", "less", "mean_of", "persistent", "within"]
 
 # Of a question, by video, clip and number: its category, its video, and its share of a right answer.
 _Place = tuple[str, int, int]
-Values = Mapping[_Place, tuple[str, str, float]]
+_Values = Mapping[_Place, tuple[str, str, float]]
 
 
-class Matched(NamedTuple):
-    """A mean over questions and its 95 % interval (this project)."""
+class Share(NamedTuple):
+    """A mean over questions, or a mean difference, and its 95 % interval (this project)."""
 
     value: float
     interval: Interval
 
-    def record(self) -> dict[str, Any]:
-        """As plain values."""
-        return {"value": self.value, **self.interval._asdict()}
+
+class Matched(NamedTuple):
+    """What a method answers with at most so many bytes, and how many of them it holds (this project)."""
+
+    values: _Values
+    held: float
 
 
 def persistent(rows: Sequence[Row]) -> int:
@@ -38,53 +42,70 @@ def persistent(rows: Sequence[Row]) -> int:
     return max((row.memory_bytes + row.archived_bytes for row in rows), default=0)
 
 
-def values_within(runs: Sequence[Sequence[Row]], size: float) -> Values | None:
+def within(runs: Sequence[Sequence[Row]], size: float) -> Matched | None:
     """What a method answers with ``size`` bytes, from its runs at several budgets.
 
-    Source: this project. Between the two runs next to that size each question counts by both answers,
-    weighted by the logarithm of the bytes. Questions asked again are left out.
+    Source: this project. Between two neighbouring budgets, one below that size and one above, each question
+    counts by both answers, weighted by the logarithm of the bytes; where all runs hold less, by the one that
+    holds most. Questions asked again are left out.
 
     Args:
-        runs: of one method on the same questions.
+        runs: of one method on the same questions, by budget.
         size: bytes.
 
     Returns:
-        None where even the smallest run holds more, or the largest less.
+        None where every run holds more.
     """
-    held = sorted(((persistent(rows), i) for i, rows in enumerate(runs) if rows))
-    found = [_values(runs[i]) for size_, i in held if size_ == size]
-    if found:
-        return found[0]
-    for (low, i), (high, j) in pairwise(held):
+    held = [(persistent(rows), rows) for rows in runs if rows]
+    for own, rows in held:
+        if own == size:
+            return Matched(_values(rows), size)
+    for one, other in pairwise(held):
+        (low, small), (high, large) = sorted((one, other), key=lambda run: run[0])
         if low < size < high:
             weight = math.log(size / low) / math.log(high / low)
-            one, other = _values(runs[i]), _values(runs[j])
-            return {
-                place: (*one[place][:2], (1 - weight) * one[place][2] + weight * other[place][2])
-                for place in one
-                if place in other
+            first, second = _values(small), _values(large)
+            mixed = {
+                place: (kind, video, (1 - weight) * x + weight * second[place][2])
+                for place, (kind, video, x) in first.items()
+                if place in second
             }
-    return None
+            return Matched(mixed, size)
+    below = [run for run in held if run[0] < size]
+    if not below:
+        return None
+    most, rows = max(below, key=lambda run: run[0])
+    return Matched(_values(rows), most)
 
 
-def mean_of(values: Values, name: str | None = None) -> Matched | None:
+def mean_of(found: Matched, name: str | None = None) -> Share | None:
     """Mean over the questions of a category, or all; None if there are none.
 
-    Source: this project; the interval is clustered by video.
+    Source: this project; the interval is :func:`hermes.evaluation.statistics.clustered`.
     """
-    return _mean({place: (video, x) for place, (kind, video, x) in values.items() if name in (None, kind)}, 0)
+    chosen = [(video, x) for kind, video, x in found.values.values() if name in (None, kind)]
+    if not chosen:
+        return None
+    sums, counts = _by_video(chosen)
+    return Share(float(sums.sum() / counts.sum()), clustered(sums, counts))
 
 
-def less(values: Values, base: Values, name: str | None = None) -> Matched | None:
-    """Mean difference on the questions that both have, in pairs (this project)."""
-    return _mean(
-        {
-            place: (video, x - base[place][2])
-            for place, (kind, video, x) in values.items()
-            if place in base and name in (None, kind)
-        },
-        -1,
-    )
+def less(found: Matched, base: Matched, name: str | None = None) -> Share | None:
+    """Mean difference on the questions that both have, in pairs; None if there are none.
+
+    Source: this project; the interval is :func:`hermes.evaluation.statistics.clustered_difference`.
+    """
+    gaps = [
+        (video, x - base.values[place][2])
+        for place, (kind, video, x) in found.values.items()
+        if place in base.values and name in (None, kind)
+    ]
+    if not gaps:
+        return None
+    behind, counts = _by_video([(video, max(-gap, 0.0)) for video, gap in gaps])
+    ahead, _ = _by_video([(video, max(gap, 0.0)) for video, gap in gaps])
+    value = float((ahead - behind).sum() / counts.sum())
+    return Share(value, clustered_difference(behind, ahead, counts))
 
 
 def _values(rows: Sequence[Row]) -> dict[_Place, tuple[str, str, float]]:
@@ -95,12 +116,10 @@ def _values(rows: Sequence[Row]) -> dict[_Place, tuple[str, str, float]]:
     }
 
 
-def _mean(values: Mapping[_Place, tuple[str, float]], least: float) -> Matched | None:
-    if not values:
-        return None
+def _by_video(values: Sequence[tuple[str, float]]) -> tuple[Float[np.ndarray, " G"], np.ndarray]:
+    """Sum and number of the values of each video."""
     videos: dict[str, list[float]] = {}
-    for video, x in values.values():
+    for video, x in values:
         videos.setdefault(video, []).append(x)
     sums = np.array([sum(each) for each in videos.values()])
-    counts = np.array([len(each) for each in videos.values()])
-    return Matched(float(sums.sum() / counts.sum()), clustered_mean(sums, counts, (least, 1.0)))
+    return sums, np.array([len(each) for each in videos.values()])

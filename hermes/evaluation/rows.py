@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 from hermes.answer import Answer
@@ -103,7 +104,7 @@ class Row:
             memory_bytes=answer.memory_bytes,
             ttft_ms=answer.ttft_ms,
             archived_bytes=answer.archived_bytes,
-            tokens_read=sum(answer.read_per_layer) / len(answer.read_per_layer),
+            tokens_read=mean(answer.read_per_layer) if answer.read_per_layer else None,
             tpot_ms=answer.tpot_ms,
             frame_ms=(answer.encode_ms + answer.compress_ms) / max(answer.frames_seen, 1),
         )

@@ -67,7 +67,7 @@ def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return _score_interval(right / n, n, NormalDist().inv_cdf((1 + level) / 2))
 
 
-def clustered(right: Int[np.ndarray, " G"], asked: Int[np.ndarray, " G"], level: float = 0.95) -> Interval:
+def clustered(right: Real[np.ndarray, " G"], asked: Int[np.ndarray, " G"], level: float = 0.95) -> Interval:
     """Interval of an accuracy from videos that each have several questions: the videos are the sample.
 
     Source: this project; Wilson's interval with the effective number of questions (Korn and Graubard, Survey
@@ -76,7 +76,7 @@ def clustered(right: Int[np.ndarray, " G"], asked: Int[np.ndarray, " G"], level:
     percentile bootstrap (87 to 93 % for 10 videos), the t interval or the studentised bootstrap.
 
     Args:
-        right: right answers in each of ``G`` videos.
+        right: right answers in each of ``G`` videos; an answer may count in part.
         asked: its questions, at least one each.
         level: confidence.
 
@@ -96,8 +96,8 @@ def clustered(right: Int[np.ndarray, " G"], asked: Int[np.ndarray, " G"], level:
 
 
 def clustered_difference(
-    only_a: Int[np.ndarray, " G"],
-    only_b: Int[np.ndarray, " G"],
+    only_a: Real[np.ndarray, " G"],
+    only_b: Real[np.ndarray, " G"],
     asked: Int[np.ndarray, " G"],
     level: float = 0.95,
 ) -> Interval:
@@ -108,7 +108,7 @@ def clustered_difference(
     from being told equal with certainty (Bonett and Price, J. Educ. Behav. Stat. 37, 2012).
 
     Args:
-        only_a: questions of each video that A alone has right.
+        only_a: questions of each video that A alone has right; an answer may count in part.
         only_b: those that B alone has right.
         asked: all questions of it, at least one each.
         level: confidence.
@@ -122,7 +122,7 @@ def clustered_difference(
         return Interval(-1.0, 1.0, doubtful=True)
     middle, error, freedom = _difference(only_a, only_b, asked)
     half = t_quantile((1 + level) / 2, freedom) * error
-    n, differing = int(asked.sum()), int(only_a.sum() + only_b.sum())
+    n, differing = int(asked.sum()), float(only_a.sum() + only_b.sum())
     # How many times the variance is that of independent questions.
     mean = float((only_b - only_a).sum()) / n
     independent = (differing / n - mean * mean) / n
@@ -138,7 +138,7 @@ def clustered_p(
     Source: this project.
 
     >>> round(clustered_p(np.array([0, 1, 0]), np.array([2, 3, 2]), np.array([5, 6, 5])), 2)
-    0.05
+    0.06
     """
     if len(asked) < 2:
         return 1.0
@@ -355,7 +355,7 @@ def _robust(sums: Real[np.ndarray, " G"], counts: Int[np.ndarray, " G"]) -> tupl
 
 
 def _difference(
-    only_a: Int[np.ndarray, " G"], only_b: Int[np.ndarray, " G"], asked: Int[np.ndarray, " G"]
+    only_a: Real[np.ndarray, " G"], only_b: Real[np.ndarray, " G"], asked: Int[np.ndarray, " G"]
 ) -> tuple[float, float, float]:
     """B less A with the two questions more, its standard error, and the degrees of freedom."""
     mean, variance, freedom = _robust(only_b - only_a, asked)

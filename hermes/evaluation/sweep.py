@@ -148,6 +148,7 @@ def cells_of(
         SettingError: a wrong setting in any cell, which is named; or two cells that are the same.
     """
     fixed, axes = split_axes(overrides)
+    asked = set(axes)
     extras = experiment_extras(overrides, config_dirs)
     once = {key: value for key, _, value in (word.partition("=") for word in fixed)}
     axes = {
@@ -164,7 +165,12 @@ def cells_of(
         if followed is not None:
             planned.append((name, followed, chosen))
     for name, settings in extras.besides.items():
-        listed = {key: value for key, value in settings.items() if key in axes and isinstance(value, list)}
+        listed = {
+            key: [one for one in value if key not in asked or as_text(one) in axes[key]]
+            for key, value in settings.items()
+            # Where the axis's own values are lists, a list is one of them.
+            if key in axes and isinstance(value, list) and not axes[key][0].startswith("[")
+        }
         for values in itertools.product(*listed.values()):
             planned.append((name, {**settings, **dict(zip(listed, values, strict=True))}, {}))
     out: dict[str, Cell] = {}

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hermes.evaluation.compare import Comparison, Difference
-from hermes.evaluation.matched import Matched, Values, less, mean_of
+from hermes.evaluation.matched import Matched, less, mean_of
 from hermes.evaluation.measures import MEASURES
-from hermes.evaluation.statistics import holm
+from hermes.evaluation.statistics import Interval, holm
 from hermes.evaluation.sweep import Cell, Outcome
 from hermes.evaluation.sweep_plots import FEW, line_name, spread_of
 from hermes.evaluation.verdicts import Verdicts
@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 _Line = Mapping[str, str]
-# Of more comparisons, some leave out zero by chance.
-_MANY = 20
+# With more comparisons than these, some leave out zero by chance alone.
+_FEW = 20
 
 
 def values_of(cell: Cell) -> dict[str, str]:
@@ -77,31 +77,37 @@ def overview(
     bases = [base for base in pairs if pairs[base]]
     head = ["", *names, "all", *(f"less {base}" for base in bases), *(MEASURES[name][0] for name in measures)]
     blocks = [
-        "Per cent right, differences over all questions in points (pairs, 95 %, clustered by video; bold "
-        "where the interval leaves out zero), and medians of costs at the questions. The other intervals "
-        "are below."
+        "Per cent right, differences over all questions in points (pairs, 95 %, clustered by video), and "
+        "medians of costs at the questions; the other intervals are below. Bold: the interval leaves out "
+        "zero; †: also with Holm's correction over all differences from that baseline in these tables."
     ]
+    sure = {base: _sure(pairs[base]) for base in bases}
     for place in _places(done, axis):
         lines = []
         for outcome in done:
             record = outcome.record or {}
-            if outcome.cell.values.get(axis) != place:
+            if outcome.cell.values.get(axis, "") != place:
                 continue
             shares = [record["by_category"].get(name) for name in names]
             right = ["-" if not one or not one["n"] else f"{100 * one['accuracy']:.1f}" for one in shares]
-            gaps = [pairs[base].get(outcome.cell.hash) for base in bases]
+            own = outcome.cell.hash
+            gaps = [
+                _points(pairs[base][own].overall) + "†" * (own in sure[base]) if own in pairs[base] else ""
+                for base in bases
+            ]
             medians = [record.get("costs", {}).get(name) for name in measures]
+            costs_there = ["-" if one is None else f"{one['median']:.3g}" for one in medians]
             lines.append(
-                [
-                    line_name(outcome.cell, axis),
-                    *right,
-                    _score(record["overall"]),
-                    *("" if gap is None else _points(gap.overall) for gap in gaps),
-                    *("-" if one is None else f"{one['median']:.3g}" for one in medians),
-                ]
+                [line_name(outcome.cell, axis), *right, _score(record["overall"]), *gaps, *costs_there]
             )
-        blocks.append(f"### {axis}={place}\n\n{_table(head, lines)}")
+        blocks.append(f"### {f'{axis}={place}' if place else f'Without {axis}'}\n\n{_table(head, lines)}")
     return "\n\n".join(blocks)
+
+
+def _sure(pairs: Mapping[str, Comparison]) -> set[str]:
+    """The cells whose difference over all questions holds with Holm's correction over all cells."""
+    adjusted = holm([found.overall.p_clustered for found in pairs.values()])
+    return {own for own, p in zip(pairs, adjusted, strict=True) if p < 0.05}
 
 
 def differences(done: Sequence[Outcome], pairs: Mapping[str, Comparison], baseline: str) -> str:
@@ -122,7 +128,7 @@ def differences(done: Sequence[Outcome], pairs: Mapping[str, Comparison], baseli
     tests = [(i, name) for i, each in enumerate(every) for name in each]
     found = [part for each in every for part in each.values()]
     adjusted = dict(zip(tests, holm([part.p_clustered for part in found]), strict=True))
-    many = len(tests) > _MANY
+    many = len(tests) > _FEW
     lines = [
         {
             name: _points(each.get(name)) + "†" * (many and adjusted.get((i, name), 1.0) < 0.05)
@@ -135,7 +141,7 @@ def differences(done: Sequence[Outcome], pairs: Mapping[str, Comparison], baseli
         "intervals clustered by video; bold where the interval leaves out zero"
     )
     text += (
-        f", which by chance alone some {round(0.05 * len(tests))} of these {len(tests)} would; "
+        f", which some {round(0.05 * len(tests))} of these {len(tests)} would if no method differed; "
         "† where the difference also holds with Holm's correction over all of them."
         if many
         else "."
@@ -198,35 +204,36 @@ def losses(done: Sequence[Outcome], *, drawn: bool) -> str:
 
 
 def matched_memory(
-    found: Mapping[str, Mapping[str, Values]], sizes: Mapping[str, float], bases: Sequence[str]
+    found: Mapping[str, Mapping[str, Matched]], sizes: Mapping[str, float], bases: Sequence[str]
 ) -> str:
     """Accuracy of each method within the same bytes (this project).
 
     Args:
         found: a size's name -> each method's answers within it.
-        sizes: a size's name -> kB.
+        sizes: a size's name -> bytes.
         bases: methods that the others are compared with.
     """
     blocks = []
     for title, methods in found.items():
-        names = list(dict.fromkeys(kind for values in methods.values() for kind, _, _ in values.values()))
-        names = sorted(names) if len(names) > 1 else []
-        head = ["method", *names, "all", *(f"less {base}" for base in bases)]
+        kinds_there = {kind for each in methods.values() for kind, _, _ in each.values.values()}
+        names = sorted(kinds_there) if len(kinds_there) > 1 else []
+        known = [base for base in bases if base in methods]
+        head = ["method", *names, "all", *(f"less {base}" for base in known), "holds (kB)"]
         lines = []
-        for method, values in methods.items():
-            each = [_mean(mean_of(values, name)) for name in (*names, None)]
-            pairs = [
-                "" if base == method or base not in methods else _gap(less(values, methods[base]))
-                for base in bases
-            ]
-            lines.append([method, *each, *pairs])
-        blocks.append(f"Within what {title} holds, {sizes[title]:.0f} kB:\n\n" + _table(head, lines))
+        for method, own in methods.items():
+            shares = [mean_of(own, name) for name in (*names, None)]
+            each = ["-" if one is None else _percent(one.value, one.interval) for one in shares]
+            pairs = [less(own, methods[base]) if base != method else None for base in known]
+            gaps = ["" if one is None else _gap(one.value, one.interval) for one in pairs]
+            lines.append([method, *each, *gaps, f"{own.held / 1e3:.0f}"])
+        blocks.append(f"Within what {title} holds, {sizes[title] / 1e3:.0f} kB:\n\n" + _table(head, lines))
     text = (
         "## At the same bytes\n\nThe most a stream holds at any question: memory, what the method keeps "
-        "beside it, and archive. Between the two budgets next to a size, each question counts by both "
-        "answers, weighted by the logarithm of the bytes. A method is left out where its smallest "
-        "budget holds more or its largest less. Differences in points over all questions, in pairs, "
-        "clustered by video; bold where the interval leaves out zero."
+        "beside it, and archive. Between two neighbouring budgets, one below a size and one above, each "
+        "question counts by both answers, weighted by the logarithm of the bytes; a method all of whose "
+        "budgets hold less counts by the one that holds most, and one all of whose budgets hold more is left "
+        "out. Differences in points over all questions, in pairs, with 95 % intervals clustered by video; "
+        "bold where the interval leaves out zero."
     )
     return "\n\n".join([text, *blocks]) if blocks else ""
 
@@ -261,14 +268,16 @@ def _laid_out(
         for cell, line in zip(cells, lines, strict=True):
             rows.setdefault(line_name(cell, axis), {})[cell.values.get(axis, "")] = line.get(name, "")
         heading = f"{name} ({last[0].strip('*')}: {last[1][name]})" if last and name in last[1] else name
-        head = [axis, *places]
+        head = [axis, *(place or "none" for place in places)]
         table = [[row, *(found.get(place, "") for place in places)] for row, found in rows.items()]
         blocks.append(f"**{heading}**\n\n{_table(head, table)}" if len(columns) > 1 else _table(head, table))
     return "\n\n".join([text, *blocks])
 
 
 def _places(done: Sequence[Outcome], axis: str) -> list[str]:
-    return sorted({o.cell.values[axis] for o in done if axis in o.cell.values}, key=float)
+    """The axis's values in order; empty text, at last, for cells that have no place on it."""
+    found = {outcome.cell.values.get(axis, "") for outcome in done}
+    return sorted(found, key=lambda place: float(place or "inf"))
 
 
 def _records(done: Sequence[Outcome]) -> list[Mapping[str, Any]]:
@@ -295,8 +304,7 @@ def _published(value: Any) -> dict[str, float]:
 def _score(score: Mapping[str, Any] | None) -> str:
     if score is None or not score["n"]:
         return "-"
-    low, high = 100 * score["low"], 100 * score["high"]
-    return f"{100 * score['accuracy']:.1f} ({low:.0f}-{high:.0f}{'*' * score.get('doubtful', False)})"
+    return _percent(score["accuracy"], Interval(score["low"], score["high"], score.get("doubtful", False)))
 
 
 def _fewer(score: Mapping[str, Any] | None, first: Mapping[str, Any] | None) -> str:
@@ -316,27 +324,18 @@ def _part(comparison: Comparison, name: str) -> Difference | None:
 
 
 def _points(found: Difference | None) -> str:
-    if found is None:
-        return "-"
-    low, high = 100 * found.interval.low, 100 * found.interval.high
-    star = "*" * found.interval.doubtful
-    text = f"{100 * found.difference:+.1f} ({low:+.1f} to {high:+.1f}{star})"
-    return f"**{text}**" if found.told else text
+    return "-" if found is None else _gap(found.difference, found.interval)
 
 
-def _mean(found: Matched | None) -> str:
-    if found is None:
-        return "-"
-    low, high, doubtful = found.interval
-    return f"{100 * found.value:.1f} ({100 * low:.0f}-{100 * high:.0f}{'*' * doubtful})"
-
-
-def _gap(found: Matched | None) -> str:
-    if found is None:
-        return "-"
-    low, high, doubtful = found.interval
-    text = f"{100 * found.value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}{'*' * doubtful})"
+def _gap(value: float, interval: Interval) -> str:
+    low, high, doubtful = interval
+    text = f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}{'*' * doubtful})"
     return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def _percent(value: float, interval: Interval) -> str:
+    low, high, doubtful = interval
+    return f"{100 * value:.1f} ({100 * low:.0f}-{100 * high:.0f}{'*' * doubtful})"
 
 
 def _cost(cost: Mapping[str, float] | None) -> str:

@@ -70,7 +70,8 @@ def spread_of(cells: Sequence[Cell]) -> str | None:
     axis = numeric_axis(cells)
     if axis is None or len({line_name(cell, axis) for cell in cells}) <= len(STYLES):
         return None
-    return axis if len({cell.values.get(axis) for cell in cells}) <= len(STYLES) else None
+    # One style is for cells that have no place on it.
+    return axis if len({cell.values.get(axis) for cell in cells}) < len(STYLES) else None
 
 
 def line_name(cell: Cell, axis: str | None) -> str:
@@ -101,12 +102,14 @@ def _by_cell(done: Sequence[Outcome], panels: Sequence[_Panel], path: Path, spre
             if score is None:
                 continue
             middle, low, high = score
+            # Of a cell that has no place among them the mark is grey, in the middle of the row.
             place = outcome.cell.values.get(spread or "")
-            at = places.index(place) if place else 0
+            at = places.index(place) if place else 0 if not places else None
             # Beside each other, so that no interval hides another.
-            y = rows.index(_row(outcome, spread)) + (0.7 * ((at + 0.5) / len(places) - 0.5) if places else 0)
+            y = rows.index(_row(outcome, spread)) + _beside(at, len(places))
             error = [[max(middle - low, 0)], [max(high - middle, 0)]]
-            own = {"color": STYLES[at].colour, "marker": STYLES[at].mark, "linestyle": "none"}
+            style = STYLES[at] if at is not None else STYLES[-1]
+            own = {"color": style.colour, "marker": style.mark, "linestyle": "none"}
             area.errorbar(middle, y, xerr=error, **own, **_THIN if places else {"capsize": 2})
         first = panel.read(done[0].record)
         if first is not None and not places:
@@ -127,6 +130,11 @@ def _by_cell(done: Sequence[Outcome], panels: Sequence[_Panel], path: Path, spre
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(places), frameon=False)
     figure.savefig(path, dpi=120)
+
+
+def _beside(at: int | None, places: int) -> float:
+    """How far from the middle of its row a mark is."""
+    return 0.7 * ((at + 0.5) / places - 0.5) if at is not None and places else 0.0
 
 
 def _row(outcome: Outcome, spread: str | None) -> str:

@@ -12,7 +12,7 @@ from hermes.config import Extras
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.evaluation.compare import Comparison, Difference, compare_rows
 from hermes.evaluation.journal import read_run
-from hermes.evaluation.matched import Values, less, mean_of, persistent, values_within
+from hermes.evaluation.matched import Matched, less, mean_of, persistent, within
 from hermes.evaluation.measures import MEASURES
 from hermes.evaluation.rows import Row, video_of
 from hermes.evaluation.summary import grouped, summarise
@@ -34,7 +34,7 @@ from hermes.evaluation.sweep_plots import line_name, numeric_axis, plot_losses, 
 __all__ = ["check_extras", "sweep_rows", "write_sweep"]
 
 # More than any benchmark has clips.
-_MANY = 1 << 32
+_CLIPS = 1 << 32
 _NUMBERS = ("n", "right", "accuracy", "low", "high", "chance")
 _Wanted = str | Mapping[str, Any]
 _Pairs = Mapping[str, Mapping[str, Comparison]]
@@ -62,11 +62,11 @@ def check_extras(cells: Sequence[Cell], extras: Extras) -> None:
         if not any(_baseline(cell, cells, wanted) for cell in cells):
             raise SettingError("baseline", str(wanted), labels, did_you_mean(str(wanted), labels))
     if extras.matched:
+        # Without an axis, as where the command line gives one budget, nothing is matched.
         axis = numeric_axis(cells)
-        lines = sorted({line_name(cell, axis) for cell in cells if axis in cell.values}) if axis else []
-        if extras.matched not in lines:
-            hint = did_you_mean(extras.matched, lines)
-            raise SettingError("matched", extras.matched, lines or "a line of a sweep over budgets", hint)
+        lines = sorted({line_name(cell, axis) for cell in cells if axis is None or axis in cell.values})
+        if extras.matched not in [*lines, *(name for cell in cells for name in cell.values)]:
+            raise SettingError("matched", extras.matched, lines, did_you_mean(extras.matched, lines))
 
 
 def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Path:
@@ -219,7 +219,7 @@ def _pooled(
         cell = _without(part[0].cell, pool)
         # Repetitions number their clips alike.
         rows[cell.hash] = [
-            replace(row, clip=row.clip + i * _MANY, video=_apart(outcome.cell, apart) + video_of(row))
+            replace(row, clip=row.clip + i * _CLIPS, video=_apart(outcome.cell, apart) + video_of(row))
             for outcome in part
             for i in [repeated.index(tuple(outcome.cell.values.get(key) for key in pool))]
             for row in read(outcome.cell)
@@ -266,22 +266,22 @@ def _matched(
         for place, rows in lines.get(extras.matched, {}).items()
     }
     bases = [_named(wanted) for wanted in extras.baselines]
-    found: dict[str, dict[str, Values]] = {}
+    found: dict[str, dict[str, Matched]] = {}
     table = []
     for title, size in sizes.items():
-        within = {method: values_within(list(runs.values()), size) for method, runs in lines.items()}
-        found[title] = {method: values for method, values in within.items() if values is not None}
-        for method, values in found[title].items():
-            for name in (None, *sorted({kind for kind, _, _ in values.values()})):
-                told = mean_of(values, name)
-                row = {"bytes": size, "of": title, "method": method, "name": name or "all"}
+        every = {method: within(list(runs.values()), size) for method, runs in lines.items()}
+        found[title] = {method: own for method, own in every.items() if own is not None}
+        for method, own in found[title].items():
+            for name in (None, *sorted({kind for kind, _, _ in own.values.values()})):
+                told = mean_of(own, name)
+                row = {"bytes": size, "of": title, "method": method, "held": own.held, "name": name or "all"}
                 row |= {} if told is None else {"accuracy": told.value, **told.interval._asdict()}
                 for base in bases:
-                    pair = less(values, found[title][base], name) if base in found[title] else None
+                    pair = less(own, found[title][base], name) if base in found[title] else None
                     if pair is not None and base != method:
                         ends = {"low": pair.interval.low, "high": pair.interval.high}
                         row |= {f"less {base}": pair.value, **{f"{k} ({base})": v for k, v in ends.items()}}
                 table.append(row)
     if table:
         _write_csv(folder / "matched.csv", table)
-    return matched_memory(found, {title: size / 1e3 for title, size in sizes.items()}, bases)
+    return matched_memory(found, sizes, bases)
