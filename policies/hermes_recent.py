@@ -20,10 +20,11 @@ class HermesRecent(TieredPolicy):
     """Hierarchical memory for the past and the newest frames exact.
 
     Source: this project, after arXiv 2601.14724 (the memory) and 2605.01858 (the raw frames). The newest
-    frames are held raw and enter the memory when they leave: ``frames`` of them, or as many as ``share`` of
-    the budget has room for. The tiers hold the rest, so that a question never sees more than the budget. At
-    a question the raw frames are encoded over the memory, or over the prefix alone and put behind it
-    (``over: prefix``). Everything else is ``hermes``, positions included (lazy re-indexing).
+    frames are held raw and enter the memory when they leave; ``share`` of the budget is set aside for them,
+    the tiers hold the rest, so that a question never sees more than the budget; what ``frames`` do not fill
+    of the share stays empty, so choose both together. At a question the raw frames
+    are encoded over the memory, or over the prefix alone and put behind it (``over: prefix``). Everything
+    else is ``hermes``, positions included (lazy re-indexing).
 
     To keep the newest frames in the memory un-evicted instead: ``hermes`` with
     ``policy.selector.recent_frames=4`` (``policy=hermes_kept``).
@@ -37,20 +38,17 @@ class HermesRecent(TieredPolicy):
 
     tiers: dict[str, Tier] = setting(hierarchy(), help="sensory, working and long-term memory")
     frames: int = setting(4, help="raw frames held, if the share has room for them", unit="frames", ge=1)
-    share: float = setting(0.5, help="share of the budget that they may take", gt=0, lt=1)
+    share: float = setting(0.5, help="share of the budget set aside for them", gt=0, lt=1)
     over: Literal["memory", "prefix"] = setting("memory", help="what the raw frames see when encoded")
     buffer: FrameBuffer = field(default_factory=FrameBuffer, init=False, repr=False, compare=False)
-    # Tokens of the raw frames, once their size is known.
-    reserved: int | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def room(self) -> int:
-        """Tokens a layer of the memory may hold: what the raw frames leave, or their share at first."""
-        return self.budget - (int(self.share * self.budget) if self.reserved is None else self.reserved)
+        """Tokens a layer of the memory may hold: the budget less the raw frames' share."""
+        return self.budget - int(self.share * self.budget)
 
     def start(self, context: StreamContext) -> None:
         """Begin a stream, with no frame held."""
-        self.reserved = None
         super().start(context)
         self.buffer = FrameBuffer(context.frames_per_group)
 
@@ -60,11 +58,9 @@ class HermesRecent(TieredPolicy):
         Raises:
             SettingError: a share of the budget below the tokens of one frame, or one group of frames.
         """
-        group, frame = self.context.frames_per_group, frames[-1]
-        fit = frames_that_fit(self.context, frame, int(self.share * self.budget))
-        held = max(min(self.frames, fit) // group * group, group)
-        self.reserved = held * self.context.tokens_per_frame(*frame.image.shape[:2])
-        return self.buffer.push(frames, held)
+        group = self.context.frames_per_group
+        fit = frames_that_fit(self.context, frames[-1], self.budget - self.room)
+        return self.buffer.push(frames, max(min(self.frames, fit) // group * group, group))
 
     @property
     def resident_bytes(self) -> int:
@@ -72,15 +68,13 @@ class HermesRecent(TieredPolicy):
         return super().resident_bytes + self.buffer.resident_bytes
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """The held frames, the tokens they may take, and what scorers follow."""
-        own = {} if self.reserved is None else {"reserved": torch.tensor(self.reserved)}
-        return {**super().state(), **self.buffer.state(), **own}
+        """The held frames, and what scorers follow."""
+        return {**super().state(), **self.buffer.state()}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Go on from there."""
         super().restore(state)
         self.buffer.restore(state)
-        self.reserved = int(state["reserved"]) if "reserved" in state else None
 
     def recall(self, call: Recall) -> None:
         """Encode the held frames into the fork that answers."""
