@@ -22,9 +22,9 @@ class HermesRecent(TieredPolicy):
     Source: this project, after arXiv 2601.14724 (the memory) and 2605.01858 (the raw frames). The newest
     frames are held raw and enter the memory when they leave; ``share`` of the budget is set aside for them,
     the tiers hold the rest, so that a question never sees more than the budget; what ``frames`` do not fill
-    of the share stays empty, so choose both together. At a question the raw frames
-    are encoded over the memory, or over the prefix alone and put behind it (``over: prefix``). Everything
-    else is ``hermes``, positions included (lazy re-indexing).
+    of the share stays empty, so choose both together. At a question the raw frames are encoded over the
+    memory, or over the prefix alone and put behind it (``over: prefix``). Everything else is ``hermes``,
+    positions included (lazy re-indexing).
 
     To keep the newest frames in the memory un-evicted instead: ``hermes`` with
     ``policy.selector.recent_frames=4`` (``policy=hermes_kept``).

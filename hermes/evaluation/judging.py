@@ -93,11 +93,11 @@ def judge_run(
         if known:
             note(folder, "judge", judge.record())
             amend(folder, lambda row: _with_verdict(row, identity, known))
-            if (folder / DONE).is_file():
-                # A cell of a sweep: its record follows the rows, and has a judge when all are judged.
-                record = summarise(read_run(folder)[0]).record()
-                finish(folder, record | {"judge": identity if len(known) == len(cases) else ""})
-    return summarise(read_run(folder)[0])
+        summary = summarise(read_run(folder)[0])
+        if known and (folder / DONE).is_file():
+            # A cell of a sweep: its record follows the rows, and has a judge when all are judged.
+            finish(folder, summary.record() | {"judge": identity if len(known) == len(cases) else ""})
+    return summary
 
 
 def _with_verdict(row: Row, identity: str, found: Mapping[str, Verdict]) -> Row:

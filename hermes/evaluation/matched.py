@@ -13,7 +13,7 @@ from jaxtyping import Float
 from hermes.evaluation.rows import Row, category, video_of
 from hermes.evaluation.statistics import Interval, clustered, clustered_difference
 
-__all__ = ["Matched", "Share", "less", "mean_of", "persistent", "within"]
+__all__ = ["Line", "Matched", "Share", "less", "lines_of", "mean_of", "persistent", "within"]
 
 # Of a question, by video, clip and number: its category, its video, and its share of a right answer.
 _Place = tuple[str, int, int]
@@ -32,6 +32,36 @@ class Matched(NamedTuple):
 
     values: _Values
     held: float
+
+
+class Line(NamedTuple):
+    """One method on the questions of a category, or all of them (``name`` empty), within some bytes.
+
+    Source: this project.
+
+    Attributes:
+        gaps: name of a baseline -> the difference from it; not of a baseline from itself.
+    """
+
+    method: str
+    name: str
+    held: float
+    share: Share
+    gaps: Mapping[str, Share]
+
+
+def lines_of(methods: Mapping[str, Matched], bases: Sequence[str]) -> list[Line]:
+    """Every method's lines: all questions, then category by category (this project)."""
+    out = []
+    for method, own in methods.items():
+        for name in ("", *sorted({kind for kind, _, _ in own.values.values()})):
+            share = mean_of(own, name or None)
+            others = [base for base in bases if base in methods and base != method]
+            gaps = {base: less(own, methods[base], name or None) for base in others}
+            if share is not None:
+                told = {base: gap for base, gap in gaps.items() if gap is not None}
+                out.append(Line(method, name, own.held, share, told))
+    return out
 
 
 def persistent(rows: Sequence[Row]) -> int:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hermes.evaluation.compare import Comparison, Difference
-from hermes.evaluation.matched import Matched, less, mean_of
+from hermes.evaluation.matched import Line
 from hermes.evaluation.measures import MEASURES
 from hermes.evaluation.statistics import Interval, holm
 from hermes.evaluation.sweep import Cell, Outcome
-from hermes.evaluation.sweep_plots import FEW, line_name, spread_of
+from hermes.evaluation.sweep_plots import FEW, line_name, places_of, spread_of
 from hermes.evaluation.verdicts import Verdicts
 
 __all__ = [
@@ -82,7 +82,7 @@ def overview(
         "zero; †: also with Holm's correction over all differences from that baseline in these tables."
     ]
     sure = {base: _sure(pairs[base]) for base in bases}
-    for place in _places(done, axis):
+    for place in places_of([outcome.cell for outcome in done], axis):
         lines = []
         for outcome in done:
             record = outcome.record or {}
@@ -204,29 +204,28 @@ def losses(done: Sequence[Outcome], *, drawn: bool) -> str:
 
 
 def matched_memory(
-    found: Mapping[str, Mapping[str, Matched]], sizes: Mapping[str, float], bases: Sequence[str]
+    found: Mapping[str, Sequence[Line]], sizes: Mapping[str, float], bases: Sequence[str]
 ) -> str:
     """Accuracy of each method within the same bytes (this project).
 
     Args:
-        found: a size's name -> each method's answers within it.
+        found: a size's name -> lines of the methods within it.
         sizes: a size's name -> bytes.
         bases: methods that the others are compared with.
     """
     blocks = []
-    for title, methods in found.items():
-        kinds_there = {kind for each in methods.values() for kind, _, _ in each.values.values()}
-        names = sorted(kinds_there) if len(kinds_there) > 1 else []
-        known = [base for base in bases if base in methods]
+    for title, lines in found.items():
+        names = list(dict.fromkeys(line.name for line in lines if line.name))
+        names = names if len(names) > 1 else []
+        known = [base for base in bases if any(base in line.gaps for line in lines)]
         head = ["method", *names, "all", *(f"less {base}" for base in known), "holds (kB)"]
-        lines = []
-        for method, own in methods.items():
-            shares = [mean_of(own, name) for name in (*names, None)]
-            each = ["-" if one is None else _percent(one.value, one.interval) for one in shares]
-            pairs = [less(own, methods[base]) if base != method else None for base in known]
-            gaps = ["" if one is None else _gap(one.value, one.interval) for one in pairs]
-            lines.append([method, *each, *gaps, f"{own.held / 1e3:.0f}"])
-        blocks.append(f"Within what {title} holds, {sizes[title] / 1e3:.0f} kB:\n\n" + _table(head, lines))
+        table = []
+        for whole in (line for line in lines if not line.name):
+            own = {line.name: _percent(*line.share) for line in lines if line.method == whole.method}
+            gaps = [_gap(*whole.gaps[base]) if base in whole.gaps else "" for base in known]
+            shares = [own.get(name, "-") for name in (*names, "")]
+            table.append([whole.method, *shares, *gaps, f"{whole.held / 1e3:.0f}"])
+        blocks.append(f"Within what {title} holds, {sizes[title] / 1e3:.0f} kB:\n\n" + _table(head, table))
     text = (
         "## At the same bytes\n\nThe most a stream holds at any question: memory, what the method keeps "
         "beside it, and archive. Between two neighbouring budgets, one below a size and one above, each "
@@ -261,7 +260,7 @@ def _laid_out(
         if last is not None:
             table.append([*([""] * (len(keys) - 1)), last[0], *(last[1].get(name, "") for name in columns)])
         return f"{text}\n\n{_table([*keys, *columns], table)}"
-    places = _places(done, axis)
+    places = places_of(cells, axis)
     blocks = []
     for name in columns:
         rows: dict[str, dict[str, str]] = {}
@@ -272,12 +271,6 @@ def _laid_out(
         table = [[row, *(found.get(place, "") for place in places)] for row, found in rows.items()]
         blocks.append(f"**{heading}**\n\n{_table(head, table)}" if len(columns) > 1 else _table(head, table))
     return "\n\n".join([text, *blocks])
-
-
-def _places(done: Sequence[Outcome], axis: str) -> list[str]:
-    """The axis's values in order; empty text, at last, for cells that have no place on it."""
-    found = {outcome.cell.values.get(axis, "") for outcome in done}
-    return sorted(found, key=lambda place: float(place or "inf"))
 
 
 def _records(done: Sequence[Outcome]) -> list[Mapping[str, Any]]:

@@ -14,7 +14,7 @@ from hermes.styles import GREY, STYLES, Style
 if TYPE_CHECKING:
     from hermes.evaluation.sweep import Cell, Outcome
 
-__all__ = ["FEW", "line_name", "numeric_axis", "plot_losses", "plot_sweep", "spread_of"]
+__all__ = ["FEW", "line_name", "numeric_axis", "places_of", "plot_losses", "plot_sweep", "spread_of"]
 
 # With fewer questions a point says nothing.
 FEW = 10
@@ -92,8 +92,7 @@ def _by_cell(done: Sequence[Outcome], panels: Sequence[_Panel], path: Path, spre
     from matplotlib.lines import Line2D
 
     rows = list(dict.fromkeys(_row(outcome, spread) for outcome in done))
-    every = {outcome.cell.values.get(spread or "") for outcome in done}
-    places = sorted((place for place in every if place), key=float)
+    places = places_of([outcome.cell for outcome in done], spread) if spread else [""]
     figure = Figure(figsize=(2.2 + 1.9 * len(panels), 1.4 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for area, panel in zip(axes, panels, strict=True):
@@ -102,39 +101,43 @@ def _by_cell(done: Sequence[Outcome], panels: Sequence[_Panel], path: Path, spre
             if score is None:
                 continue
             middle, low, high = score
-            # Of a cell that has no place among them the mark is grey, in the middle of the row.
-            place = outcome.cell.values.get(spread or "")
-            at = places.index(place) if place else 0 if not places else None
+            place = outcome.cell.values.get(spread or "", "")
             # Beside each other, so that no interval hides another.
-            y = rows.index(_row(outcome, spread)) + _beside(at, len(places))
+            beside = 0.7 * ((places.index(place) + 0.5) / len(places) - 0.5)
+            style = _style(place, places)
             error = [[max(middle - low, 0)], [max(high - middle, 0)]]
-            style = STYLES[at] if at is not None else STYLES[-1]
             own = {"color": style.colour, "marker": style.mark, "linestyle": "none"}
-            area.errorbar(middle, y, xerr=error, **own, **_THIN if places else {"capsize": 2})
+            y = rows.index(_row(outcome, spread)) + beside
+            area.errorbar(middle, y, xerr=error, **own, **_THIN if spread else {"capsize": 2})
         first = panel.read(done[0].record)
-        if first is not None and not places:
+        if first is not None and not spread:
             # The first cell, so that the others can be read against it.
             area.axvline(first[0], color=GREY, linewidth=0.8, linestyle=":")
         area.set(title=panel.title, xlabel=panel.unit)
         area.set_xlim(*((0, 103) if not panel.measure else (0, None)))
         area.grid(axis="x", color="#dddddd")
         area.set_axisbelow(True)
-        for edge in np.arange(len(rows) - 1) + 0.5 if places else []:
+        for edge in np.arange(len(rows) - 1) + 0.5 if spread else []:
             area.axhline(edge, color="#eeeeee", linewidth=0.6)
     axes[0].set_yticks(range(len(rows)), rows)
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    if places:
-        handles = [
-            Line2D([], [], color=own.colour, marker=own.mark, linestyle="none", label=f"{spread}={place}")
-            for own, place in zip(STYLES, places, strict=False)
-        ]
+    if spread:
+        handles = []
+        for place in places:
+            style, label = _style(place, places), f"{spread}={place}" if place else f"without {spread}"
+            handles.append(Line2D([], [], color=style.colour, marker=style.mark, ls="none", label=label))
         figure.legend(handles=handles, loc="outside upper center", ncols=len(places), frameon=False)
     figure.savefig(path, dpi=120)
 
 
-def _beside(at: int | None, places: int) -> float:
-    """How far from the middle of its row a mark is."""
-    return 0.7 * ((at + 0.5) / places - 0.5) if at is not None and places else 0.0
+def places_of(cells: Sequence[Cell], axis: str) -> list[str]:
+    """A numeric setting's values in order; empty text, at last, for cells that have none (this project)."""
+    return sorted({cell.values.get(axis, "") for cell in cells}, key=lambda place: float(place or "inf"))
+
+
+def _style(place: str, places: Sequence[str]) -> Style:
+    """Of a mark; cells without a place among others are grey."""
+    return STYLES[places.index(place)] if place or len(places) == 1 else STYLES[-1]
 
 
 def _row(outcome: Outcome, spread: str | None) -> str:

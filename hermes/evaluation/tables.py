@@ -12,7 +12,7 @@ from hermes.config import Extras
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.evaluation.compare import Comparison, Difference, compare_rows
 from hermes.evaluation.journal import read_run
-from hermes.evaluation.matched import Matched, less, mean_of, persistent, within
+from hermes.evaluation.matched import Line, lines_of, persistent, within
 from hermes.evaluation.measures import MEASURES
 from hermes.evaluation.rows import Row, video_of
 from hermes.evaluation.summary import grouped, summarise
@@ -90,7 +90,11 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
         apart = spread_of([outcome.cell for outcome in done]) is not None
         plot_sweep(done, folder / "plot.png", () if apart else extras.measures)
         parts += ["![Accuracy by cell](plot.png)", overview(done, pairs, extras.measures)]
-        parts += [_drawn_costs(done, folder, extras.measures), accuracies(done, extras.paper)]
+        if apart and extras.measures:
+            # With many lines, accuracies and costs side by side would be too wide.
+            plot_sweep(done, folder / "costs.png", extras.measures, accuracy=False)
+            parts += ["![Costs by cell](costs.png)"]
+        parts += [accuracies(done, extras.paper)]
         named = len(pairs) > 1
         parts += [differences(done, found, base * named) for base, found in pairs.items() if found]
         parts += [costs(done, extras.measures)] if extras.measures else []
@@ -146,14 +150,6 @@ def sweep_rows(outcomes: Sequence[Outcome], pairs: _Pairs | None = None) -> list
                     row |= {f"{key}{suffix}": value for key, value in told.items()}
             out.append(row)
     return out
-
-
-def _drawn_costs(done: Sequence[Outcome], folder: Path, measures: Sequence[str]) -> str:
-    """A picture of their own for the costs of many lines; those of few are drawn beside accuracy."""
-    if not measures or spread_of([outcome.cell for outcome in done]) is None:
-        return ""
-    plot_sweep(done, folder / "costs.png", measures, accuracy=False)
-    return "![Costs by cell](costs.png)"
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -266,22 +262,18 @@ def _matched(
         for place, rows in lines.get(extras.matched, {}).items()
     }
     bases = [_named(wanted) for wanted in extras.baselines]
-    found: dict[str, dict[str, Matched]] = {}
+    found: dict[str, list[Line]] = {}
     table = []
     for title, size in sizes.items():
         every = {method: within(list(runs.values()), size) for method, runs in lines.items()}
-        found[title] = {method: own for method, own in every.items() if own is not None}
-        for method, own in found[title].items():
-            for name in (None, *sorted({kind for kind, _, _ in own.values.values()})):
-                told = mean_of(own, name)
-                row = {"bytes": size, "of": title, "method": method, "held": own.held, "name": name or "all"}
-                row |= {} if told is None else {"accuracy": told.value, **told.interval._asdict()}
-                for base in bases:
-                    pair = less(own, found[title][base], name) if base in found[title] else None
-                    if pair is not None and base != method:
-                        ends = {"low": pair.interval.low, "high": pair.interval.high}
-                        row |= {f"less {base}": pair.value, **{f"{k} ({base})": v for k, v in ends.items()}}
-                table.append(row)
+        found[title] = lines_of({name: own for name, own in every.items() if own is not None}, bases)
+        for line in found[title]:
+            row = {"bytes": size, "of": title, "method": line.method, "held": line.held}
+            row |= {"name": line.name or "all", "accuracy": line.share.value, **line.share.interval._asdict()}
+            for base, gap in line.gaps.items():
+                ends = {f"low ({base})": gap.interval.low, f"high ({base})": gap.interval.high}
+                row |= {f"less {base}": gap.value, **ends}
+            table.append(row)
     if table:
         _write_csv(folder / "matched.csv", table)
     return matched_memory(found, sizes, bases)
