@@ -80,15 +80,24 @@ class Scope:
     """What is going through the decoder: the memory, a probe, a chunk's tokens, masks shared by the layers.
 
     Source: this project.
+
+    Attributes:
+        writes_only: nobody reads the decoder's output: leave it once the last layer has its keys and values.
+        masks: causal masks shared by layers of equal length.
+        attended: whether our attention function has run: without it a memory is read wrongly.
     """
 
     memory: KVMemory
     probe: AttentionProbe | None = None
     chunk: Provenance | None = None
     watched: frozenset[int] = frozenset()
+    writes_only: bool = False
     masks: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
-    # Whether our attention function has run: without it a memory is read wrongly.
     attended: bool = False
+
+
+class EnoughSeenError(Exception):
+    """Leaves the decoder early, where nothing that follows is wanted (this project)."""
 
 
 # Attention functions receive no cache, and `generate` passes on no keyword it does not know, so the memory
@@ -98,14 +107,20 @@ _scope: ContextVar[Scope | None] = ContextVar("hermes_attention_scope", default=
 
 @contextmanager
 def attending(
-    memory: KVMemory, probe: AttentionProbe | None = None, chunk: Provenance | None = None
+    memory: KVMemory,
+    probe: AttentionProbe | None = None,
+    chunk: Provenance | None = None,
+    *,
+    writes_only: bool = False,
 ) -> Iterator[Scope]:
     """Run the decoder on ``memory`` inside this context; a probe sees the layers it asks for (this project).
 
-    The decoder's output is bit-identical with and without a probe; unprobed layers pay nothing.
+    The decoder's output is bit-identical with and without a probe; unprobed layers pay nothing. With
+    ``writes_only`` there is no output: ``EnoughSeenError`` leaves the decoder in its last layer, whose
+    attention and feed-forward would change nothing in the memory.
     """
     watched = frozenset(probe.layers(len(memory.layers))) if probe is not None else frozenset()
-    scope = Scope(memory, probe, chunk, watched)
+    scope = Scope(memory, probe, chunk, watched, writes_only)
     token = _scope.set(scope)
     try:
         yield scope
@@ -180,6 +195,8 @@ def memory_attention(
             end = held.length
             view = AttentionView(index, query, key[:, :, :end], key[:, :, end:], held, scaling, scope.chunk)
             scope.probe.observe(view)
+        if scope.writes_only and index == len(scope.memory.layers) - 1:
+            raise EnoughSeenError
     if attention_mask is not None and attention_mask.shape[-1] < columns:
         # A mask covers what follows the memory; the memory itself is visible to all.
         attention_mask = F.pad(attention_mask, (columns - attention_mask.shape[-1], 0), value=True)

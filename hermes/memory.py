@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from hermes.errors import HermesError
+from hermes.folding import alike, append, evict, flaws
 from hermes.kernels import Kernels
-from hermes.kernels.compact import MixPlan
 from hermes.layer import KVLayer, LayerUpdate, MemoryConfig, Mix
-from hermes.positions import Rotary, compacted
+from hermes.positions import Rotary
 from hermes.provenance import Kind, Provenance
 from hermes.storage import save_memory
 
@@ -133,36 +133,15 @@ class KVMemory(Cache):  # type: ignore[misc]
             for layer in self.layers:
                 layer.has_timestamps |= stamped
                 layer.has_protected |= protected
-                self._commit_layer(layer, positions, table, advance, prefix)
+            for group in alike(self.layers, {}):
+                append(group, positions, table, advance, keep_written=self.keep_written)
+            for layer in self.layers:
+                layer.start = self.next_position + advance
+                if prefix:
+                    layer.prefix += table.shape[-1]
             self.next_position += advance
             self.top += advance
             self.prefix = self.layers[0].prefix
-
-    def _commit_layer(
-        self, layer: KVLayer, positions: Tensor, table: Tensor, advance: int, prefix: bool
-    ) -> None:
-        batch = layer.keys.shape[0]
-        if layer.positions is None:
-            layer.clock = torch.zeros(batch, 1, device=layer.keys.device)
-        rows, relative = layer.rows, positions.to(layer.keys.device, torch.float32)
-        new = layer.clock[None, :, :, None] + relative[:, None, None, :]
-        table = table.to(layer.keys.device).expand(-1, batch, rows, -1)
-        if self.keep_written:
-            fresh = layer.keys[:, :, layer.length :]
-            layer.written = (
-                (fresh, new)
-                if layer.written is None
-                else (torch.cat((layer.written[0], fresh), 2), torch.cat((layer.written[1], new), -1))
-            )
-        if layer.positions is None or layer.tokens is None:
-            layer.positions, layer.tokens = new, Provenance(table)
-        else:
-            layer.positions = torch.cat((layer.positions, new), dim=-1)
-            layer.tokens = Provenance(torch.cat((layer.tokens.table, table), dim=-1))
-        layer.clock = layer.clock + advance
-        layer.start = self.next_position + advance
-        if prefix:
-            layer.prefix += table.shape[-1]
 
     def rollback(self) -> None:
         """Drop the pending tokens, as if the forward pass that wrote them had not happened."""
@@ -192,17 +171,11 @@ class KVMemory(Cache):  # type: ignore[misc]
             raise HermesError(f"an update for layer {unknown[0]} of a memory of {len(self.layers)} layers")
         sizes = [update.mix.size for update in updates.values() if update.mix is not None]
         with self._whole():
-            flaws = []
-            for index, layer in enumerate(self.layers):
-                update = updates.get(index)
-                if update is not None:
-                    flaws.append(_flaw(update.keep, layer))
-                if update is not None or compact is not False:
-                    self._apply_layer(layer, update, compact)
+            found, order = self._evict(updates, compact)
             self.next_summary_id -= max(sizes, default=0)
-            wrong = self.align(flaws)
+            wrong = self.align(found)
             if any(wrong):
-                index = sorted(updates)[wrong.index(True)]
+                index = min(index for index, flaw in zip(order, wrong, strict=True) if flaw)
                 raise HermesError(
                     f"the update of layer {index} keeps slots that are not ascending, not held, or lack the "
                     f"prefix (slots 0 to {self.prefix - 1})"
@@ -219,104 +192,19 @@ class KVMemory(Cache):  # type: ignore[misc]
             self.layers = layers
             raise
 
-    def _apply_layer(
-        self, layer: KVLayer, update: LayerUpdate | None, compact: bool | Bool[Tensor, " B"]
-    ) -> None:
-        keep = None if update is None else update.keep
-        if keep is not None and max(keep.shape[1], layer.rows) > 1:
-            layer.widen(int(layer.keys.shape[1]))
-            keep = keep.expand(-1, layer.rows, -1)
-        positions, table = layer.positions, layer.held.table
-        if positions is None:
-            raise HermesError(f"layer {layer.index} of the memory is empty")
-        if keep is not None:
-            if update is not None and update.mix is not None:
-                keep = keep.expand(layer.keys.shape[0], -1, -1)
-            kept, table = _take(positions, keep), _take(table, keep)
-        else:
-            kept = positions
-        new = kept if compact is False else compacted(kept, layer.prefix)
-        if isinstance(compact, Tensor):
-            new = torch.where(compact.to(kept.device)[:, None, None], new, kept)
-        origin = layer.written[1] if layer.written is not None else positions
-        origin_kept = origin if keep is None else _take(origin, keep)
-        turn = (
-            self.rotary.turning(new - (origin_kept if layer.written is not None else kept))
-            if compact is not False
-            else None
-        )
-
-        plan = None
-        mix = None if update is None else update.mix
-        if mix is not None and keep is not None:
-            plan, place, summary = self._plan(layer, mix, keep, new, table)
-            if mix.targets is None:
-                new, table = torch.cat((new, place), dim=-1), torch.cat((table, summary), dim=-1)
-            else:
-                table = summary
-        source = None if layer.written is None else layer.written[0]
-        layer.keys, layer.values = self.kernels.compact_layer(
-            layer.keys, layer.values, keep, turn, plan, source=source
-        )
-        if layer.written is not None:
-            keys, at = layer.written[0], origin_kept
-            if keep is not None:
-                keys, _ = self.kernels.compact_layer(layer.written[0], layer.written[0], keep, None, None)
-            if plan is not None:
-                # A mixed token is first written where it is mixed.
-                if plan.targets is None:
-                    keys = torch.cat((keys, layer.keys[:, :, -plan.size :]), dim=2)
-                    at = torch.cat((at, new[..., -plan.size :]), dim=-1)
-                else:
-                    slots = (
-                        plan.targets.expand(*keys.shape[:2], -1)
-                        .unsqueeze(-1)
-                        .expand(-1, -1, -1, keys.shape[-1])
-                    )
-                    keys = keys.scatter(2, slots, layer.keys.gather(2, slots))
-                    chosen = plan.targets.expand(*at.shape[1:3], -1).expand(at.shape[0], -1, -1, -1)
-                    at = at.scatter(3, chosen, new.gather(3, chosen))
-            layer.written = (keys, at)
-        layer.positions, layer.tokens = new, Provenance(table)
-        layer.clock = (
-            torch.floor(new.amax(dim=(0, -1))) + 1 if new.shape[-1] else torch.zeros_like(layer.clock)
-        )
-
-    def _plan(
-        self, layer: KVLayer, mix: Mix, keep: Tensor, new: Tensor, table: Tensor
-    ) -> tuple[MixPlan, Tensor, Tensor]:
-        """Rotation of the members, positions ``[A, B, R, S]`` and provenance of the mixed tokens."""
-        batch, rows = keep.shape[:2]
-        members, weights = mix.members.expand(batch, rows, -1), mix.weights.expand(batch, rows, -1)
-        groups = None if mix.groups is None else mix.groups.expand(batch, rows, -1)
-        targets = None
-        if mix.targets is None:
-            last = new.amax(dim=(0, -1)) if new.shape[-1] else new.new_full((batch, rows), -1.0)
-            place = last[..., None] + torch.arange(1, mix.size + 1, device=new.device)
-            place = place.expand(new.shape[0], -1, -1, -1)
-        else:
-            targets = torch.searchsorted(keep.contiguous(), mix.targets.expand(batch, rows, -1).contiguous())
-            place = _take(new, targets)
-        goal = place if groups is None else _take(place, groups)
-        old = _take(layer.positions, members)  # type: ignore[arg-type]
-        plan = MixPlan(members, weights, groups, mix.size, self.rotary.turning(goal - old), targets)
-
-        origin = _take(layer.held.table, members)
-        index = torch.zeros_like(members) if groups is None else groups
-        blank = origin.new_zeros(batch, rows, mix.size)
-        mass = blank.scatter_add(2, index, origin[7])
-        ids = self.next_summary_id - torch.arange(mix.size, device=blank.device).expand_as(blank)
-        if targets is None:
-            time = blank.double().scatter_add(2, index, origin[2] * weights.double()).round().long()
-            frame = (blank - 1).scatter_reduce(2, index, origin[1], "amax")
-            one = torch.ones_like(blank)
-            columns = (ids, frame, time, -one, -one, one * int(Kind.SUMMARY), blank, mass)
-            return plan, place, torch.stack(columns)
-        table = table.clone()
-        table[0].scatter_(2, targets, ids)
-        table[5].scatter_(2, targets, int(Kind.SUMMARY))
-        table[7].scatter_(2, targets, mass)
-        return plan, place, table
+    def _evict(
+        self, updates: Mapping[int, LayerUpdate], compact: bool | Bool[Tensor, " B"]
+    ) -> tuple[list[Bool[Tensor, " G"]], list[int]]:
+        """Change the layers; returns flags of wrong updates by group, and the layers they are of."""
+        found, order = [], []
+        chosen = [layer for layer in self.layers if layer.index in updates or compact is not False]
+        for group in alike(chosen, updates):
+            own = [updates[layer.index] for layer in group if layer.index in updates]
+            if own:
+                found.append(flaws(group, own))
+                order += [layer.index for layer in group]
+            evict(group, own or [None] * len(group), compact, self.next_summary_id)
+        return found, order
 
     def align(self, flaws: Sequence[Tensor] = ()) -> list[bool]:
         """Set the shared next position to the largest clock and each layer's turn to the difference.
@@ -329,23 +217,27 @@ class KVMemory(Cache):  # type: ignore[misc]
         """
         device = self.layers[0].clock.device
         parts = [layer.clock.flatten().to(device) for layer in self.layers]
+        sizes = [len(part) for part in parts]
         parts += [flaw.to(device, torch.float32).flatten() for flaw in flaws]
         # The one copy to the host in a streaming step.
-        clocks = torch.cat(parts).tolist()
-        clocks, flags = clocks[: len(clocks) - len(flaws)], clocks[len(clocks) - len(flaws) :]
-        first = int(max(clocks[: self.layers[0].clock.numel()]))
+        host = torch.cat(parts).tolist()
+        clocks, flags = host[: sum(sizes)], host[sum(sizes) :]
         self.top = int(max(clocks))
-        self.next_position = self.top if self.clock_mode == "per_layer" else first
-        at = 0
-        for layer in self.layers:
-            count = layer.clock.numel()
-            behind = any(clock != self.next_position for clock in clocks[at : at + count])
-            at += count
+        self.next_position = self.top if self.clock_mode == "per_layer" else int(max(clocks[: sizes[0]]))
+        behind: dict[object, list[KVLayer]] = {}
+        end = 0
+        for layer, size in zip(self.layers, sizes, strict=True):
+            start, end = end, end + size
             layer.start = self.next_position
             layer.turn = None
-            if behind and self.clock_mode == "per_layer":
-                shift = (self.next_position - layer.clock)[None, :, :, None]
-                layer.turn = self.rotary.angles(shift.expand(self.rotary.axes, -1, -1, -1))
+            if any(clock != self.next_position for clock in clocks[start:end]):
+                behind.setdefault((layer.clock.device, layer.clock.shape), []).append(layer)
+        if self.clock_mode == "per_layer":
+            for group in behind.values():
+                shift = (self.next_position - torch.stack([layer.clock for layer in group]))[None, ..., None]
+                angles = self.rotary.angles(shift.expand(self.rotary.axes, -1, -1, -1, -1))
+                for layer, cos, sin in zip(group, *angles, strict=True):
+                    layer.turn = (cos, sin)
         return [bool(flag) for flag in flags]
 
     def fork(self) -> KVMemory:
@@ -381,19 +273,3 @@ class KVMemory(Cache):  # type: ignore[misc]
     def state(self) -> Sequence[Tensor]:
         """Every tensor held, in a fixed order, for comparing two memories."""
         return [tensor for layer in self.layers for tensor in layer.tensors().values()]
-
-
-def _flaw(keep: Int[Tensor, "B R K"], layer: KVLayer) -> Tensor:
-    """Whether slots break the rules of an update: ascending, held, and the prefix among them."""
-    prefix, device = layer.prefix, keep.device
-    if keep.shape[-1] < max(prefix, 1):
-        return torch.ones((), device=device)
-    fixed = (keep[..., :prefix] != torch.arange(prefix, device=device)).any()
-    return fixed | (keep.diff(dim=-1) <= 0).any() | (keep[..., -1] >= layer.length).any()
-
-
-def _take(x: Tensor, index: Int[Tensor, "B R K"]) -> Tensor:
-    """Entries of ``x [C, B, R, T]`` at ``index [B, R, K]`` along the last axis."""
-    if index.shape[:2] == (1, 1):
-        return x.index_select(-1, index[0, 0])
-    return x.gather(-1, index.expand(x.shape[0], -1, -1, -1))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes.attention import AttentionView, attending, installed, rotate_query
+from hermes.attention import AttentionView, EnoughSeenError, attending, installed, rotate_query
 from hermes.backbone import Backbone
 from hermes.memory import KVLayer, KVMemory
 from hermes.positions import Rotary, expand_axes
@@ -187,7 +187,7 @@ class Observer:
                         use_cache=True,
                         position_embeddings=(cos, sin),
                     )
-                except _EnoughSeenError:
+                except EnoughSeenError:
                     return
                 hidden = output[0] if isinstance(output, tuple) else output
 
@@ -211,10 +211,6 @@ class Observer:
         return list({id(segment): segment for segment in host.values()}.values())
 
 
-class _EnoughSeenError(Exception):
-    """Raised inside the last layer once its attention was seen."""
-
-
 class _Watch(AttentionProbe):
     def __init__(self, segments: Sequence[_Segment], out: dict[tuple[int, Guidance], Tensor]) -> None:
         self.segments = segments
@@ -231,7 +227,7 @@ class _Watch(AttentionProbe):
                 self.out[view.layer, guidance] = mass
             start += segment.ids.shape[1]
         if self.stop_after:
-            raise _EnoughSeenError
+            raise EnoughSeenError
 
 
 class _Queries(AttentionProbe):

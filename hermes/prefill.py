@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 
-from hermes.attention import attending, installed
+from hermes.attention import EnoughSeenError, attending, installed
 from hermes.backbone import Backbone, Chunk
 from hermes.errors import SettingError
 from hermes.memory import KVMemory
@@ -36,7 +38,11 @@ def prefill(
     positions = (memory.next_position + chunk.positions).to(chunk.embeds.device)
     positions = positions[:, None].expand(-1, batch, -1) if backbone.axes > 1 else positions.expand(batch, -1)
     try:
-        with installed(backbone.model), attending(memory, probe, chunk.tokens):
+        with (
+            installed(backbone.model),
+            suppress(EnoughSeenError),
+            attending(memory, probe, chunk.tokens, writes_only=True),
+        ):
             backbone.decoder(
                 inputs_embeds=chunk.embeds,
                 position_ids=positions,

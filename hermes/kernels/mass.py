@@ -69,7 +69,14 @@ def _columns(q: Tensor, memory: Tensor, tail: Tensor | None) -> Tensor:
     width = t + (0 if tail is None else tail.shape[-1])
     if b * hkv * n * width <= BLOCK:
         return _shares(q, memory, tail).sum(2)
-    # As many blocks as are needed, all of about one size.
+    if n * width <= BLOCK // 2:
+        # Several heads fit: as few, equal groups of heads as are needed.
+        heads = -(-b * hkv // -(-b * hkv * n * width // BLOCK))
+        parts = [x.flatten(0, 1).split(heads) for x in (q, memory)]
+        tails = [None] * len(parts[0]) if tail is None else tail.flatten(0, 1).split(heads)
+        sums = [_shares(*part).sum(1) for part in zip(*parts, tails, strict=True)]
+        return torch.cat(sums).view(b, hkv, t)
+    # As many blocks of rows as are needed, all of about one size.
     rows, out = -(-n // -(-n * width // BLOCK)), q.new_zeros(b, hkv, t)
     for stream, head in itertools.product(range(b), range(hkv)):
         keys = memory[stream, head].float()
