@@ -75,7 +75,8 @@ def append(
     """
     first = layers[0]
     batch, rows, device = first.keys.shape[0], first.rows, first.keys.device
-    relative = positions.to(device, torch.float32)
+    # Not blocking: a copy that waits would wait for the chunk's whole forward.
+    relative = positions.to(device, torch.float32, non_blocking=True)
     if first.positions is None:
         clock = torch.zeros(len(layers) * batch, 1, device=device)
     else:
@@ -87,7 +88,7 @@ def append(
             if layer.written is not None:
                 keys, at = torch.cat((layer.written[0], keys), 2), torch.cat((layer.written[1], at), -1)
             layer.written = (keys, at)
-    table = table.to(device).expand(-1, batch, rows, -1).repeat(1, len(layers), 1, 1)
+    table = table.to(device, non_blocking=True).expand(-1, batch, rows, -1).repeat(1, len(layers), 1, 1)
     if first.positions is not None:
         new = torch.cat((_fold([layer.positions for layer in layers], 1), new), dim=-1)
         table = torch.cat((_fold([layer.held.table for layer in layers], 1), table), dim=-1)
@@ -170,9 +171,7 @@ def _spread(layers: Sequence[KVLayer], positions: Tensor, table: Tensor, clock: 
         layer.positions, layer.tokens, layer.clock = at, Provenance(origin), own
 
 
-def _rewrite(
-    layer: KVLayer, keep: Tensor | None, plan: MixPlan | None, at: Tensor, new: Tensor
-) -> None:
+def _rewrite(layer: KVLayer, keep: Tensor | None, plan: MixPlan | None, at: Tensor, new: Tensor) -> None:
     """Follow with the keys as first written; a mixed token is first written where it is mixed."""
     written: Any = layer.written
     keys = written[0]

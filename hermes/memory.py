@@ -129,7 +129,7 @@ class KVMemory(Cache):  # type: ignore[misc]
             stamped = bool((tokens.kind == int(Kind.TIMESTAMP)).any())
             protected = bool(tokens.protected.any()) and not prefix
             table = tokens.table if tokens.table.ndim == 3 else tokens.table[:, None]
-            table = table.unsqueeze(2).to(self.layers[0].keys.device)
+            table = table.unsqueeze(2)
             for layer in self.layers:
                 layer.has_timestamps |= stamped
                 layer.has_protected |= protected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -59,19 +59,37 @@ class _Segment:
         return max(self.wanted)
 
 
+@dataclass
+class _Text:
+    """A pseudo-query: its tokens, on the device and on the host, and what layers make of its embeddings."""
+
+    ids: Int[Tensor, "1 n"]
+    host: list[int]
+    # Unrotated queries and keys, [layers, heads, n, D]; they change only with the text.
+    made: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def projections(self, backbone: Backbone, layers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        if layers not in self.made:
+            embeds = backbone.embed(self.ids)
+            each = [backbone.project(index, embeds) for index in layers]
+            query, own = (torch.cat(parts) for parts in zip(*each, strict=True))
+            self.made[layers] = (query, own)
+        return self.made[layers]
+
+
 class Observer:
     """Answers requests for attention on behalf of a policy, which knows no model.
 
     Source: arXiv 2601.14724, Sec. 3.1; the shortcut as the release computes it.
     """
 
-    # Projected pseudo-queries kept between chunks: three prompts, before and after the history changes.
+    # Pseudo-queries kept between chunks: three prompts, before and after the history changes.
     _KEPT = 6
 
     def __init__(self, backbone: Backbone, memory: KVMemory) -> None:
         self.backbone = backbone
         self.memory = memory
-        self._projected: OrderedDict[str, dict[int, tuple[Tensor, Tensor]]] = OrderedDict()
+        self._texts: OrderedDict[str, _Text] = OrderedDict()
 
     @torch.no_grad()
     def attention(
@@ -88,16 +106,29 @@ class Observer:
         """
         out: dict[tuple[int, Guidance], Tensor] = {}
         exact: dict[int, list[Guidance]] = {}
+        embedded: dict[Guidance, list[int]] = {}
         for layer, guidances in requests.items():
             for guidance in dict.fromkeys(guidances):
                 if guidance.mode == "exact":
                     exact.setdefault(layer, []).append(guidance)
                 else:
-                    out[layer, guidance] = self._embedding(layer, guidance)
+                    embedded.setdefault(guidance, []).append(layer)
+        for guidance, layers in embedded.items():
+            self._embedding(guidance, layers, out)
         if exact:
             with installed(self.backbone.model):
                 self._exact(exact, out)
         return out
+
+    def _text(self, text: str) -> _Text:
+        known = self._texts.get(text)
+        if known is None:
+            ids = self.backbone.encode(text)
+            known = self._texts[text] = _Text(ids, ids[0].tolist())
+        self._texts.move_to_end(text)
+        if len(self._texts) > self._KEPT:
+            self._texts.popitem(last=False)
+        return known
 
     def over(self, memory: KVMemory) -> Observer:
         """The same, over another memory of the same model."""
@@ -127,26 +158,30 @@ class Observer:
 
     # -- the release's shortcut ----------------------------------------------------------------------------
 
-    def _embedding(self, index: int, guidance: Guidance) -> Tensor:
-        layer = self.memory.layers[index]
-        query, own = self._project(index, guidance.text)
-        batch, steps = layer.clock.shape[0], torch.arange(query.shape[2], device=query.device)
-        positions = layer.clock.to(query.device)[..., None] + steps
-        rotary = self.backbone.rotary
-        cos, sin = (part * rotary.scaling for part in rotary.angles(expand_axes(positions, rotary.axes)))
-        query = rotate_query(query.expand(batch, -1, -1, -1), cos, sin, own.shape[1], layer.kernels)
-        own = rotate_query(own.expand(batch, -1, -1, -1), cos, sin, own.shape[1], layer.kernels)
-        return _mass(query, layer.keys[:, :, : layer.length], own, layer, guidance, causal=False)
-
-    def _project(self, index: int, text: str) -> tuple[Tensor, Tensor]:
-        """Unrotated queries and keys of the text's input embeddings; they change only with the text."""
-        layers = self._projected.setdefault(text, {})
-        self._projected.move_to_end(text)
-        if len(self._projected) > self._KEPT:
-            self._projected.popitem(last=False)
-        if index not in layers:
-            layers[index] = self.backbone.project(index, self.backbone.embed(self.backbone.encode(text)))
-        return layers[index]
+    def _embedding(
+        self, guidance: Guidance, layers: Sequence[int], out: dict[tuple[int, Guidance], Tensor]
+    ) -> None:
+        held = [self.memory.layers[index] for index in layers]
+        if len({(layer.clock.shape, layer.keys.device) for layer in held}) > 1:
+            for index in layers:
+                self._embedding(guidance, [index], out)
+            return
+        batch = held[0].clock.shape[0]
+        both = self._text(guidance.text).projections(self.backbone, tuple(layers))
+        # Layers are taken as more streams, so that all their queries and keys turn in one operation.
+        query, own = (x.repeat_interleave(batch, dim=0) if batch > 1 else x for x in both)
+        steps = torch.arange(query.shape[2], device=query.device)
+        positions = torch.cat([layer.clock for layer in held]).to(query.device)[..., None] + steps
+        rotary, kernels = self.backbone.rotary, held[0].kernels
+        cos, sin = rotary.angles(expand_axes(positions, rotary.axes))
+        if rotary.scaling != 1:
+            cos, sin = cos * rotary.scaling, sin * rotary.scaling
+        query = rotate_query(query, cos, sin, own.shape[1], kernels)
+        own = rotate_query(own, cos, sin, own.shape[1], kernels)
+        parts = zip(layers, held, query.split(batch), own.split(batch), strict=True)
+        for index, layer, asked, text in parts:
+            keys = layer.keys[:, :, : layer.length]
+            out[index, guidance] = _mass(asked, keys, text, layer, guidance, causal=False)
 
     def _exact(self, wanted: dict[int, list[Guidance]], out: dict[tuple[int, Guidance], Tensor]) -> None:
         """All pseudo-queries through the decoder at once, each over the memory and itself only.
@@ -192,21 +227,21 @@ class Observer:
                 hidden = output[0] if isinstance(output, tuple) else output
 
     def _segments(self, wanted: dict[int, list[Guidance]]) -> list[_Segment]:
-        texts = dict.fromkeys(guidance.text for guidances in wanted.values() for guidance in guidances)
-        ids = {text: self.backbone.encode(text) for text in texts}
+        asked = dict.fromkeys(guidance.text for guidances in wanted.values() for guidance in guidances)
+        texts = {text: self._text(text) for text in asked}
         host: dict[str, _Segment] = {}
-        for text in sorted(texts, key=lambda text: -ids[text].shape[1]):
-            for other in host.values():
-                n = ids[text].shape[1]
-                if torch.equal(other.ids[:, :n], ids[text]):
+        for text in sorted(texts, key=lambda text: -len(texts[text].host)):
+            own = texts[text]
+            for longer, other in host.items():
+                if texts[longer].host[: len(own.host)] == own.host:
                     # Causality: the longer text's first n states are this text's states.
                     host[text] = other
                     break
             else:
-                host[text] = _Segment(ids[text], {})
+                host[text] = _Segment(own.ids, {})
         for layer, guidances in wanted.items():
             for guidance in guidances:
-                rows = ids[guidance.text].shape[1]
+                rows = len(texts[guidance.text].host)
                 host[guidance.text].wanted.setdefault(layer, []).append((guidance, rows))
         return list({id(segment): segment for segment in host.values()}.values())
 

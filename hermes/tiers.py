@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
 
 from hermes.config import setting
 from hermes.errors import SettingError
+from hermes.layer import keeping
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
+from hermes.observe import Guidance, Observer
 from hermes.parts import (
     Blend,
     Chain,
@@ -204,13 +206,11 @@ class TieredPolicy(MemoryPolicy):
                 selections.append(Selection(memory.layers[index], score, budget, names[index]))
         kept = self.selector.select(selections)
         updates = {}
-        for index, keep in zip(chosen, kept, strict=True):
-            layer = memory.layers[index]
-            update = layer.keeping(keep)
-            if keep.shape[-1] < layer.video_length:
-                merger = self.tiers[names[index]].merger
-                if merger.slots:
-                    update = replace(update, mix=merger.merge(layer, _complement(update.keep, layer.length)))
+        for index, update in zip(chosen, keeping([memory[index] for index in chosen], kept), strict=True):
+            layer, merger = memory[index], self.tiers[names[index]].merger
+            if merger.slots and update.keep.shape[-1] < layer.length:
+                mix = merger.merge(layer, _complement(update.keep, layer.length))
+                update = replace(update, mix=mix)
             updates[index] = update
             if self.following:
                 self.following.evict(layer, update)
@@ -239,6 +239,9 @@ class TieredPolicy(MemoryPolicy):
         scorers = {index: self.tiers[tier_of[index][0]].scorer for index in contexts}
         requests = {index: scorers[index].queries(context) for index, context in contexts.items()}
         seen = observe.attention({index: queries for index, queries in requests.items() if queries})
+        stacked = self._blended(contexts, seen, weights)
+        if stacked is not None:
+            return stacked
         raw: list[torch.Tensor | None] = [None] * count
         for index, context in contexts.items():
             attention = {guidance: seen[index, guidance] for guidance in requests[index]}
@@ -247,6 +250,55 @@ class TieredPolicy(MemoryPolicy):
                 context = replace(context, followed=self.following.of(context.layer))
             raw[index] = scorers[index].score(context)
         return self.smoother.smooth(raw, weights, memory.layers)
+
+    def _blended(
+        self,
+        contexts: Mapping[int, LayerContext],
+        seen: Mapping[tuple[int, Guidance], torch.Tensor],
+        weights: Sequence[float],
+    ) -> list[torch.Tensor | None] | None:
+        """Smoothed scores with one operation for all layers; None where parts or layers differ in kind."""
+        first, last = min(contexts), max(contexts)
+        layers = [context.layer for context in contexts.values()]
+        alike = len({(layer.video_length, layer.rows, layer.keys.device) for layer in layers}) == 1
+        if type(self.smoother) is not Chain or not alike or len(layers) != last - first + 1:
+            return None
+        blends = [
+            self.tiers[name].scorer.blending(contexts[index])
+            for index, name in enumerate(self._names(len(weights)))
+            if index in contexts
+        ]
+        found = {
+            index: seen[index, blend.guidance]
+            for index, blend in enumerate(blends, start=first)
+            if blend is not None and blend.guidance is not None
+        }
+        if None in blends or not found:
+            return None
+        known = [blend for blend in blends if blend is not None]
+        layer, blank = layers[0], torch.zeros_like(next(iter(found.values())))
+        attention = torch.stack([found.get(first + at, blank) for at in range(len(known))])
+        numbers = (
+            tuple(blend.weight for blend in known),
+            tuple(blend.rate for blend in known),
+            tuple(weights[first : last + 1]),
+        )
+        partner = self.smoother.partners(layers)
+        scores = layer.kernels.blended_scores(
+            attention,
+            *_numbers(numbers, attention.device),
+            partner=None if partner is None else partner.expand_as(attention),
+            recursive=self.smoother.recursive,
+        )
+        out: list[torch.Tensor | None] = [None] * len(weights)
+        out[first : last + 1] = scores.unbind()
+        return out
+
+
+@lru_cache(maxsize=64)
+def _numbers(rows: tuple[tuple[float, ...], ...], device: torch.device) -> torch.Tensor:
+    """Numbers on a device, copied once: a copy at each step would wait for it."""
+    return torch.tensor(rows, device=device)
 
 
 def _complement(keep: torch.Tensor, length: int) -> torch.Tensor:

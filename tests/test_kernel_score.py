@@ -40,6 +40,18 @@ def test_kernel_score(shape: tuple[int, ...], recursive: bool, device: str) -> N
 
 
 @devices
+def test_kernel_score_of_strided_numbers(device: str) -> None:
+    from hermes.kernels import score_triton
+
+    attention, *numbers = _case(SHAPES[1], device)
+    columns = torch.stack(numbers, dim=1).unbind(dim=1)
+    assert not columns[0].is_contiguous()
+    with poisoned():
+        ours = score_triton.blended_scores(attention, *columns)
+    close("kernel_score", ours, blended_scores(attention, *numbers))
+
+
+@devices
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_kernel_score_by_identity(shape: tuple[int, ...], device: str) -> None:
     from hermes.kernels import score_triton

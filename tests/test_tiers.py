@@ -8,11 +8,17 @@ import torch
 
 from hermes.config import build
 from hermes.errors import SettingError
-from hermes.parts import Blend, Recency, Summary
+from hermes.memory import KVMemory
+from hermes.parts import Blend, Chain, Recency, Summary, TopK
+from hermes.parts.scorers import Blending, LayerContext
 from hermes.policy import StreamContext
 from hermes.run import open_session
+from hermes.session import StreamSession
 from hermes.tiers import Tier, TieredPolicy
 from hermes.video import open_source
+from policies.hermes import Hermes
+from tests.families import make_frames
+from tests.references import noise_chunk, prefill, tiny, toy_rotary
 
 
 def context(layers: int) -> StreamContext:
@@ -57,3 +63,38 @@ def test_a_full_tier_keeps_everything_and_leaves_the_others_their_budgets():
     for name, held in layers.items():
         assert {lengths[index] for index in held} <= ({whole} if name == "b" else {20})
     assert whole > 20
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("align", ["index", "identity"])
+@pytest.mark.parametrize("recursive", [False, True], ids=["raw", "recursive"])
+@pytest.mark.parametrize("rank", ["layer", "kv_head"])
+def test_scores_of_all_layers_at_once_are_those_of_each(align, recursive, rank, monkeypatch):
+    policy = Hermes(budget=24, smoother=Chain(align, recursive), selector=TopK(rank=rank))
+    session = StreamSession(tiny("llava_onevision"), policy, chunk_frames=4)
+    session.feed(make_frames(12))
+    own, memory, observer = session.policy, session.memory, session.observer
+    # A chunk more than the budget, so that scores tell tokens apart that layers hold in different slots.
+    prefill(session.backbone, memory, noise_chunk(session.backbone, 9, 1, first_id=9000))
+    wanted = [True] * len(memory.layers)
+    at_once = own.score(memory, observer, wanted)
+    assert "blended_scores" in memory.kernels.chosen
+    monkeypatch.setattr(TieredPolicy, "_blended", lambda *_: None)
+    for ours, each in zip(at_once, own.score(memory, observer, wanted), strict=True):
+        torch.testing.assert_close(ours, each.expand_as(ours), rtol=1e-5, atol=1e-6)
+
+
+def test_parts_of_a_users_own_are_asked_themselves():
+    class Mine(Recency):
+        def score(self, context):
+            return torch.zeros(1, 1, context.length)
+
+    class Other(Blend):
+        pass
+
+    layer = KVMemory(1, toy_rotary(1))[0]
+    context = LayerContext(layer, 0.5, False, lambda kind: kind, torch.Generator())
+    assert Recency().blending(context) == Blending(None, 1.0, 20.0)
+    assert Mine().blending(context) is None
+    assert Blend(second=Mine()).blending(context) is None
+    assert Other().blending(context) is None

@@ -84,6 +84,7 @@ def blended_scores(
     if recursive and partner is not None:
         raise HermesError("recursive smoothing by identity has no kernel: use the reference")
     attention = attention.contiguous()
+    weight, rate, smoothing = weight.contiguous(), rate.contiguous(), smoothing.contiguous()
     layers, batch, rows, count = attention.shape
     out = torch.empty_like(attention)
     if out.numel() == 0:

@@ -58,6 +58,23 @@ class LayerContext:
         return self.layer.video_length
 
 
+@dataclass(frozen=True)
+class Blending:
+    """A score as :func:`hermes.kernels.blended_scores` makes it for all layers at once.
+
+    Source: arXiv 2601.14724, Sec. 3.1: ``(1 - weight) n(attention) + weight n(exp(-rate age))``.
+
+    Attributes:
+        guidance: whose attention; None where ``weight`` is 1.
+        weight: of recency.
+        rate: of forgetting.
+    """
+
+    guidance: Guidance | None
+    weight: float
+    rate: float
+
+
 class Scorer(Part, ABC):
     """Scores the video tokens of one layer; higher is kept.
 
@@ -89,6 +106,10 @@ class Scorer(Part, ABC):
         """
         return view.received(per_head=per_head)
 
+    def blending(self, context: LayerContext) -> Blending | None:
+        """The same score as a :class:`Blending`, which all layers share an operation for; None by default."""
+        return None
+
     @abstractmethod
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
         """Worth of each video token, float32 ``[B, R, V]``."""
@@ -105,10 +126,17 @@ class Recency(Scorer):
     k: float = setting(20.0, help="forgetting rate at the tier's first layer", ge=0)
     k_drop: float = setting(0.0, help="by how much k has fallen at the end of the tier")
 
+    def blending(self, context: LayerContext) -> Blending | None:
+        """Recency alone; None for subclasses, which may score otherwise."""
+        return Blending(None, 1.0, self._rate(context)) if type(self) is Recency else None
+
+    def _rate(self, context: LayerContext) -> float:
+        return self.k - self.k_drop * context.depth
+
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
         """Forgetting by age, the same in every KV head."""
         n, device = context.length, context.layer.keys.device
-        k = self.k - self.k_drop * context.depth
+        k = self._rate(context)
         age = torch.arange(n - 1, -1, -1, device=device, dtype=torch.float32) / max(n - 1, 1)
         return normalise(torch.exp(-k * age)).expand(context.layer.clock.shape[0], context.layer.rows, -1)
 
@@ -132,6 +160,10 @@ class GuidedAttention(Scorer):
     def queries(self, context: LayerContext) -> Sequence[Guidance]:
         """The guidance prompt, as it reads now."""
         return (self._guidance(context),)
+
+    def blending(self, context: LayerContext) -> Blending | None:
+        """Attention alone; None for subclasses."""
+        return Blending(self._guidance(context), 0.0, 0.0) if type(self) is GuidedAttention else None
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
         """The observed attention, normalised."""
@@ -176,9 +208,24 @@ class Blend(Scorer):
         """What either scorer asks for."""
         return (*self.first.queries(context), *self.second.queries(context))
 
+    def blending(self, context: LayerContext) -> Blending | None:
+        """Attention and recency, in either order; None for other pairs and for subclasses."""
+        pair, w = (self.first, self.second), self._weight(context)
+        if type(self) is not Blend or {type(one) for one in pair} != {GuidedAttention, Recency}:
+            return None
+        first, second = (one.blending(context) for one in pair)
+        if first is None or second is None:
+            return None
+        if first.guidance is None:
+            first, second, w = second, first, 1 - w
+        return Blending(first.guidance, w, second.rate)
+
+    def _weight(self, context: LayerContext) -> float:
+        return self.weight - self.weight_drop * context.depth
+
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
         """The weighted sum of both scores, at this layer's depth."""
-        w = self.weight - self.weight_drop * context.depth
+        w = self._weight(context)
         return (1 - w) * self.first.score(context) + w * self.second.score(context)
 
 

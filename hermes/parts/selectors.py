@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,15 @@ class Selection:
     scores: Float[Tensor, "B R V"]
     budget: int
     tier: str
+
+
+class _Aside(NamedTuple):
+    """What comes before the best-scored tokens: newest tokens and frames, a floor per frame, timestamps."""
+
+    recent: int
+    frames: int
+    floor: int
+    stamps: bool
 
 
 class Selector(Part, ABC):
@@ -79,37 +88,56 @@ class TopK(Selector):
     def select(self, layers: Sequence[Selection]) -> list[Int[Tensor, "B R K"]]:
         """Per layer, the best tokens by the ranking of ``rank``."""
         scores = [
-            one.scores if self.per_head or one.layer.rows > 1 else one.scores.mean(1, keepdim=True)
+            one.scores.mean(1, keepdim=True)
+            if one.scores.shape[1] > 1 and not self.per_head and one.layer.rows == 1
+            else one.scores
             for one in layers
         ]
         if self.rank in ("tier", "all"):
             scores = self._shared(layers, scores)
-        return [self._best(one, score) for one, score in zip(layers, scores, strict=True)]
+        plain: dict[Hashable, list[int]] = {}
+        out: dict[int, Tensor] = {}
+        for at, (one, score) in enumerate(zip(layers, scores, strict=True)):
+            rows = max(score.shape[1], one.layer.rows)
+            score = score.expand(-1, rows, -1)
+            aside = self._aside(one)
+            if one.layer.has_protected or any(aside):
+                out[at] = self._best(one, score, aside)
+            else:
+                plain.setdefault((one.budget, score.shape, score.device), []).append(at)
+                scores[at] = score
+        for group in plain.values():
+            stacked = torch.stack([scores[at] for at in group])
+            budget = min(layers[group[0]].budget, stacked.shape[-1])
+            out |= dict(zip(group, stacked.topk(budget, dim=-1).indices, strict=True))
+        return [out[at] for at in range(len(layers))]
 
-    def _best(self, one: Selection, scores: Tensor) -> Tensor:
+    def _aside(self, one: Selection) -> _Aside:
+        budget = min(one.budget, one.scores.shape[-1])
+        return _Aside(
+            max(self.recent, int(self.recent_share * budget)),
+            self.recent_frames,
+            self.floor(one.layer.video.frame, budget),
+            self.timestamps > 0 and one.layer.has_timestamps,
+        )
+
+    def _best(self, one: Selection, scores: Float[Tensor, "B R V"], aside: _Aside) -> Int[Tensor, "B R K"]:
         video = one.layer.video
-        rows = max(scores.shape[1], one.layer.rows)
-        scores = scores.expand(-1, rows, -1)
         length = scores.shape[-1]
         budget = min(one.budget, length)
-        stamps = self.timestamps > 0 and one.layer.has_timestamps
-        recent = max(self.recent, int(self.recent_share * budget))
-        floor = self.floor(video.frame, budget)
-        if not (recent or self.recent_frames or floor or stamps or one.layer.has_protected):
-            return scores.topk(budget, dim=-1).indices
         order = scores.argsort(dim=-1)
         rank = torch.empty_like(order).scatter_(
             -1, order, torch.arange(length, device=order.device).expand_as(order)
         )
         bonus = video.protected.long().expand_as(rank) * 4
-        if recent or self.recent_frames:
-            newest = torch.arange(length, device=rank.device) >= length - recent
-            if self.recent_frames:
-                newest = newest | _newest_frames(video.frame, self.recent_frames, budget // 2)
+        if aside.recent or aside.frames:
+            newest = torch.arange(length, device=rank.device) >= length - aside.recent
+            if aside.frames:
+                newest = newest | _newest_frames(video.frame, aside.frames, budget // 2)
             bonus = bonus + newest.long() * 2
-        if floor:
-            bonus = bonus + (_rank_in_frame(scores, video.frame) < floor).long()
-        if stamps:
+        if aside.floor:
+            bonus = bonus + (_rank_in_frame(scores, video.frame) < aside.floor).long()
+        if aside.stamps:
             room = int(self.timestamps * budget)
             stamp = (video.kind == int(Kind.TIMESTAMP)).expand_as(rank)
             kept = _best_stamps(scores, video.frame, stamp, room)

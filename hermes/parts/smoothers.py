@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes.config import Part, setting
@@ -84,6 +84,20 @@ class Chain(Smoother):
                 above = F.interpolate(above, size=own.shape[-1], mode="linear")
             out[index] = (1 - weight) * own + weight * above
         return out
+
+    def partners(self, layers: Sequence[KVLayer]) -> Int[Tensor, "L B R V"] | None:
+        """For layers that hold equally many tokens: where each token is in the layer above.
+
+        Returns:
+            slots after the prefix, -1 where that layer does not hold it; None where tokens match by slot.
+        """
+        if self.align == "index":
+            return None
+        ids = torch.stack([layer.video.id for layer in layers])
+        known, order = ids[1:].sort(dim=-1)
+        at = torch.searchsorted(known, ids[:-1].contiguous()).clamp_(max=max(ids.shape[-1] - 1, 0))
+        slots = torch.where(known.gather(-1, at) == ids[:-1], order.gather(-1, at), -1)
+        return torch.cat((slots, torch.full_like(ids[:1], -1)))
 
 
 def _by_identity(own: Tensor, above: Tensor, layer: KVLayer, upper: KVLayer) -> Tensor:
