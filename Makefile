@@ -46,7 +46,7 @@ bench-gpu: $(DONE)
 	$(BIN)/python -m pytest -q tests -m gpu -k kernel
 	$(BIN)/python -m benchmarks.kernels
 	for shape in random_llava_onevision_7b random_qwen2_5_vl_7b; do for policy in hermes hermes_embedding; do \
-	$(BIN)/hermes bench backbone=$$shape policy=$$policy policy.budget=4000 generation.decoder=compile \
+	$(BIN)/hermes bench backbone=$$shape policy=$$policy policy.budget=4000 memory.execution=compile \
 	generation.max_new_tokens=64 --csv benchmarks/results/gpu.csv --plot benchmarks/results/$$shape-$$policy.png \
 	|| exit 1; done; done
 

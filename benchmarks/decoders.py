@@ -15,7 +15,7 @@ from hermes.backbone import BackboneConfig
 from hermes.benchmark import Recorder, write_records
 from hermes.generation import GenerationConfig
 from hermes.session import StreamSession
-from hermes.static import StaticDecoder
+from hermes.execution import Execution
 from policies.fifo import Fifo
 
 TOKENS = 32
@@ -30,14 +30,14 @@ def measure(rounds: int) -> dict[str, tuple[list[float], list[float]]]:
     for number in range(3):
         session.feed_chunk(chunk(number, generator, backbone.text_config.hidden_size))
     decoders = {
-        "generate": None,
-        "static": StaticDecoder(backbone),
-        "compile": StaticDecoder(backbone, "compile"),
+        "eager": Execution(backbone),
+        "static": Execution(backbone, "static"),
+        "compile": Execution(backbone, "compile"),
     }
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in decoders}
     with session:
         for number in range(rounds + 1):
-            for name, session.static in decoders.items():
+            for name, session.execution in decoders.items():
                 answer = session.ask("What is happening?")
                 # The first round compiles.
                 if number:

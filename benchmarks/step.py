@@ -27,7 +27,7 @@ from hermes.generation import GenerationConfig
 from hermes.parts import Blend, GuidedAttention
 from hermes.provenance import Provenance
 from hermes.session import StreamSession
-from hermes.static import StaticDecoder
+from hermes.execution import Execution
 from hermes.tiers import TieredPolicy
 from policies.hermes import Hermes
 from policies.hermes_release import HermesRelease
@@ -126,7 +126,7 @@ def measure(rounds: int) -> Times:
     sessions = {
         name: StreamSession(backbone, policy, generation=generation) for name, policy in policies.items()
     }
-    questions = {"generate": None, "static": StaticDecoder(backbone)}
+    questions = {"generate": Execution(backbone), "static": Execution(backbone, "static")}
     step, ask = f"chunk of {CHUNK} tokens", f"question of {QUESTION} tokens"
     times: dict[tuple[str, str], list[float]] = {}
     question = torch.randn(1, QUESTION, hidden, generator=generator)
@@ -140,7 +140,7 @@ def measure(rounds: int) -> Times:
                 row[step, name] = time.perf_counter() - started
         row[ask, "plain"] = plain(question)
         with sessions["exact"] as session:
-            for name, session.static in questions.items():
+            for name, session.execution in questions.items():
                 row[ask, name] = session.ask("What is happening?").ttft_ms / 1e3
             # With a round behind it, the guidance prompts would no longer have the lengths above.
             session.context.history.clear()

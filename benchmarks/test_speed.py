@@ -12,6 +12,7 @@ from benchmarks import endless
 from hermes.backbone import Backbone, BackboneConfig, Chunk
 from hermes.batch import BatchedSession
 from hermes.generation import GenerationConfig
+from hermes.memory import MemoryConfig
 from hermes.session import StreamSession
 from policies.hermes import Hermes
 
@@ -53,11 +54,12 @@ def test_four_streams_in_lockstep_step(backbone: Backbone, benchmark: Any) -> No
         benchmark.pedantic(lambda: session.feed_chunk([next(chunks) for chunks in streams]), rounds=60)
 
 
-@pytest.mark.parametrize("decoder", ["generate", "static", "compile"])
-def test_answer_of_16_tokens(backbone: Backbone, benchmark: Any, decoder: Any) -> None:
+@pytest.mark.parametrize("execution", ["eager", "static", "compile"])
+def test_answer_of_16_tokens(backbone: Backbone, benchmark: Any, execution: Any) -> None:
     chunks = _chunks(0)
-    generation = GenerationConfig(max_new_tokens=16, decoder=decoder)
-    with StreamSession(backbone, Hermes(budget=64), generation=generation) as session:
+    generation = GenerationConfig(max_new_tokens=16)
+    memory = MemoryConfig(execution=execution)
+    with StreamSession(backbone, Hermes(budget=64), generation=generation, memory=memory) as session:
         _fill(lambda: session.feed_chunk(next(chunks)))
         session.ask("What now?")
         benchmark.pedantic(lambda: session.ask("What now?"), rounds=30)

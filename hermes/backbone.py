@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hermes.blocks import same_blocks
 from hermes.chat import Turn, chatml, split_template
 from hermes.config import setting
 from hermes.errors import HermesError, UnsupportedModelError
@@ -299,6 +300,11 @@ class Backbone(ABC):
     def closing(self, state: VideoState) -> Float[Tensor, "1 n hidden"] | None:
         """Embeddings a native layout puts between the video and the question (an image newline), or None."""
         return None
+
+    @cached_property
+    def plain_blocks(self) -> bool:
+        """Whether its decoder's layers can be run one by one (:func:`hermes.blocks.same_blocks`)."""
+        return same_blocks(self)
 
     @cached_property
     def turn(self) -> Turn:

@@ -171,8 +171,10 @@ class BatchedSession:
         self._compress()
 
     def _prefill(self, chunk: Chunk, *, prefix: bool = False) -> None:
-        watch = None if prefix else self.policy.watch()
-        prefill(self.backbone, self.memory, chunk, probe=watch, prefix=prefix)
+        if prefix:
+            prefill(self.backbone, self.memory, chunk, prefix=True)
+        else:
+            self.first.execution.prefill(self.memory, chunk, probe=self.policy.watch())
 
     @torch.no_grad()
     def _compress(self) -> None:
@@ -181,6 +183,11 @@ class BatchedSession:
             rounds.setdefault(repr(stream.context.history[-1:]), []).append(index)
         groups = list(rounds.values())
         if len(groups) == 1:
+            run, observer = self.first.execution, self.first.observer
+            if run.mode == "compile" and run.compress(
+                self.policy, self.memory, observer, compact=self._due(True)
+            ):
+                return
             updates = self.policy.compress(self.memory, self.first.observer)
         elif self.policy.watch() is not None:
             raise InputError(

@@ -99,7 +99,7 @@ def evict(
     layers: Sequence[KVLayer],
     updates: Sequence[LayerUpdate | None],
     compact: bool | Bool[Tensor, " B"],
-    summary_id: int,
+    summary_id: int | Tensor,
 ) -> None:
     """Let layers of one group keep what their updates name, mix, and re-index.
 
@@ -207,7 +207,7 @@ def _plan(
     keep: Tensor,
     new: Tensor,
     table: Tensor,
-    summary_id: int,
+    summary_id: int | Tensor,
 ) -> tuple[MixPlan, Tensor, Tensor]:
     """Rotation of the members, positions ``[A, N, R, S]`` and provenance of the mixed tokens."""
     batch, rows = keep.shape[:2]

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -56,11 +56,6 @@ class GenerationConfig:
     temperature: float = setting(1.0, help="of sampling", gt=0)
     top_p: float = setting(1.0, help="nucleus of sampling", gt=0, le=1)
     num_beams: int = setting(1, help="beams; more than one gives no token streaming", ge=1)
-    decoder: Literal["generate", "static", "compile"] = setting(
-        "generate",
-        help="generate: transformers' own; static: in place, in preallocated buffers; compile: with steps of "
-        "fixed shapes besides, compiled (CUDA graphs on a GPU)",
-    )
 
 
 @dataclass(frozen=True)
@@ -258,7 +253,7 @@ def generate(
         if reason is None:
             watch = _Clock(backbone, on_text)
             return _in_place(static, memory, ids, config, processors, watch, started, seed)
-        _log.warning("generation.decoder=%s: transformers' generate answers, as %s", static.mode, reason)
+        _log.warning("memory.execution=%s: transformers' generate answers, as %s", static.mode, reason)
     start, length = memory.next_position, ids.shape[1]
     positions = torch.arange(start, start + length, device=ids.device).unsqueeze(0)
     mask = torch.ones(1, start + length, dtype=torch.long, device=ids.device)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
@@ -169,17 +169,75 @@ class KVMemory(Cache):  # type: ignore[misc]
             return
         if unknown := [index for index in updates if not 0 <= index < len(self.layers)]:
             raise HermesError(f"an update for layer {unknown[0]} of a memory of {len(self.layers)} layers")
-        sizes = [update.mix.size for update in updates.values() if update.mix is not None]
         with self._whole():
-            found, order = self._evict(updates, compact)
-            self.next_summary_id -= max(sizes, default=0)
-            wrong = self.align(found)
-            if any(wrong):
-                index = min(index for index, flaw in zip(order, wrong, strict=True) if flaw)
-                raise HermesError(
-                    f"the update of layer {index} keeps slots that are not ascending, not held, or lack the "
-                    f"prefix (slots 0 to {self.prefix - 1})"
-                )
+            self._settle(*self.evict(updates, self.next_summary_id, compact=compact))
+
+    def keeping(self, video_index: Int[Tensor, "*rows K"]) -> dict[int, LayerUpdate]:
+        """Every layer keeps the prefix and the video tokens at ``video_index`` (0: first after it)."""
+        made: dict[object, LayerUpdate] = {}
+        for layer in self.layers:
+            if (layer.prefix, layer.keys.device) not in made:
+                made[layer.prefix, layer.keys.device] = layer.keeping(video_index)
+        return {layer.index: made[layer.prefix, layer.keys.device] for layer in self.layers}
+
+    def evict(
+        self,
+        updates: Mapping[int, LayerUpdate],
+        summary_id: int | Tensor,
+        *,
+        compact: bool | Bool[Tensor, " B"] = False,
+    ) -> tuple[list[Bool[Tensor, " G"]], list[int], int]:
+        """Change the layers: :meth:`apply` but for the shared clock and what else the host must know.
+
+        Args:
+            updates, compact: as of :meth:`apply`.
+            summary_id: id of the first mixed token.
+
+        Returns:
+            flags of wrong updates, the layers they are of, and the number of ids used.
+        """
+        found, order = [], []
+        chosen = [layer for layer in self.layers if layer.index in updates or compact is not False]
+        for group in alike(chosen, updates):
+            own = [updates[layer.index] for layer in group if layer.index in updates]
+            if own:
+                found.append(flaws(group, own))
+                order += [layer.index for layer in group]
+            evict(group, own or [None] * len(group), compact, summary_id)
+        sizes = [update.mix.size for update in updates.values() if update.mix is not None]
+        return found, order, max(sizes, default=0)
+
+    def adopt(self, contents: Sequence[Tensor], found: Sequence[Tensor], order: list[int], ids: int) -> None:
+        """Take over what a recorded :meth:`evict` made of :meth:`contents`; raises as :meth:`apply`."""
+        with self._whole():
+            self.fill(contents)
+            self._settle(found, order, ids)
+
+    def contents(self) -> list[Tensor]:
+        """Keys, values, positions, provenance and clock of every layer.
+
+        Raises:
+            HermesError: a layer is empty.
+        """
+        return [x for layer in self.layers for x in layer.contents()]
+
+    def fill(self, contents: Sequence[Tensor]) -> None:
+        """Let the layers hold what :meth:`contents` gave."""
+        each = len(contents) // len(self.layers)
+        for index, layer in enumerate(self.layers):
+            keys, values, positions, table, clock = contents[each * index : each * (index + 1)]
+            layer.keys, layer.values, layer.positions, layer.clock = keys, values, positions, clock
+            layer.tokens = Provenance(table)
+
+    def _settle(self, found: Sequence[Tensor], order: Sequence[int], ids: int) -> None:
+        self.next_summary_id -= ids
+        wrong = self.align(found)
+        if any(wrong):
+            index = min(index for index, flaw in zip(order, wrong, strict=True) if flaw)
+            raise HermesError(
+                f"the update of layer {index} keeps slots that are not ascending, not held, or lack the "
+                f"prefix (slots 0 to {self.prefix - 1})"
+            )
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -191,20 +249,6 @@ class KVMemory(Cache):  # type: ignore[misc]
             self.__dict__.update(rest)
             self.layers = layers
             raise
-
-    def _evict(
-        self, updates: Mapping[int, LayerUpdate], compact: bool | Bool[Tensor, " B"]
-    ) -> tuple[list[Bool[Tensor, " G"]], list[int]]:
-        """Change the layers; returns flags of wrong updates by group, and the layers they are of."""
-        found, order = [], []
-        chosen = [layer for layer in self.layers if layer.index in updates or compact is not False]
-        for group in alike(chosen, updates):
-            own = [updates[layer.index] for layer in group if layer.index in updates]
-            if own:
-                found.append(flaws(group, own))
-                order += [layer.index for layer in group]
-            evict(group, own or [None] * len(group), compact, self.next_summary_id)
-        return found, order
 
     def align(self, flaws: Sequence[Tensor] = ()) -> list[bool]:
         """Set the shared next position to the largest clock and each layer's turn to the difference.

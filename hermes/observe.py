@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes.attention import AttentionView, EnoughSeenError, attending, installed, rotate_query
+from hermes.attention import (
+    AttentionView,
+    EnoughSeenError,
+    attending,
+    causal_bias,
+    installed,
+    memory_attention,
+    rotate_query,
+)
 from hermes.backbone import Backbone
+from hermes.blocks import clocks_of, rotary_at, run_block
 from hermes.memory import KVLayer, KVMemory
 from hermes.positions import Rotary, expand_axes
 from hermes.probe import AttentionProbe
 
 Mode = Literal["exact", "embedding"]
+# Runs one layer: its index, hidden states [B, q, hidden], a mask or None for a causal one.
+Layer = Callable[[int, Tensor, "Tensor | None"], Tensor]
 
 
 @dataclass(frozen=True)
@@ -134,6 +146,12 @@ class Observer:
         """The same, over another memory of the same model."""
         return Observer(self.backbone, memory)
 
+    def clocked(self, memory: KVMemory) -> ClockedObserver:
+        """One over another memory that asks the host for nothing and knows this one's pseudo-queries."""
+        other = ClockedObserver(self.backbone, memory)
+        other._texts = self._texts.copy()
+        return other
+
     @torch.no_grad()
     def queries(self, text: str) -> list[Float[Tensor, "B Hq n D"]]:
         """Every layer's queries of a text before rotation, from a true forward of it over the memory.
@@ -191,40 +209,52 @@ class Observer:
         """
         segments = sorted(self._segments(wanted), key=lambda segment: -segment.last)
         sizes = [segment.ids.shape[1] for segment in segments]
-        fork, decoder = self.memory.fork(), self.backbone.decoder
         hidden = self.backbone.embed(torch.cat([segment.ids for segment in segments], dim=1))
         hidden = hidden.expand(self.memory.batch_size, -1, -1)
         steps = torch.cat([torch.arange(size, device=hidden.device) for size in sizes])
-        positions = (self.memory.next_position + steps).float().unsqueeze(0)
-        cos, sin = decoder.rotary_emb(
-            hidden, expand_axes(positions, self.backbone.axes) if self.backbone.axes > 1 else positions
-        )  # type: ignore[operator]
         watch = _Watch(segments, out)
         masks: dict[tuple[int, int], Tensor] = {}
-        with attending(fork, watch):
-            for index, block in enumerate(decoder.layers):  # type: ignore[arg-type]
+        with self._layers(hidden, steps, watch) as layer:
+            for index in range(len(self.memory.layers)):
                 active = [segment for segment in segments if segment.last >= index]
                 rows = sum(sizes[: len(active)])
-                if rows < hidden.shape[1]:
-                    hidden, cos, sin = hidden[:, :rows], cos[:, :rows], sin[:, :rows]
+                hidden = hidden[:, :rows]
                 watch.stop_after = index == segments[0].last
                 mask = None
                 if len(active) > 1:
-                    key = (rows, fork.layers[index].length)
+                    key = (rows, self.memory.layers[index].length)
                     if key not in masks:
                         masks[key] = _block_bias(sizes[: len(active)], key[1], hidden)
                     mask = masks[key]
                 try:
-                    output = block(
-                        hidden,
-                        attention_mask=mask,
-                        past_key_values=fork,
-                        use_cache=True,
-                        position_embeddings=(cos, sin),
-                    )
+                    hidden = layer(index, hidden, mask)
                 except EnoughSeenError:
                     return
-                hidden = output[0] if isinstance(output, tuple) else output
+
+    @contextmanager
+    def _layers(self, hidden: Tensor, steps: Tensor, watch: _Watch) -> Iterator[Layer]:
+        """The decoder's own layers over a fork of the memory, at the shared clock."""
+        fork, decoder, axes = self.memory.fork(), self.backbone.decoder, self.backbone.axes
+        rotary: Any = decoder.rotary_emb
+        blocks: Any = decoder.layers
+        positions = (self.memory.next_position + steps).float().unsqueeze(0)
+        cos, sin = rotary(hidden, expand_axes(positions, axes) if axes > 1 else positions)
+
+        def layer(index: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
+            rows = hidden.shape[1]
+            block: Any = blocks[index]
+            output = block(
+                hidden,
+                attention_mask=mask,
+                past_key_values=fork,
+                use_cache=True,
+                position_embeddings=(cos[:, :rows], sin[:, :rows]),
+            )
+            out: Tensor = output[0] if isinstance(output, tuple) else output
+            return out
+
+        with attending(fork, watch):
+            yield layer
 
     def _segments(self, wanted: dict[int, list[Guidance]]) -> list[_Segment]:
         asked = dict.fromkeys(guidance.text for guidances in wanted.values() for guidance in guidances)
@@ -244,6 +274,39 @@ class Observer:
                 rows = len(texts[guidance.text].host)
                 host[guidance.text].wanted.setdefault(layer, []).append((guidance, rows))
         return list({id(segment): segment for segment in host.values()}.values())
+
+
+class ClockedObserver(Observer):
+    """An observer that asks the host for nothing: every layer is run at its own clock.
+
+    Source: this project. What it observes is the same, up to rounding. Its memory's layers must be such as
+    :func:`hermes.blocks.why_not` has nothing against.
+    """
+
+    @contextmanager
+    def _layers(self, hidden: Tensor, steps: Tensor, watch: _Watch) -> Iterator[Layer]:
+        """The layers' modules one by one, over the memory as it is."""
+        rotary = self.backbone.rotary
+        blocks: Any = self.backbone.decoder.layers
+        positions = clocks_of(self.memory.layers)[..., None] + steps
+        cos, sin = rotary_at(rotary, expand_axes(positions, rotary.axes), hidden.dtype)
+
+        def layer(index: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
+            rows, held = hidden.shape[1], self.memory.layers[index]
+            block = blocks[index]
+            own = block.self_attn
+
+            def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                memory = held.keys[:, :, : held.length]
+                watch.observe(AttentionView(index, query, memory, key, held, own.scaling))
+                keys = torch.cat((memory, key), dim=2)
+                values = torch.cat((held.values[:, :, : held.length], value), dim=2)
+                bias = causal_bias(rows, keys.shape[2], query) if mask is None else mask
+                return memory_attention(own, query, keys, values, bias, own.scaling, in_place=True)[0]
+
+            return run_block(block, hidden, cos[index, :, :, :rows], sin[index, :, :, :rows], attend)
+
+        yield layer
 
 
 class _Watch(AttentionProbe):

@@ -84,6 +84,9 @@ class MemoryPolicy(Part, ABC):
     # Whether streams of a batch may share it: not where they keep different numbers of a chunk's tokens, or
     # where it holds what a question needs of one stream.
     lockstep: ClassVar[bool] = True
+    # Whether compress reads the memory, the settings and the last round alone and keeps nothing: a recorded
+    # step may then stand for it (memory.execution=compile). A class with methods of its own says so anew.
+    stateless: ClassVar[bool] = False
 
     budget: int
     context: StreamContext
@@ -165,6 +168,17 @@ class MemoryPolicy(Part, ABC):
         self.archive(memory, updates, observe)
         memory.apply(updates, compact=compact)
         return bool(updates) or compact
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a recorded compression may stand for another: ``stateless``, said by the class itself."""
+        cls = type(self)
+        if not cls.stateless or cls.step is not MemoryPolicy.step or cls.archive is not MemoryPolicy.archive:
+            return False
+        said = next(kind for kind in cls.__mro__ if "stateless" in vars(kind))
+        own = cls.__mro__[: cls.__mro__.index(said)]
+        members = (member for kind in own for name, member in vars(kind).items() if not name.startswith("__"))
+        return not any(callable(member) or isinstance(member, property) for member in members)
 
     def prompts_used(self) -> GuidancePrompts | None:
         """The guidance prompts, for the record of a run; None where there are none."""

@@ -81,7 +81,7 @@ def expand_axes(positions: Num[Tensor, "*batch T"], axes: int) -> Num[Tensor, "A
     return positions.unsqueeze(0).expand(axes, *positions.shape)
 
 
-def dense_ranks(positions: Float[Tensor, "*batch T"]) -> Float[Tensor, "*batch T"]:
+def dense_ranks(positions: Num[Tensor, "*batch T"]) -> Num[Tensor, "*batch T"]:
     """Rank of each value among the distinct values of its row: the compaction of Sec. 3.3 on one axis.
 
     Source: arXiv 2601.14724, Sec. 3.3 and App. E.

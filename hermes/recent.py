@@ -78,7 +78,7 @@ def encode_apart(call: Recall, frames: Sequence[Frame]) -> None:
     Source: arXiv 2605.01858, the instant cache. The frames do not see the memory; the question sees both.
     """
     apart = call.memory.fork()
-    apart.apply({layer.index: layer.keeping(torch.arange(0)) for layer in apart})
+    apart.apply(apart.keeping(torch.arange(0)))
     call.encode(frames, into=apart)
     append(call.memory, apart)
 

@@ -43,7 +43,7 @@ def question_queries(call: Recall, over: Context = "memory") -> list[Float[Tenso
     observe = call.observe
     if over == "prefix":
         bare = call.memory.fork()
-        bare.apply({layer.index: layer.keeping(torch.arange(0)) for layer in bare})
+        bare.apply(bare.keeping(torch.arange(0)))
         observe = observe.over(bare)
     return head_means(observe, call.question)
 
@@ -161,7 +161,7 @@ class FrameRetrieval(Archiving):
         window, length = self.window or self.budget, memory[0].video_length
         if length <= window:
             return {}
-        return {layer.index: layer.keeping(torch.arange(length - window, length)) for layer in memory}
+        return memory.keeping(torch.arange(length - window, length))
 
     def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate], observe: Observer) -> None:
         """Every frame that is not in the archive yet."""

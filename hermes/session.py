@@ -19,6 +19,7 @@ from hermes.attention import installed
 from hermes.backbone import Backbone, Chunk, VideoState
 from hermes.callback import Callback
 from hermes.errors import InputError, SettingError
+from hermes.execution import Execution
 from hermes.generation import GenerationConfig, generate
 from hermes.memory import KVMemory, MemoryConfig
 from hermes.observe import Observer
@@ -31,7 +32,6 @@ from hermes.resources import Stopwatch, settle
 from hermes.saliency import encode
 from hermes.saving import load_stream, save_stream
 from hermes.selfcheck import self_check
-from hermes.static import StaticDecoder
 
 if TYPE_CHECKING:
     from hermes.video import Frame
@@ -100,6 +100,8 @@ class StreamSession:
         self.chunk_frames = chunk_frames
         self.generation = generation or GenerationConfig()
         self.memory_config = memory or MemoryConfig()
+        # It outlives a reset: what it recorded serves the next stream.
+        self.execution = Execution(backbone, self.memory_config.execution)
         self.callbacks = list(callbacks)
         self.probe = probe
         self.seed = seed
@@ -115,8 +117,6 @@ class StreamSession:
         self.memory = KVMemory.of(self.backbone.num_layers, self.backbone.rotary, self.memory_config)
         self.video = VideoState()
         self.observer = Observer(self.backbone, self.memory)
-        decoder = self.generation.decoder
-        self.static = None if decoder == "generate" else StaticDecoder(self.backbone, decoder)
         self.context = StreamContext(
             num_layers=self.backbone.num_layers,
             num_kv_heads=self.backbone.num_kv_heads,
@@ -217,7 +217,7 @@ class StreamSession:
             chunk = self.policy.reduce(chunk)
             if self._stats.chunks == 0:
                 check_budget(self.policy, chunk)
-            prefill(self.backbone, self.memory, chunk, probe=together(self.probe, self.policy.watch()))
+            self.execution.prefill(self.memory, chunk, probe=together(self.probe, self.policy.watch()))
         except BaseException:
             vars(self.policy).update(before)
             raise
@@ -235,7 +235,7 @@ class StreamSession:
         self._notify("on_encode_end", chunk)
         self._notify("on_compress_start")
         with self._compressing, torch.no_grad():
-            changed = self.policy.step(self.memory, self.observer)
+            changed = self.execution.step(self.policy, self.memory, self.observer)
         self._notify("on_compress_end", changed)
 
     def _begin(self, batch: int = 1) -> None:
@@ -313,7 +313,7 @@ class StreamSession:
             probe=probe,
             on_text=on_text,
             seed=self.seed,
-            static=self.static,
+            static=self.execution.decoder,
             **options,
         )
         asked = (question, choices, correct)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes.attention import causal_bias, installed, memory_attention
+from hermes.attention import causal_bias, memory_attention
 from hermes.backbone import Backbone
+from hermes.blocks import clocks_of, rotary_at, run_block, why_not
 from hermes.memory import KVMemory
 from hermes.positions import expand_axes
 
@@ -63,9 +63,7 @@ class StaticDecoder:
             self.keys[index][:, :, : layer.length] = layer.keys
             self.values[index][:, :, : layer.length] = layer.values
         if memory.clock_mode == "per_layer":
-            clocks = [layer.clock[:, 0].to(first.device) for layer in memory.layers]
-            # [L, B]
-            self.clocks = torch.stack(clocks).float()
+            self.clocks = clocks_of(memory.layers)
         else:
             self.clocks = torch.full((len(self.lengths), shape[0]), float(memory.next_position))
             self.clocks = self.clocks.to(first.device)
@@ -88,6 +86,12 @@ class StaticDecoder:
         keys[:, :, start:stop] = key
         values[:, :, start:stop] = value
         return keys[:, :, :stop], values[:, :, :stop]
+
+    def _attend(
+        self, layer: int, module: Any, mask: Tensor | None, query: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
+        keys, values = self._write(layer, key, value)
+        return memory_attention(module, query, keys, values, mask, module.scaling, in_place=True)[0]
 
     # -- the two kinds of forward ---------------------------------------------------------------------------
 
@@ -139,81 +143,19 @@ class StaticDecoder:
         """Cosines and sines ``[L, B, 1, q, D]`` at every layer's own clock plus ``steps [q]``."""
         positions = (self.clocks if clocks is None else clocks)[..., None] + steps
         rotary = self.backbone.rotary
-        angles = rotary.angles(expand_axes(positions, rotary.axes))
-        cos, sin = (torch.cat((x, x), dim=-1).mul(rotary.scaling).to(dtype) for x in angles)
-        return cos.unsqueeze(2), sin.unsqueeze(2)
+        return rotary_at(rotary, expand_axes(positions, rotary.axes), dtype)
 
     def _layers(self, hidden: Tensor, cos: Tensor, sin: Tensor, masks: list[Any]) -> Tensor:
         blocks: Any = self.backbone.decoder.layers
         for index, block in enumerate(blocks):
-            write = partial(self._write, index)
-            hidden = _block(block, hidden, cos[index], sin[index], masks[index], write)
+            attend = partial(self._attend, index, block.self_attn, masks[index])
+            hidden = run_block(block, hidden, cos[index], sin[index], attend)
         return hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
         norm: Any = self.backbone.decoder.norm
         logits: Tensor = self.backbone.model.lm_head(norm(hidden[:, -1]))
         return logits
-
-    @cached_property
-    def serves(self) -> bool:
-        """Whether this decoder's layers can be run in place."""
-        return same_blocks(self.backbone)
-
-
-def _block(
-    block: Any,
-    hidden: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    mask: Tensor | None,
-    write: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-) -> Tensor:
-    """One decoder layer of the Qwen kind, from its own modules.
-
-    transformers' own forward runs hooks that cannot be compiled outside of the whole model's forward.
-    """
-    attention, x = block.self_attn, block.input_layernorm(hidden)
-    shape = (*x.shape[:-1], -1, attention.head_dim)
-    query, key = attention.q_proj(x).view(shape), attention.k_proj(x).view(shape)
-    if hasattr(attention, "q_norm"):
-        query, key = attention.q_norm(query), attention.k_norm(key)
-    query, key = (_turn(part.transpose(1, 2), cos, sin) for part in (query, key))
-    keys, values = write(key, attention.v_proj(x).view(shape).transpose(1, 2))
-    seen, _ = memory_attention(attention, query, keys, values, mask, attention.scaling, in_place=True)
-    hidden = hidden + attention.o_proj(seen.flatten(2))
-    out: Tensor = hidden + block.mlp(block.post_attention_layernorm(hidden))
-    return out
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotation in the model's dtype, as the model itself does it."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-@torch.no_grad()
-def same_blocks(backbone: Backbone) -> bool:
-    """Whether the decoder's layers compute what :func:`_block` does: the first is tried (this project)."""
-    generator = torch.Generator().manual_seed(0)
-    width, axes = backbone.text_config.hidden_size, backbone.rotary.axes
-    hidden = torch.randn(1, 4, width, generator=generator).to(backbone.device, backbone.dtype)
-    positions = torch.arange(4.0, device=hidden.device)[None]
-    module, blocks = backbone.decoder.rotary_emb, backbone.decoder.layers
-    rotary = module(hidden, expand_axes(positions, axes) if axes > 1 else positions)  # type: ignore[operator]
-    block: Any = blocks[0]  # type: ignore[index]
-    try:
-        with installed(backbone.model):
-            wanted = block(hidden, attention_mask=None, position_embeddings=rotary, past_key_values=None)
-        static = StaticDecoder(backbone)
-        static.clocks = torch.zeros(1, 1, device=hidden.device)
-        cos, sin = static._rotary(positions[0], hidden.dtype)
-        ours = _block(block, hidden, cos[0], sin[0], None, lambda key, value: (key, value))
-    except (AttributeError, TypeError, RuntimeError):
-        return False
-    wanted = wanted[0] if isinstance(wanted, tuple) else wanted
-    worst = (ours.float() - wanted.float()).abs().max()
-    return bool(worst <= 16 * torch.finfo(hidden.dtype).eps * wanted.float().abs().max())
 
 
 def refusal(
@@ -226,10 +168,4 @@ def refusal(
         return "a probe watches the question's attention"
     if options:
         return f"generate was given {', '.join(sorted(options))}"
-    if any(layer.rows > 1 for layer in memory.layers):
-        return "KV heads hold tokens at positions of their own"
-    if len({layer.keys.device for layer in memory.layers}) > 1:
-        return "the layers are on several devices"
-    if not static.serves:
-        return "the decoder's layers are not of the kind that is decoded in place"
-    return None
+    return why_not(static.backbone, memory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from typing import ClassVar, Literal
 
 import torch
@@ -87,6 +87,7 @@ class TieredPolicy(MemoryPolicy):
     """
 
     bound: ClassVar[Literal["bounded", "growing", "unbounded"]] = "bounded"
+    stateless: ClassVar[bool] = True
 
     budget: int = setting(4000, help="video tokens a layer holds, before weights", unit="tokens", ge=1)
     tiers: dict[str, Tier] = setting({}, help="tiers from the first layer to the last; shares sum to 1")
@@ -295,9 +296,9 @@ class TieredPolicy(MemoryPolicy):
         return out
 
 
-@lru_cache(maxsize=64)
+@cache
 def _numbers(rows: tuple[tuple[float, ...], ...], device: torch.device) -> torch.Tensor:
-    """Numbers on a device, copied once: a copy at each step would wait for it."""
+    """Numbers on a device, copied once (a copy at each step would wait for it) and for good (CUDA graphs)."""
     return torch.tensor(rows, device=device)
 
 

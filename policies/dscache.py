@@ -89,7 +89,7 @@ class DSCache(MemoryPolicy):
         if bool(fit.all()):
             return {}
         keep = torch.isin(frame, numbers[fit]).nonzero().flatten()
-        return {layer.index: layer.keeping(keep) for layer in memory}
+        return memory.keeping(keep)
 
     def recall(self, call: Recall) -> None:
         """Thin the cumulative cache, and put the instant cache behind it."""
@@ -97,6 +97,6 @@ class DSCache(MemoryPolicy):
             frame = call.memory[0].video.frame[0, 0]
             seen = frame.unique().flip(0)[:: self.stride]
             keep = torch.isin(frame, seen).nonzero().flatten()
-            call.memory.apply({layer.index: layer.keeping(keep) for layer in call.memory}, compact=True)
+            call.memory.apply(call.memory.keeping(keep), compact=True)
         if self.buffer.frames:
             encode_apart(call, list(self.buffer.frames))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -22,6 +22,8 @@ class Fifo(MemoryPolicy):
     Source: arXiv 2601.14724, Sec. 2 (the attention study's cache: 6 000 tokens, eager re-indexing).
     """
 
+    stateless: ClassVar[bool] = True
+
     budget: int = setting(4000, help="video tokens a layer holds", unit="tokens", ge=1)
     align: Literal["token", "frame"] = setting("token", help="cut anywhere, or between frames")
     reindex: Reindexer = setting(Lazy(), help="when positions become dense again")
@@ -38,5 +40,4 @@ class Fifo(MemoryPolicy):
             starts = (torch.cat((frame[:1] - 1, frame[:-1])) != frame).nonzero().flatten()
             whole = starts[starts >= first]
             first = int(whole[0]) if len(whole) else first
-        keep = torch.arange(first, length)
-        return {layer.index: layer.keeping(keep) for layer in memory}
+        return memory.keeping(torch.arange(first, length, device=memory[0].keys.device))

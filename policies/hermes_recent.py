@@ -35,6 +35,7 @@ class HermesRecent(TieredPolicy):
 
     source: ClassVar[str] = "this project; arXiv 2601.14724, 2605.01858"
     needs_attention: ClassVar[bool] = True
+    stateless: ClassVar[bool] = True
 
     tiers: dict[str, Tier] = setting(hierarchy(), help="sensory, working and long-term memory")
     frames: int = setting(4, help="raw frames held, if the share has room for them", unit="frames", ge=1)

@@ -46,6 +46,7 @@ class HermesRelease(TieredPolicy):
 
     source: ClassVar[str] = "arXiv 2601.14724, official release"
     needs_attention: ClassVar[bool] = True
+    stateless: ClassVar[bool] = True
 
     tiers: dict[str, Tier] = setting(release_tiers("llava"), help="the release's tiers")
     smoother: Smoother = setting(Chain(recursive=True), help="from the deepest layer down")

@@ -29,6 +29,7 @@ class StreamingLLM(MemoryPolicy):
     """
 
     source: ClassVar[str] = "arXiv 2309.17453"
+    stateless: ClassVar[bool] = True
 
     budget: int = setting(4000, help="video tokens a layer holds, sinks included", unit="tokens", ge=1)
     sinks: int = setting(4, help="first video tokens always kept", unit="tokens", ge=0)
@@ -43,6 +44,6 @@ class StreamingLLM(MemoryPolicy):
         length = memory[0].video_length
         if length <= self.budget:
             return {}
-        newest = torch.arange(length - self.budget + self.sinks, length)
-        keep = torch.cat((torch.arange(self.sinks), newest))
-        return {layer.index: layer.keeping(keep) for layer in memory}
+        device = memory[0].keys.device
+        newest = torch.arange(length - self.budget + self.sinks, length, device=device)
+        return memory.keeping(torch.cat((torch.arange(self.sinks, device=device), newest)))

@@ -49,4 +49,4 @@ class StreamingVLM(MemoryPolicy):
         keep = torch.isin(number, kept).nonzero().flatten()
         if not len(keep):
             keep = torch.arange(len(number) - self.budget, len(number))
-        return {layer.index: layer.keeping(keep) for layer in memory}
+        return memory.keeping(keep)

@@ -93,7 +93,7 @@ class StreamKv(FrameRetrieval):
         if len(frames) <= window:
             return {}
         keep = torch.cat((summary.nonzero().flatten(), frames[len(frames) - window :]))
-        return {layer.index: layer.keeping(keep) for layer in memory}
+        return memory.keeping(keep)
 
     def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate], observe: Observer) -> None:
         """Of the segments that have ended, the frames that the guidance prompt finds worth it."""

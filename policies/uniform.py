@@ -41,7 +41,7 @@ class Uniform(MemoryPolicy):
             chosen = torch.zeros(len(frames), dtype=torch.bool, device=at.device)
             chosen[_spread(frames, min(room, len(frames)))] = True
             keep = chosen[at].nonzero().flatten()[: self.budget]
-        return {layer.index: layer.keeping(keep) for layer in memory}
+        return memory.keeping(keep)
 
 
 def _spread(values: torch.Tensor, count: int) -> torch.Tensor:

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from hermes.attention import folded_sdpa
+from hermes.blocks import same_blocks
 from hermes.generation import GenerationConfig
+from hermes.memory import MemoryConfig
 from hermes.session import StreamSession
-from hermes.static import same_blocks
 from policies.hermes import Hermes
 from tests.families import FAMILIES, make_frames, tiny
 from tests.tolerances import close
@@ -22,9 +23,11 @@ QUESTION = "What is the person doing now?"
 pytestmark = pytest.mark.model
 
 
-def _session(family: str, decoder: str, **options: Any) -> StreamSession:
-    generation = GenerationConfig(max_new_tokens=12, decoder=decoder, **options)
-    session = StreamSession(tiny(family), Hermes(budget=60), generation=generation, chunk_frames=8, seed=3)
+def _session(family: str, execution: str, **options: Any) -> StreamSession:
+    generation, memory = GenerationConfig(max_new_tokens=12, **options), MemoryConfig(execution=execution)
+    session = StreamSession(
+        tiny(family), Hermes(budget=60), generation=generation, memory=memory, chunk_frames=8, seed=3
+    )
     session.feed(make_frames(24))
     return session
 
@@ -33,7 +36,7 @@ def _session(family: str, decoder: str, **options: Any) -> StreamSession:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_static_equals_generate(family: str, sampled: bool) -> None:
     options = {"do_sample": True, "temperature": 0.8, "top_p": 0.9} if sampled else {}
-    stock, ours = (_session(family, decoder, **options) for decoder in ("generate", "static"))
+    stock, ours = (_session(family, execution, **options) for execution in ("eager", "static"))
     before = [tensor.clone() for tensor in ours.memory.state()]
     for question in (QUESTION, "And what else, of all the many things?"):
         wanted, answer = stock.ask(question), ours.ask(question)
@@ -44,7 +47,7 @@ def test_static_equals_generate(family: str, sampled: bool) -> None:
 
 
 def test_static_streams_text_and_scores_choices() -> None:
-    stock, ours = (_session("llava_onevision", decoder) for decoder in ("generate", "static"))
+    stock, ours = (_session("llava_onevision", execution) for execution in ("eager", "static"))
     pieces: list[str] = []
     answer = ours.ask(QUESTION, ["red", "blue"], on_text=pieces.append)
     wanted = stock.ask(QUESTION, ["red", "blue"])
@@ -60,7 +63,7 @@ def test_static_compiled() -> None:
     script = """
 import torch
 from tests.test_static import QUESTION, _session
-ours, stock = (_session("llava_onevision", decoder) for decoder in ("compile", "generate"))
+ours, stock = (_session("llava_onevision", execution) for execution in ("compile", "eager"))
 assert torch.equal(ours.ask(QUESTION).ids, stock.ask(QUESTION).ids)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -52,8 +52,8 @@ def bench(
     """Measure encoding, compression, TTFT, TPOT and memory on random frames, with the paper's figures beside.
 
     Published shapes run with random weights, so that nothing is downloaded:
-    backbone=random_llava_onevision_7b and backbone=random_qwen2_5_vl_7b. Decoding in place:
-    generation.decoder=static or compile.
+    backbone=random_llava_onevision_7b and backbone=random_qwen2_5_vl_7b. Steps of fixed shapes:
+    memory.execution=static or compile.
 
     With several values of a setting, or an experiment file, each cell is measured in a process of its own,
     one at a time. The same command again measures what is missing. Below output=FOLDER (by default

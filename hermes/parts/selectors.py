@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hermes.config import Part, setting
 from hermes.memory import KVLayer
+from hermes.positions import dense_ranks
 from hermes.provenance import Kind
 
 
@@ -184,12 +185,6 @@ class EvenFrames(TopK):
         return max(self.per_frame, budget // frames, 1)
 
 
-def _frame_slots(frame: Int[Tensor, "B R V"]) -> tuple[Tensor, int]:
-    """Frames renumbered 0 .. F-1."""
-    _, inverse = frame.unique(return_inverse=True)
-    return inverse, int(inverse.max()) + 1 if inverse.numel() else 0
-
-
 def _newest_frames(frame: Int[Tensor, "B R V"], count: int, room: int) -> Tensor:
     """Tokens of the newest ``count`` frames, or of as many of these as have ``room``, whole."""
     numbers, sizes = frame[0, 0].unique(return_counts=True)
@@ -203,8 +198,8 @@ def _best_stamps(scores: Tensor, frame: Tensor, stamp: Tensor, room: int) -> Ten
 
     A frame is as good as its best visual token.
     """
-    inverse, count = _frame_slots(frame)
-    inverse, blank = inverse.expand_as(scores), scores.new_zeros(*scores.shape[:2], count)
+    # As many slots as tokens: the number of frames would have to be asked of the device.
+    inverse, blank = dense_ranks(frame).expand_as(scores), torch.zeros_like(scores)
     low = scores.amin(dim=-1, keepdim=True) - 1
     visual = torch.where(stamp, low, scores)
     best = (blank + low).scatter_reduce(-1, inverse, visual, "amax")
@@ -218,8 +213,7 @@ def _best_stamps(scores: Tensor, frame: Tensor, stamp: Tensor, room: int) -> Ten
 
 def _rank_in_frame(scores: Tensor, frame: Tensor) -> Tensor:
     """0 for the best token of each frame, 1 for the next, ..."""
-    inverse, _ = _frame_slots(frame)
-    inverse = inverse.expand_as(scores)
+    inverse = dense_ranks(frame).expand_as(scores)
     by_score = scores.argsort(dim=-1, descending=True, stable=True)
     order = by_score.gather(-1, inverse.gather(-1, by_score).argsort(dim=-1, stable=True))
     grouped = inverse.gather(-1, order)

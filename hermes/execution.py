@@ -1,0 +1,236 @@
+"""How a stream's steps are run: eagerly, in place, or recorded at fixed shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hermes.attention import EnoughSeenError, causal_bias, memory_attention
+from hermes.backbone import Backbone, Chunk
+from hermes.blocks import clocks_of, rotary_at, run_block, why_not
+from hermes.layer import Execution as Mode
+from hermes.memory import KVMemory
+from hermes.observe import Observer
+from hermes.prefill import prefill
+from hermes.probe import AttentionProbe
+from hermes.static import StaticDecoder
+from hermes.tape import Run, Tapes, record
+
+if TYPE_CHECKING:
+    from hermes.policy import MemoryPolicy
+
+
+class Execution:
+    """Runs a stream's prefills, compressions and answers as ``memory.execution`` has it.
+
+    Source: this project. With a fixed budget every step has the same shapes: with ``compile`` the prefill of
+    a chunk and the compression after it are recorded (:mod:`hermes.tape`) once the memory is full, and
+    replayed. What cannot be recorded runs eagerly, with the reason in the log, and comes to the same.
+
+    Args:
+        backbone: a loaded model family.
+        mode: ``eager``, ``static`` (answers in place) or ``compile``.
+
+    Attributes:
+        decoder: decodes answers in place; None for transformers' ``generate``.
+        prefills, compressions: what was recorded, and why not.
+    """
+
+    def __init__(self, backbone: Backbone, mode: Mode = "eager") -> None:
+        self.backbone = backbone
+        self.mode = mode
+        self.decoder = None if mode == "eager" else StaticDecoder(backbone, mode)
+        self.prefills = Tapes[Run]("prefill of a chunk")
+        self.compressions = Tapes[_Compression]("compression")
+
+    # -- reading a chunk ------------------------------------------------------------------------------------
+
+    def prefill(self, memory: KVMemory, chunk: Chunk, *, probe: AttentionProbe | None = None) -> None:
+        """As :func:`hermes.prefill.prefill`."""
+        tape = self._prefill_tape(memory, chunk, probe) if self.mode == "compile" and len(chunk) else None
+        if tape is None:
+            prefill(self.backbone, memory, chunk, probe=probe)
+            return
+        try:
+            with torch.no_grad():
+                made = tape(*_read(memory, chunk))
+            for index, layer in enumerate(memory.layers):
+                layer.keys, layer.values = made[2 * index : 2 * index + 2]
+            memory.commit(chunk.positions, chunk.tokens, chunk.advance)
+        except BaseException:
+            memory.rollback()
+            raise
+
+    def _prefill_tape(self, memory: KVMemory, chunk: Chunk, probe: AttentionProbe | None) -> Run | None:
+        reason = why_not(self.backbone, memory)
+        if probe is not None:
+            reason = "a probe or the policy watches the chunk's attention"
+        elif memory.clock_mode != "per_layer":
+            reason = "keys are rotated at the first layer's clock"
+        elif not chunk.deepstack and self.backbone.prefill_kwargs(chunk):
+            reason = "the backbone hands its decoder more than embeddings"
+        if reason is not None:
+            self.prefills.refuse(reason)
+            return None
+        key = (tuple(memory.lengths), chunk.embeds.shape, chunk.embeds.dtype, len(chunk.deepstack))
+
+        def make() -> Run:
+            with torch.no_grad():
+                return record(self._chunk, _read(memory, chunk))
+
+        return self.prefills.get(key, make)
+
+    def _chunk(self, embeds: Tensor, steps: Tensor, clocks: Tensor, *rest: Tensor) -> list[Tensor]:
+        """Keys and values ``[B, H, T + n, D]`` of every layer after a chunk, every layer at its own clock."""
+        blocks: Any = self.backbone.decoder.layers
+        count = 2 * len(blocks)
+        held, deepstack = rest[:count], rest[count:]
+        # [A, L, B, n]
+        positions = clocks[None, :, :, None] + steps[:, None, None, :]
+        cos, sin = rotary_at(self.backbone.rotary, positions, embeds.dtype)
+        masks: dict[int, Tensor] = {}
+        hidden, out, queries = embeds, list[Tensor](), embeds.shape[1]
+        for index, block in enumerate(blocks):
+            keys, values, last = *held[2 * index : 2 * index + 2], index == len(blocks) - 1
+
+            def attend(
+                query: Tensor,
+                key: Tensor,
+                value: Tensor,
+                own: Any = block.self_attn,
+                keys: Tensor = keys,
+                values: Tensor = values,
+                last: bool = last,
+            ) -> Tensor:
+                keys, values = torch.cat((keys, key), dim=2), torch.cat((values, value), dim=2)
+                out.extend((keys, values))
+                if last:
+                    raise EnoughSeenError
+                columns = keys.shape[2]
+                if not query.is_cuda and columns not in masks:
+                    masks[columns] = causal_bias(queries, columns, query)
+                mask = masks.get(columns)
+                return memory_attention(own, query, keys, values, mask, own.scaling, in_place=True)[0]
+
+            try:
+                hidden = run_block(block, hidden, cos[index], sin[index], attend)
+            except EnoughSeenError:
+                break
+            if index < len(deepstack):
+                hidden = hidden + deepstack[index]
+        return out
+
+    # -- compressing ----------------------------------------------------------------------------------------
+
+    def step(self, policy: MemoryPolicy, memory: KVMemory, observer: Observer) -> bool:
+        """As :meth:`hermes.policy.MemoryPolicy.step`."""
+        if self.mode == "compile":
+            context = policy.context
+            compact = policy.reindexing.due(
+                memory, compressing=True, max_position=context.max_position, extent=context.extent
+            )
+            if self.compress(policy, memory, observer, compact=compact):
+                return True
+        return policy.step(memory, observer)
+
+    def compress(
+        self, policy: MemoryPolicy, memory: KVMemory, observer: Observer, *, compact: bool | Tensor
+    ) -> bool:
+        """Replay a compression; False where it is to be done eagerly.
+
+        Args:
+            compact: whether positions become dense; not for some streams of a batch only.
+        """
+        if self.mode != "compile" or isinstance(compact, Tensor):
+            return False
+        reason = why_not(self.backbone, memory) or why_not_recorded(policy, memory)
+        if reason is not None:
+            self.compressions.refuse(reason)
+            return False
+        layers = memory.layers
+        key = (
+            *(tuple(layer.keys.shape) for layer in layers),
+            tuple((layer.prefix, layer.has_timestamps, layer.has_protected) for layer in layers),
+            layers[0].keys.dtype,
+            compact,
+            repr(policy.context.history[-1:]),
+        )
+        state = _state(memory)
+        tape = self.compressions.get(key, lambda: _Compression.of(policy, memory, observer, compact, state))
+        if tape is None:
+            return False
+        with torch.no_grad():
+            *made, flaws = tape.run(*state)
+        memory.adopt(made, [flaws], tape.order, tape.ids)
+        return True
+
+
+@dataclass(frozen=True)
+class _Compression:
+    """A recorded compression: the layers its flags are of, the summary ids it uses, and what must not die."""
+
+    run: Run
+    order: list[int]
+    ids: int
+    keep: tuple[object, ...]
+
+    @staticmethod
+    def of(
+        policy: MemoryPolicy, memory: KVMemory, observer: Observer, compact: bool, state: Sequence[Tensor]
+    ) -> _Compression:
+        drawn, order, ids = policy.context.generator.get_state(), list[int](), list[int]()
+        fork = memory.fork()
+        watch = observer.clocked(fork)
+
+        def run(*tensors: Tensor) -> list[Tensor]:
+            fork.fill(tensors[:-1])
+            updates = policy.compress(fork, watch)
+            if not updates:
+                raise RuntimeError("nothing was evicted")
+            found, order[:], taken = fork.evict(updates, tensors[-1], compact=compact)
+            ids[:] = [taken]
+            return [*fork.contents(), torch.cat(found)]
+
+        try:
+            # On a GPU a CUDA graph alone: every question changes the guidance, and a compiler takes minutes.
+            taped = record(run, state, fuse=False)
+        finally:
+            redrawn = not torch.equal(drawn, policy.context.generator.get_state())
+            policy.context.generator.set_state(drawn)
+        if redrawn:
+            raise RuntimeError("the policy draws random numbers")
+        return _Compression(taped, order, ids[0], (policy, watch))
+
+
+def why_not_recorded(policy: MemoryPolicy, memory: KVMemory) -> str | None:
+    """Why a policy's compression cannot be recorded; None where it can (this project)."""
+    kind = type(policy)
+    if not policy.repeats:
+        return f"{kind.__name__} does not say that it may be (MemoryPolicy.stateless)"
+    if policy.watch() is not None:
+        return "the policy follows the chunks' attention"
+    if memory.keep_written:
+        return "memory.keep_written holds keys twice"
+    if memory.clock_mode != "per_layer":
+        return "keys are rotated at the first layer's clock"
+    if memory.kernels.wanted == "triton" and not memory.layers[0].keys.is_cuda:
+        return "Triton's interpreter cannot be recorded"
+    return None
+
+
+def _read(memory: KVMemory, chunk: Chunk) -> list[Tensor]:
+    """What a chunk's prefill reads, in the order of :meth:`Execution._chunk`."""
+    device = chunk.embeds.device
+    positions = chunk.positions.to(device, torch.float32, non_blocking=True)
+    held = [x for layer in memory.layers for x in (layer.keys, layer.values)]
+    return [chunk.embeds, positions, clocks_of(memory.layers), *held, *chunk.deepstack]
+
+
+def _state(memory: KVMemory) -> list[Tensor]:
+    """What a compression reads; the next summary's id, filled in on the device, comes last."""
+    number = torch.full((), memory.next_summary_id, dtype=torch.int64, device=memory.layers[0].keys.device)
+    return [*memory.contents(), number]

@@ -1,0 +1,134 @@
+"""Functions of tensors recorded once and replayed: compiled on a CPU, CUDA graphs on a GPU."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+logger = logging.getLogger(__name__)
+
+Run = Callable[..., Sequence[Tensor]]
+T = TypeVar("T")
+
+
+def record(run: Run, inputs: Sequence[Tensor], *, fuse: bool = True) -> Run:
+    """Record what ``run`` does with tensors of these shapes; everything else it read is part of the record.
+
+    Source: this project. On a CPU it is traced and compiled by Inductor. On a GPU it becomes a CUDA graph;
+    with ``fuse`` Inductor compiles it before. A step that reads a tensor's value on the host can be recorded
+    by neither, and is refused by both.
+
+    Args:
+        run: takes and returns tensors, and changes none of those it is given.
+        inputs: an example.
+        fuse: compile for a GPU, too, which takes minutes; a CUDA graph takes one step.
+
+    Raises:
+        RuntimeError: a value is read on the host, or the compiler cannot do it.
+    """
+    on_gpu = inputs[0].is_cuda
+    if fuse or not on_gpu:
+        graph = _traced(run, inputs)
+        compiled: Any = torch.compile(graph, dynamic=False, fullgraph=True)
+        run = compiled
+    if on_gpu:
+        return Graphed(run, inputs)
+    run(*inputs)
+    return run
+
+
+def _traced(run: Run, inputs: Sequence[Tensor]) -> torch.fx.GraphModule:
+    try:
+        return make_fx(run, pre_dispatch=True)(*inputs)
+    except RuntimeError as error:
+        if "value out of a tracing tensor" in str(error):
+            raise RuntimeError("it reads a tensor's value on the host") from error
+        raise
+
+
+class Graphed:
+    """A CUDA graph with buffers of its own for what goes in and comes out (this project)."""
+
+    def __init__(self, run: Run, inputs: Sequence[Tensor]) -> None:
+        self.inputs = [x.clone() for x in inputs]
+        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            # Compilers and kernels warm up outside of the graph.
+            for _ in range(2):
+                run(*self.inputs)
+        current.wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = list(run(*self.inputs))
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        for mine, given in zip(self.inputs, inputs, strict=True):
+            mine.copy_(given, non_blocking=True)
+        self.graph.replay()
+        # The next replay overwrites the outputs, and a fork of the memory may outlive it.
+        return [x.clone() for x in self.outputs]
+
+
+class Tapes(Generic[T]):
+    """The records of one operation, by what they were made for.
+
+    Source: this project. A record is made once the same shapes have come ``patience`` times in a row: while
+    a memory fills up, every step has other shapes.
+
+    Args:
+        name: of the operation, for the log.
+        patience: times before a record is made.
+        room: records kept; the one that was not used for longest goes.
+    """
+
+    def __init__(self, name: str, *, patience: int = 3, room: int = 4) -> None:
+        self.name = name
+        self.patience = patience
+        self.room = room
+        self.made: OrderedDict[Hashable, T] = OrderedDict()
+        # Why not, in the order in which it was found; each is said once.
+        self.refused: dict[str, None] = {}
+        self._failed: set[Hashable] = set()
+        self._last: Hashable = None
+        self._times = 0
+
+    def refuse(self, reason: str) -> None:
+        """Say why the operation is not recorded."""
+        if reason not in self.refused:
+            self.refused[reason] = None
+            logger.warning("memory.execution=compile: %s runs eagerly, as %s", self.name, reason)
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T | None:
+        """The record for ``key``, made now if it is time; None where the operation is to run eagerly."""
+        self._times = self._times + 1 if key == self._last else 1
+        self._last = key
+        if key in self.made:
+            self.made.move_to_end(key)
+            return self.made[key]
+        if key in self._failed or self._times < self.patience:
+            return None
+        started = time.perf_counter()
+        logger.info("memory.execution=compile: recording the %s", self.name)
+        try:
+            self.made[key] = make()
+        except Exception as error:
+            # Whatever a compiler stumbles over, the step itself can be done without it.
+            self._failed.add(key)
+            self.refuse(f"it cannot be recorded: {_first_line(error)}")
+            return None
+        logger.info("recorded the %s in %.1f s", self.name, time.perf_counter() - started)
+        if len(self.made) > self.room:
+            self.made.popitem(last=False)
+        return self.made[key]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
