@@ -13,9 +13,9 @@ from rich.table import Table
 from benchmarks.step import BUDGET, FixedPrompts, chunk
 from hermes.backbone import BackboneConfig
 from hermes.benchmark import Recorder, write_records
+from hermes.execution import Execution
 from hermes.generation import GenerationConfig
 from hermes.session import StreamSession
-from hermes.execution import Execution
 from policies.fifo import Fifo
 
 TOKENS = 32

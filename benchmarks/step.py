@@ -6,6 +6,7 @@ fills a memory of 1 000 video tokens, and times on one thread, interleaved round
 - *plain*: the decoder's forward of a 512-token chunk on a ``DynamicCache`` of the same length;
 - *embedding*, *exact*: prefill of the same chunk and compression by ``hermes`` with either probe;
 - *release*: the same by ``hermes_release``;
+- *compile*: the same steps recorded and compiled (``memory.execution=compile``);
 - *generate*, *static*: the decoder's forward of a 20-token question (*plain*), against ``session.ask`` up to
   its first token, through ``generate`` and in place.
 """
@@ -23,16 +24,20 @@ from transformers import DynamicCache
 from backbones.tiny import TinyLlavaOnevision
 from benchmarks.contest import Times, run
 from hermes.backbone import Backbone, BackboneConfig, Chunk
+from hermes.execution import Execution
 from hermes.generation import GenerationConfig
+from hermes.layer import Execution as Mode
+from hermes.memory import MemoryConfig
 from hermes.parts import Blend, GuidedAttention
 from hermes.provenance import Provenance
 from hermes.session import StreamSession
-from hermes.execution import Execution
 from hermes.tiers import TieredPolicy
 from policies.hermes import Hermes
 from policies.hermes_release import HermesRelease
 
 BUDGET, PREFIX, CHUNK, PER_FRAME, QUESTION = 1000, 21, 512, 64, 20
+# Rounds that fill the memories and record the steps.
+WARM = 8
 # Tokens of the local, global and mixed guidance prompts.
 PROMPTS = {"local": 30, "global": 31, "mixed": 63}
 # The release on the same model, machine and prompts, as ratios to the same plain forward.
@@ -117,20 +122,23 @@ def measure(rounds: int) -> Times:
     backbone = FixedPrompts.load(BackboneConfig(family="mid", seed=0))
     hidden = backbone.text_config.hidden_size
     plain = Plain(backbone, generator)
-    policies: dict[str, TieredPolicy] = {
-        "embedding": embedding_probe(Hermes(budget=BUDGET)),
-        "exact": Hermes(budget=BUDGET),
-        "release": HermesRelease(budget=BUDGET),
+    policies: dict[str, tuple[TieredPolicy, Mode]] = {
+        "embedding": (embedding_probe(Hermes(budget=BUDGET)), "eager"),
+        "exact": (Hermes(budget=BUDGET), "eager"),
+        "release": (HermesRelease(budget=BUDGET), "eager"),
+        "embedding, compile": (embedding_probe(Hermes(budget=BUDGET)), "compile"),
+        "exact, compile": (Hermes(budget=BUDGET), "compile"),
     }
     generation = GenerationConfig(max_new_tokens=1)
     sessions = {
-        name: StreamSession(backbone, policy, generation=generation) for name, policy in policies.items()
+        name: StreamSession(backbone, policy, generation=generation, memory=MemoryConfig(execution=mode))
+        for name, (policy, mode) in policies.items()
     }
     questions = {"generate": Execution(backbone), "static": Execution(backbone, "static")}
     step, ask = f"chunk of {CHUNK} tokens", f"question of {QUESTION} tokens"
     times: dict[tuple[str, str], list[float]] = {}
     question = torch.randn(1, QUESTION, hidden, generator=generator)
-    for number in range(rounds + 4):
+    for number in range(rounds + WARM):
         piece = chunk(number, generator, hidden)
         row: dict[tuple[str, str], float] = {(step, "plain"): plain(piece.embeds)}
         for name, session in sessions.items():
@@ -144,8 +152,7 @@ def measure(rounds: int) -> Times:
                 row[ask, name] = session.ask("What is happening?").ttft_ms / 1e3
             # With a round behind it, the guidance prompts would no longer have the lengths above.
             session.context.history.clear()
-        # The first rounds fill the memories.
-        if number >= 4:
+        if number >= WARM:
             for place, seconds in row.items():
                 times.setdefault(place, []).append(seconds)
     return times

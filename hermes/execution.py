@@ -45,7 +45,9 @@ class Execution:
         self.mode = mode
         self.decoder = None if mode == "eager" else StaticDecoder(backbone, mode)
         self.prefills = Tapes[Run]("prefill of a chunk")
-        self.compressions = Tapes[_Compression]("compression")
+        # A CUDA graph alone takes one step to record; a compiler takes minutes.
+        most = None if backbone.device.type == "cuda" else 8
+        self.compressions = Tapes[_Compression]("compression", most=most)
 
     # -- reading a chunk ------------------------------------------------------------------------------------
 
@@ -58,9 +60,9 @@ class Execution:
         try:
             with torch.no_grad():
                 made = tape(*_read(memory, chunk))
-            for index, layer in enumerate(memory.layers):
-                layer.keys, layer.values = made[2 * index : 2 * index + 2]
-            memory.commit(chunk.positions, chunk.tokens, chunk.advance)
+                for index, layer in enumerate(memory.layers):
+                    layer.keys, layer.values = made[2 * index : 2 * index + 2]
+                memory.commit(chunk.positions, chunk.tokens, chunk.advance)
         except BaseException:
             memory.rollback()
             raise

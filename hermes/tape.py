@@ -35,13 +35,17 @@ def record(run: Run, inputs: Sequence[Tensor], *, fuse: bool = True) -> Run:
     """
     on_gpu = inputs[0].is_cuda
     if fuse or not on_gpu:
-        graph = _traced(run, inputs)
-        compiled: Any = torch.compile(graph, dynamic=False, fullgraph=True)
-        run = compiled
+        run = compiled(_traced(run, inputs))
     if on_gpu:
         return Graphed(run, inputs)
     run(*inputs)
     return run
+
+
+def compiled(graph: torch.fx.GraphModule) -> Run:
+    """A traced function, compiled for its shapes (this project)."""
+    run: Any = torch.compile(graph, dynamic=False, fullgraph=True)
+    return run  # type: ignore[no-any-return]
 
 
 def _traced(run: Run, inputs: Sequence[Tensor]) -> torch.fx.GraphModule:
@@ -80,40 +84,43 @@ class Graphed:
 class Tapes(Generic[T]):
     """The records of one operation, by what they were made for.
 
-    Source: this project. A record is made once the same shapes have come ``patience`` times in a row: while
-    a memory fills up, every step has other shapes.
+    Source: this project. A record is made when the same shapes come for the third time: while a memory fills
+    up, every step has other shapes.
 
     Args:
         name: of the operation, for the log.
-        patience: times before a record is made.
+        patience: how often the same must come before it is recorded.
         room: records kept; the one that was not used for longest goes.
+        most: records made in all, where making one takes long; None for any number.
     """
 
-    def __init__(self, name: str, *, patience: int = 3, room: int = 4) -> None:
+    def __init__(self, name: str, *, patience: int = 3, room: int = 4, most: int | None = 8) -> None:
         self.name = name
         self.patience = patience
         self.room = room
+        self.most = most
         self.made: OrderedDict[Hashable, T] = OrderedDict()
         # Why not, in the order in which it was found; each is said once.
         self.refused: dict[str, None] = {}
         self._failed: set[Hashable] = set()
-        self._last: Hashable = None
-        self._times = 0
+        self._times: OrderedDict[Hashable, int] = OrderedDict()
+        self._count = 0
 
     def refuse(self, reason: str) -> None:
         """Say why the operation is not recorded."""
         if reason not in self.refused:
             self.refused[reason] = None
-            logger.warning("memory.execution=compile: %s runs eagerly, as %s", self.name, reason)
+            logger.warning("memory.execution=compile: the %s runs eagerly, as %s", self.name, reason)
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T | None:
         """The record for ``key``, made now if it is time; None where the operation is to run eagerly."""
-        self._times = self._times + 1 if key == self._last else 1
-        self._last = key
         if key in self.made:
             self.made.move_to_end(key)
             return self.made[key]
-        if key in self._failed or self._times < self.patience:
+        if key in self._failed or not self._is_time(key):
+            return None
+        if self._count == self.most:
+            self.refuse(f"it was recorded {self.most} times: shapes or questions keep changing")
             return None
         started = time.perf_counter()
         logger.info("memory.execution=compile: recording the %s", self.name)
@@ -124,10 +131,18 @@ class Tapes(Generic[T]):
             self._failed.add(key)
             self.refuse(f"it cannot be recorded: {_first_line(error)}")
             return None
+        self._count += 1
         logger.info("recorded the %s in %.1f s", self.name, time.perf_counter() - started)
         if len(self.made) > self.room:
             self.made.popitem(last=False)
         return self.made[key]
+
+    def _is_time(self, key: Hashable) -> bool:
+        self._times[key] = self._times.get(key, 0) + 1
+        self._times.move_to_end(key)
+        if len(self._times) > 64:
+            self._times.popitem(last=False)
+        return self._times[key] >= self.patience
 
 
 def _first_line(error: Exception) -> str:
