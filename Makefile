@@ -43,7 +43,7 @@ bench-cpu: $(DONE)
 
 # Kernel tests and times, then the paper's efficiency table for two published shapes with random weights.
 bench-gpu: $(DONE)
-	$(BIN)/python -m pytest -q tests -m gpu -k kernel
+	$(BIN)/python -m pytest -q tests -m gpu
 	$(BIN)/python -m benchmarks.kernels
 	for shape in random_llava_onevision_7b random_qwen2_5_vl_7b; do for policy in hermes hermes_embedding; do \
 	$(BIN)/hermes bench backbone=$$shape policy=$$policy policy.budget=4000 memory.execution=compile \

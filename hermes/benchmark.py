@@ -220,7 +220,7 @@ def stream_records(
     that of the device, or on a CPU that of the process, libraries and weights included.
 
     Args:
-        session: one that takes in random frames; a first chunk warms it up and is forgotten.
+        session: one that takes in random frames; first chunks warm it up and are forgotten.
         counts: numbers of frames, ascending.
         size: height and width of the frames, pixels.
         rounds: questions asked after each.
@@ -233,7 +233,7 @@ def stream_records(
     rng, fed, chunk = np.random.default_rng(0), 0, session.chunk_frames
     # Made once: drawing pixels is not what is measured.
     pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(chunk)]
-    session.feed(Frame(picture, i / session.fps, i) for i, picture in enumerate(pictures))
+    _warm_up(session, pictures)
     session.reset()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -268,3 +268,18 @@ def stream_records(
         measured.append(("peak_memory", [peak_memory_bytes(device) / 1e9], "GB"))
         for operation, values, unit in measured:
             yield recorder.record(operation, policy, shape, dtype, values, unit=unit)
+
+
+def _warm_up(session: StreamSession, pictures: Sequence[Any]) -> None:
+    """One chunk; where steps are recorded, as many as that takes once the memory is full."""
+    steady, fed, lengths = 0, 0, [-1]
+    while steady < session.execution.prefills.patience and fed < 64:
+        frames = (
+            Frame(picture, i / session.fps, i) for i, picture in enumerate(pictures, fed * len(pictures))
+        )
+        session.feed(frames)
+        fed += 1
+        if session.execution.mode != "compile":
+            return
+        steady = steady + 1 if session.memory.lengths == lengths else 0
+        lengths = session.memory.lengths
