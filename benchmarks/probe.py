@@ -18,8 +18,9 @@ import torch
 from analysis.question import QuestionProbe
 from benchmarks.contest import Times, run
 from benchmarks.step import BUDGET, CHUNK, MidLlavaOnevision, chunk
-from hermes.backbone import BackboneConfig, Chunk
-from hermes.prefill import prefill
+from hermes.attention import attending, installed
+from hermes.backbone import Backbone, BackboneConfig, Chunk
+from hermes.memory import KVMemory
 from hermes.probe import AttentionMass, AttentionProbe
 from hermes.provenance import Provenance
 from hermes.session import StreamSession
@@ -27,6 +28,16 @@ from policies.fifo import Fifo
 
 # Tokens of a short question, of a multiple-choice one, and of the mixed guidance prompt.
 LENGTHS = (20, 63, 150)
+
+
+@torch.no_grad()
+def forward(backbone: Backbone, memory: KVMemory, text: Chunk, probe: AttentionProbe | None) -> None:
+    """The whole decoder, as a question goes through it (a chunk's prefill leaves it in the last layer)."""
+    positions = (memory.next_position + text.positions).to(text.embeds.device)
+    with installed(backbone.model), attending(memory, probe, text.tokens):
+        backbone.decoder(
+            inputs_embeds=text.embeds, position_ids=positions, past_key_values=memory, use_cache=True
+        )
 
 
 def measure(rounds: int) -> Times:
@@ -53,7 +64,7 @@ def measure(rounds: int) -> Times:
                 for name in names[number % 3 :] + names[: number % 3]:
                     probe, fork = probes[name], session.memory.fork()
                     started = time.perf_counter()
-                    prefill(backbone, fork, text, probe=probe)
+                    forward(backbone, fork, text, probe)
                     if probe is not None:
                         probe.result()
                     # The first rounds warm up.
