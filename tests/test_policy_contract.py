@@ -7,6 +7,7 @@ import textwrap
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -311,6 +312,14 @@ class CountsItsFramesTwice(Recent):
         return 2 * super().resident_bytes
 
 
+@dataclass
+class SaysItIsStateless(Remembers):
+    stateless: ClassVar[bool] = True
+
+    def compress(self, memory, observe):
+        return super().compress(memory, observe)
+
+
 BROKEN = {
     OverBudget: clauses.budget_is_kept,
     WastesBudget: clauses.lengths_are_as_declared,
@@ -332,6 +341,7 @@ BROKEN = {
     HidesItsArchive: clauses.growth_is_reported,
     HidesItsFrames: clauses.what_is_held_is_counted,
     CountsItsFramesTwice: clauses.what_is_held_is_counted,
+    SaysItIsStateless: clauses.stateless_is_stateless,
 }
 
 

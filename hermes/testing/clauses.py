@@ -16,6 +16,7 @@ from hermes.backbone import Backbone, Chunk
 from hermes.config import config_hash, to_dict
 from hermes.errors import SettingError
 from hermes.observe import Observer
+from hermes.prefill import prefill
 from hermes.provenance import Kind, Provenance
 from hermes.storage import load_memory
 from hermes.testing.trial import CHUNK_FRAMES, CHUNKS, ContractError, State, Trial, copy_state, fingerprint
@@ -353,6 +354,23 @@ def what_is_held_is_counted(trial: Trial) -> None:
     _require(least <= told <= most, text)
 
 
+def stateless_is_stateless(trial: Trial) -> None:
+    """What a policy that says ``stateless`` keeps does not depend on what it has done before."""
+    if not trial.policy().repeats:
+        return
+    session, fresh = trial.streamed(), trial.policy()
+    fresh.start(session.context)
+    (chunk,) = trial.chunks(1, seed=1)
+    fork, found = session.memory.fork(), []
+    prefill(trial.backbone, fork, chunk)
+    for policy in (session.policy, session.policy, fresh):
+        memory = fork.fork()
+        memory.apply(policy.compress(memory, Observer(trial.backbone, memory)))
+        found.append(copy_state(memory))
+    _require(_same(found[0], found[1]), "it says stateless, and the same step twice comes to two things")
+    _require(_same(found[0], found[2]), "it says stateless, and what it did before makes a difference")
+
+
 CLAUSES: Sequence[Clause] = (
     budget_is_kept,
     lengths_are_as_declared,
@@ -372,4 +390,5 @@ CLAUSES: Sequence[Clause] = (
     question_leaves_the_memory,
     growth_is_reported,
     what_is_held_is_counted,
+    stateless_is_stateless,
 )
