@@ -184,7 +184,7 @@ class BatchedSession:
         groups = list(rounds.values())
         if len(groups) == 1:
             run, observer = self.first.execution, self.first.observer
-            if run.mode == "compile" and run.compress(
+            if run.records(self.policy, self.memory) and run.compress(
                 self.policy, self.memory, observer, compact=self._due(True)
             ):
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from hermes.observe import Observer
 from hermes.prefill import prefill
 from hermes.probe import AttentionProbe
 from hermes.static import StaticDecoder
-from hermes.tape import Run, Tapes, record
+from hermes.tape import NotYetError, Run, Tapes, record
 
 if TYPE_CHECKING:
     from hermes.policy import MemoryPolicy
@@ -48,6 +49,11 @@ class Execution:
         # A CUDA graph alone takes one step to record; a compiler takes minutes.
         most = None if backbone.device.type == "cuda" else 8
         self.compressions = Tapes[_Compression]("compression", most=most)
+
+    def restart(self) -> None:
+        """Another stream begins; what was recorded serves it, too."""
+        self.prefills.restart()
+        self.compressions.restart()
 
     # -- reading a chunk ------------------------------------------------------------------------------------
 
@@ -130,8 +136,8 @@ class Execution:
 
     def step(self, policy: MemoryPolicy, memory: KVMemory, observer: Observer) -> bool:
         """As :meth:`hermes.policy.MemoryPolicy.step`."""
-        if self.mode == "compile":
-            context = policy.context
+        context = policy.context
+        if self.records(policy, memory):
             compact = policy.reindexing.due(
                 memory, compressing=True, max_position=context.max_position, extent=context.extent
             )
@@ -139,27 +145,35 @@ class Execution:
                 return True
         return policy.step(memory, observer)
 
-    def compress(
-        self, policy: MemoryPolicy, memory: KVMemory, observer: Observer, *, compact: bool | Tensor
-    ) -> bool:
-        """Replay a compression; False where it is to be done eagerly.
-
-        Args:
-            compact: whether positions become dense; not for some streams of a batch only.
-        """
-        if self.mode != "compile" or isinstance(compact, Tensor):
+    def records(self, policy: MemoryPolicy, memory: KVMemory) -> bool:
+        """Whether this policy's compressions of this memory are recorded; the log says what is against it."""
+        if self.mode != "compile":
             return False
         reason = why_not(self.backbone, memory) or why_not_recorded(policy, memory)
         if reason is not None:
             self.compressions.refuse(reason)
+        return reason is None
+
+    def compress(
+        self, policy: MemoryPolicy, memory: KVMemory, observer: Observer, *, compact: bool | Tensor
+    ) -> bool:
+        """Replay a compression; False where it is to be done eagerly. Only for what :meth:`records` allows.
+
+        Args:
+            compact: whether positions become dense; not for some streams of a batch only.
+        """
+        if isinstance(compact, Tensor):
             return False
-        layers = memory.layers
+        layers, context = memory.layers, policy.context
+        # Whatever a policy may read besides tensors.
         key = (
             *(tuple(layer.keys.shape) for layer in layers),
             tuple((layer.prefix, layer.has_timestamps, layer.has_protected) for layer in layers),
             layers[0].keys.dtype,
             compact,
-            repr(policy.context.history[-1:]),
+            context.extent,
+            context.generator.initial_seed(),
+            repr(context.history[-1:]),
         )
         state = _state(memory)
         tape = self.compressions.get(key, lambda: _Compression.of(policy, memory, observer, compact, state))
@@ -185,14 +199,15 @@ class _Compression:
         policy: MemoryPolicy, memory: KVMemory, observer: Observer, compact: bool, state: Sequence[Tensor]
     ) -> _Compression:
         drawn, order, ids = policy.context.generator.get_state(), list[int](), list[int]()
-        fork = memory.fork()
-        watch = observer.clocked(fork)
+        # What it knows on the host changes from step to step, and would be part of the record.
+        fork = _recorded(memory)
+        watch, before = observer.clocked(fork), _settled(policy)
 
         def run(*tensors: Tensor) -> list[Tensor]:
             fork.fill(tensors[:-1])
             updates = policy.compress(fork, watch)
             if not updates:
-                raise RuntimeError("nothing was evicted")
+                raise NotYetError
             found, order[:], taken = fork.evict(updates, tensors[-1], compact=compact)
             ids[:] = [taken]
             return [*fork.contents(), torch.cat(found)]
@@ -203,16 +218,45 @@ class _Compression:
         finally:
             redrawn = not torch.equal(drawn, policy.context.generator.get_state())
             policy.context.generator.set_state(drawn)
+            fork.reset()
         if redrawn:
-            raise RuntimeError("the policy draws random numbers")
-        return _Compression(taped, order, ids[0], (policy, watch))
+            raise RuntimeError("random numbers are drawn")
+        if _settled(policy) != before:
+            raise RuntimeError("the policy or a part of it remembers something")
+        return _Compression(taped, order, ids[0], (policy, watch.texts))
+
+
+class Recorded(KVMemory):
+    """A memory while it is recorded: what it knows on the host cannot be read (this project)."""
+
+    def __getattribute__(self, name: str) -> Any:
+        """An attribute, if it is the same at every step.
+
+        Raises:
+            RuntimeError: it is not.
+        """
+        if name in ("next_position", "top", "next_summary_id"):
+            raise RuntimeError(f"memory.{name} is read, which changes from step to step")
+        return super().__getattribute__(name)
+
+
+def _recorded(memory: KVMemory) -> Recorded:
+    fork = Recorded.__new__(Recorded)
+    fork.__dict__.update(memory.fork().__dict__)
+    return fork
+
+
+def _settled(policy: MemoryPolicy) -> bytes:
+    """What a policy and its parts hold; records need it to stay the same."""
+    held = {name: value for name, value in vars(policy).items() if name != "context"}
+    return pickle.dumps(held)
 
 
 def why_not_recorded(policy: MemoryPolicy, memory: KVMemory) -> str | None:
     """Why a policy's compression cannot be recorded; None where it can (this project)."""
     kind = type(policy)
     if not policy.repeats:
-        return f"{kind.__name__} does not say that it may be (MemoryPolicy.stateless)"
+        return f"{kind.__name__} does not say that it is stateless"
     if policy.watch() is not None:
         return "the policy follows the chunks' attention"
     if memory.keep_written:

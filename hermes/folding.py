@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hermes.errors import HermesError
 from hermes.kernels.compact import MixPlan
 from hermes.kernels.rotate import Turn
 from hermes.layer import KVLayer, LayerUpdate, Mix
@@ -110,15 +109,10 @@ def evict(
         updates: one a layer, or None for all.
         compact: whether positions become dense, or for which streams.
         summary_id: id of the first mixed token.
-
-    Raises:
-        HermesError: a layer is empty.
     """
     first, count = layers[0], len(layers)
     batch, rotary = first.keys.shape[0], first.rotary
     given = [update for update in updates if update is not None]
-    if first.positions is None:
-        raise HermesError(f"layer {first.index} of the memory is empty")
     keeps: list[Tensor] = [update.keep for update in given]
     if given and max(keeps[0].shape[1], first.rows) > 1:
         for layer in layers:

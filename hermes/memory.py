@@ -195,9 +195,14 @@ class KVMemory(Cache):  # type: ignore[misc]
 
         Returns:
             flags of wrong updates, the layers they are of, and the number of ids used.
+
+        Raises:
+            HermesError: a layer is empty.
         """
         found, order = [], []
         chosen = [layer for layer in self.layers if layer.index in updates or compact is not False]
+        if empty := [layer.index for layer in chosen if layer.positions is None]:
+            raise HermesError(f"layer {empty[0]} of the memory is empty")
         for group in alike(chosen, updates):
             own = [updates[layer.index] for layer in group if layer.index in updates]
             if own:
@@ -286,7 +291,7 @@ class KVMemory(Cache):  # type: ignore[misc]
 
     def fork(self) -> KVMemory:
         """A copy that shares every tensor; writing to it leaves this memory as it is, bit for bit."""
-        other = KVMemory.__new__(KVMemory)
+        other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.layers = [layer.fork() for layer in self.layers]
         return other

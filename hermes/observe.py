@@ -101,7 +101,7 @@ class Observer:
     def __init__(self, backbone: Backbone, memory: KVMemory) -> None:
         self.backbone = backbone
         self.memory = memory
-        self._texts: OrderedDict[str, _Text] = OrderedDict()
+        self.texts: OrderedDict[str, _Text] = OrderedDict()
 
     @torch.no_grad()
     def attention(
@@ -133,13 +133,13 @@ class Observer:
         return out
 
     def _text(self, text: str) -> _Text:
-        known = self._texts.get(text)
+        known = self.texts.get(text)
         if known is None:
             ids = self.backbone.encode(text)
-            known = self._texts[text] = _Text(ids, ids[0].tolist())
-        self._texts.move_to_end(text)
-        if len(self._texts) > self._KEPT:
-            self._texts.popitem(last=False)
+            known = self.texts[text] = _Text(ids, ids[0].tolist())
+        self.texts.move_to_end(text)
+        if len(self.texts) > self._KEPT:
+            self.texts.popitem(last=False)
         return known
 
     def over(self, memory: KVMemory) -> Observer:
@@ -149,7 +149,7 @@ class Observer:
     def clocked(self, memory: KVMemory) -> ClockedObserver:
         """One over another memory that asks the host for nothing and knows this one's pseudo-queries."""
         other = ClockedObserver(self.backbone, memory)
-        other._texts = self._texts.copy()
+        other.texts = self.texts.copy()
         return other
 
     @torch.no_grad()
@@ -282,6 +282,10 @@ class ClockedObserver(Observer):
     Source: this project. What it observes is the same, up to rounding. Its memory's layers must be such as
     :func:`hermes.blocks.why_not` has nothing against.
     """
+
+    def over(self, memory: KVMemory) -> Observer:
+        """The same, over another memory."""
+        return self.clocked(memory)
 
     @contextmanager
     def _layers(self, hidden: Tensor, steps: Tensor, watch: _Watch) -> Iterator[Layer]:

@@ -84,8 +84,9 @@ class MemoryPolicy(Part, ABC):
     # Whether streams of a batch may share it: not where they keep different numbers of a chunk's tokens, or
     # where it holds what a question needs of one stream.
     lockstep: ClassVar[bool] = True
-    # Whether compress reads the memory, the settings and the last round alone and keeps nothing: a recorded
-    # step may then stand for it (memory.execution=compile). A class with methods of its own says so anew.
+    # Whether compress reads the layers, the settings and the last round alone and remembers nothing: a
+    # recorded step may then stand for it (memory.execution=compile). A class with members of its own says so
+    # anew.
     stateless: ClassVar[bool] = False
 
     budget: int
@@ -177,8 +178,8 @@ class MemoryPolicy(Part, ABC):
             return False
         said = next(kind for kind in cls.__mro__ if "stateless" in vars(kind))
         own = cls.__mro__[: cls.__mro__.index(said)]
-        members = (member for kind in own for name, member in vars(kind).items() if not name.startswith("__"))
-        return not any(callable(member) or isinstance(member, property) for member in members)
+        members = {name for kind in own for name in vars(kind).keys() - vars(kind).get("__annotations__", {})}
+        return all(name.startswith(("__", "_abc_")) for name in members)
 
     def prompts_used(self) -> GuidancePrompts | None:
         """The guidance prompts, for the record of a run; None where there are none."""

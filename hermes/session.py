@@ -114,6 +114,7 @@ class StreamSession:
 
     def reset(self) -> None:
         """Forget the stream and start afresh."""
+        self.execution.restart()
         self.memory = KVMemory.of(self.backbone.num_layers, self.backbone.rotary, self.memory_config)
         self.video = VideoState()
         self.observer = Observer(self.backbone, self.memory)

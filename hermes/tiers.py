@@ -299,7 +299,7 @@ class TieredPolicy(MemoryPolicy):
 @cache
 def _numbers(rows: tuple[tuple[float, ...], ...], device: torch.device) -> torch.Tensor:
     """Numbers on a device, copied once (a copy at each step would wait for it) and for good (CUDA graphs)."""
-    return torch.tensor(rows, device=device)
+    return torch.tensor(rows, dtype=torch.float64, device=device)
 
 
 def _complement(keep: torch.Tensor, length: int) -> torch.Tensor:

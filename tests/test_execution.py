@@ -12,20 +12,23 @@ import torch
 from benchmarks.step import embedding_probe
 from hermes import tape
 from hermes.batch import BatchedSession
+from hermes.config import build
 from hermes.errors import HermesError
 from hermes.execution import Execution
 from hermes.memory import KVMemory, LayerUpdate, MemoryConfig
-from hermes.parts import Eager, Lazy, RandomScore, TopK
+from hermes.parts import Eager, Lazy, RandomScore, Recency, Scorer, Selector, TopK
+from hermes.parts.scorers import LayerContext
+from hermes.parts.selectors import EvenFrames
 from hermes.policy import MemoryPolicy
 from hermes.probe import AttentionMass
 from hermes.session import StreamSession
 from hermes.tiers import Tier, TieredPolicy
 from policies.fifo import Fifo
 from policies.hermes import Hermes
+from policies.hermes_recent import HermesRecent
 from policies.hermes_release import HermesRelease
 from policies.rekv import Rekv
 from policies.snapkv import SnapKV
-from policies.streaming_llm import StreamingLLM
 from tests.families import make_frames, tiny
 from tests.references import noise_chunk
 from tests.tolerances import close
@@ -40,7 +43,11 @@ POLICIES: dict[str, Any] = {
     "fifo": lambda: Fifo(budget=60),
     "eager": lambda: Hermes(budget=60, reindex=Eager()),
     "lazy": lambda: Hermes(budget=60, reindex=Lazy(margin=32768 - 200)),
-    "sinks": lambda: StreamingLLM(budget=60),
+    "recent": lambda: HermesRecent(budget=120),
+    **{
+        name: lambda name=name: build(MemoryPolicy, {"name": name, "budget": 60}, "policy")
+        for name in ("random", "streaming_llm")
+    },
 }
 
 
@@ -104,18 +111,27 @@ def test_lockstep_streams_are_recorded_too(traced: None) -> None:
         batch.feed([make_frames(40), [*reversed(make_frames(40))]])
         both.append(batch)
     stock, ours = both
-    assert ours.first.execution.compressions.made
-    assert ours.first.execution.prefills.made
+    run = ours.first.execution
+    assert run.compressions.made
+    assert run.prefills.made
+    assert not {**run.prefills.refused, **run.compressions.refused}
     _same(ours.memory, stock.memory)
 
 
 def test_records_outlive_the_stream(traced: None) -> None:
-    session = _session(Hermes(budget=60), "compile")
-    session.feed(make_frames(40))
-    made = list(session.execution.compressions.made.values())
-    session.reset()
-    session.feed(make_frames(40))
-    assert list(session.execution.compressions.made.values()) == made
+    """Not what hangs on a stream's seed; and a memory that fills up is not recorded, however many streams."""
+    stock, ours = (_session(POLICIES["random"](), mode) for mode in ("eager", "compile"))
+    for session in (stock, ours):
+        session.chunk_frames = 1
+    for seed in (3, 3, 4, 3):
+        for session in (stock, ours):
+            session.seed = seed
+            session.reset()
+            session.feed(make_frames(20))
+        _same(ours.memory, stock.memory)
+    assert len(ours.execution.prefills.made) == 1
+    assert len(ours.execution.compressions.made) == 2
+    assert not {**ours.execution.prefills.refused, **ours.execution.compressions.refused}
 
 
 @pytest.mark.slow
@@ -151,15 +167,42 @@ def test_cuda_graphs_are_the_eager_steps(policy: str) -> None:
 
 
 @dataclass
-class ReadsTheHost(MemoryPolicy):
+class Newest(MemoryPolicy):
     stateless: ClassVar[bool] = True
     budget: int = 60
 
+    def first(self, memory: KVMemory) -> int:
+        return memory[0].video_length - self.budget
+
     def compress(self, memory: KVMemory, observe: object) -> dict[int, LayerUpdate]:
-        length = memory[0].video_length
-        if length <= self.budget or float(memory[0].keys.sum()) == 0.5:
-            return {}
-        return memory.keeping(torch.arange(length - self.budget, length))
+        first, length = self.first(memory), memory[0].video_length
+        return memory.keeping(torch.arange(first, length)) if length > self.budget else {}
+
+
+@dataclass
+class ReadsTheHost(Newest):
+    stateless: ClassVar[bool] = True
+
+    def first(self, memory: KVMemory) -> int:
+        values = memory[0].keys[0, 0, :2, 0].tolist()
+        return super().first(memory) if values[0] != 0.5 else 0
+
+
+@dataclass
+class ReadsTheClock(Newest):
+    stateless: ClassVar[bool] = True
+
+    def first(self, memory: KVMemory) -> int:
+        return super().first(memory) if memory.next_position else 0
+
+
+@dataclass
+class Counting(Recency):
+    calls: int = 0
+
+    def score(self, context: LayerContext) -> torch.Tensor:
+        self.calls += 1
+        return super().score(context)
 
 
 @dataclass
@@ -168,23 +211,38 @@ class SaysNothing(Fifo):
         return super().compress(memory, observe)
 
 
-def _redrawing() -> TieredPolicy:
-    return TieredPolicy(budget=60, tiers={"all": Tier(1.0, RandomScore(redraw=True))})
+def _tiered(scorer: Scorer, selector: Selector | None = None) -> TieredPolicy:
+    return TieredPolicy(budget=60, tiers={"all": Tier(1.0, scorer)}, selector=selector or TopK())
 
 
 @pytest.mark.parametrize(
     ("policy", "more", "reason"),
     [
-        (ReadsTheHost, {}, "it cannot be recorded: it reads a tensor's value on the host"),
-        (_redrawing, {}, "it cannot be recorded: the policy draws random numbers"),
-        (lambda: SaysNothing(budget=60), {}, "SaysNothing does not say that it may be"),
+        (ReadsTheHost, {}, "it cannot be recorded: a tensor's value is read on the host"),
+        (ReadsTheClock, {}, "it cannot be recorded: memory.next_position is read"),
+        (lambda: _tiered(Recency(), EvenFrames()), {}, "it cannot be recorded: a tensor's value is read"),
+        (lambda: _tiered(RandomScore(redraw=True)), {}, "it cannot be recorded: random numbers are drawn"),
+        (lambda: _tiered(Counting()), {}, "it cannot be recorded: the policy or a part of it remembers"),
+        (lambda: SaysNothing(budget=60), {}, "SaysNothing does not say that it is stateless"),
         (lambda: SnapKV(budget=60), {}, "the policy follows the chunks' attention"),
         (lambda: Rekv(budget=60), {}, "Rekv does not say"),
         (lambda: Hermes(budget=60, selector=TopK(rank="kv_head")), {}, "KV heads hold tokens"),
         (lambda: Hermes(budget=60), {"keep_written": True}, "memory.keep_written holds keys twice"),
         (lambda: Hermes(budget=60), {"clock": "first_layer"}, "keys are rotated at the first layer's clock"),
     ],
-    ids=["host", "random", "silent", "follows", "archives", "heads", "written", "clock"],
+    ids=[
+        "host",
+        "clock",
+        "frames",
+        "random",
+        "counts",
+        "silent",
+        "follows",
+        "archives",
+        "heads",
+        "written",
+        "first_layer",
+    ],
 )
 def test_what_is_not_recorded_runs_eagerly_with_a_reason(
     policy: Any, more: dict[str, Any], reason: str, traced: None, caplog: pytest.LogCaptureFixture
@@ -237,12 +295,32 @@ def test_shapes_that_do_not_return_are_not_recorded() -> None:
     assert list(tapes.refused) == ["it was recorded 3 times: shapes or questions keep changing"]
 
 
+def test_what_fails_is_tried_three_times_and_what_is_not_due_again() -> None:
+    tapes, tried = tape.Tapes[int]("test", patience=1), []
+
+    def broken() -> int:
+        tried.append(1)
+        raise RuntimeError("broken")
+
+    def later() -> int:
+        raise tape.NotYetError
+
+    assert tapes.get(0, later) is None
+    assert not tapes.refused
+    assert tapes.get(0, lambda: 5) == 5
+    for key in range(1, 9):
+        assert tapes.get(key, broken) is None
+    assert len(tried) == 3
+    assert tapes.get(0, broken) == 5
+
+
 def test_an_interrupted_replay_leaves_the_memory_as_it_was(
     traced: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = _session(Hermes(budget=60), "compile")
     frames = make_frames(44)
     session.feed(frames[:40])
+    assert session.execution.prefills.made
     before = [tensor.clone() for tensor in session.memory.state()]
 
     def interrupted(*_: object, **__: object) -> None:
@@ -296,6 +374,7 @@ def test_one_copy_to_the_host_a_step(
     for chunk in chunks:
         session.feed_chunk(chunk)
     assert bool(session.execution.compressions.made) == (mode == "compile")
+    assert bool(session.execution.prefills.made) == (mode == "compile")
     calls: list[str] = []
 
     def counted(name: str) -> Any:

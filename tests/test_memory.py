@@ -490,3 +490,9 @@ def test_keys_kept_as_written_do_not_drift(dtype):
 @pytest.mark.unit
 def test_float32_keys_hardly_drift():
     assert drift(torch.float32, keep_written=False) < TOLERANCES["rotation", torch.float32]
+
+
+def test_an_empty_memory_cannot_evict():
+    memory = KVMemory(2, toy_rotary(1))
+    with pytest.raises(HermesError, match="layer 1 of the memory is empty"):
+        memory.apply({1: LayerUpdate(torch.zeros(1, 1, 1, dtype=torch.int64))})

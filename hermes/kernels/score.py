@@ -28,7 +28,7 @@ def blended_scores(
 
     Args:
         attention: zeros where a layer needs none (``weight`` 1).
-        weight, rate, smoothing: one number a layer.
+        weight, rate, smoothing: one number a layer; float64 for the parts' results bit for bit.
         partner: slot of the layer above that holds the same token, -1 where it has none (that score is then
             left alone); None matches by slot.
         recursive: read the smoothed scores of the layer above, as the release does.
@@ -42,16 +42,16 @@ def blended_scores(
     count = attention.shape[-1]
     shape = (-1, 1, 1, 1)
     age = torch.arange(count - 1, -1, -1, device=attention.device, dtype=torch.float32) / max(count - 1, 1)
-    recency = _normalise(torch.exp(-rate.view(shape) * age))
-    w = weight.view(shape)
-    raw = (1 - w) * _normalise(attention) + w * recency
+    recency = _normalise(torch.exp(-rate.view(shape).float() * age))
+    raw = (1 - weight).view(shape).float() * _normalise(attention) + weight.view(shape).float() * recency
+    own, above_weight = (1 - smoothing).float(), smoothing.float()
     out = raw.clone()
     for layer in range(len(raw) - 2, -1, -1):
         above = (out if recursive else raw)[layer + 1]
         if partner is not None:
             at = partner[layer]
             above = torch.where(at >= 0, above.gather(-1, at.clamp(min=0)), raw[layer])
-        out[layer] = (1 - smoothing[layer]) * raw[layer] + smoothing[layer] * above
+        out[layer] = own[layer] * raw[layer] + above_weight[layer] * above
     return out
 
 

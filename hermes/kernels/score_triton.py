@@ -30,11 +30,13 @@ def _raw(attention, low, high, weight, rate, layer, lane, slot, valid, lanes, V)
     row = layer * lanes + lane
     bottom, top = tl.load(low + row), tl.load(high + row)
     a = tl.load(attention + row * V + slot, mask=valid, other=0.0)
-    w, k = tl.load(weight + layer), tl.load(rate + layer)
+    w = tl.load(weight + layer)
+    # float64 numbers are rounded after the subtraction.
+    v, w, k = (1.0 - w).to(tl.float32), w.to(tl.float32), tl.load(rate + layer).to(tl.float32)
     oldest = tl.where(V > 1, tl.exp(-k), 1.0)
     age = (V - 1 - slot).to(tl.float32) / tl.maximum(V - 1, 1).to(tl.float32)
     recency = (tl.exp(-k * age) - oldest) / (1.0 - oldest + 1e-6)
-    return (1.0 - w) * ((a - bottom) / (top - bottom + 1e-6)) + w * recency
+    return v * ((a - bottom) / (top - bottom + 1e-6)) + w * recency
 
 
 @triton.jit
@@ -51,6 +53,7 @@ def _scores(
         layer = LAYERS - 1 - step
         raw = _raw(attention, low, high, weight, rate, layer, lane, slot, valid, lanes, V)
         lam = tl.where(step > 0, tl.load(smoothing + layer), 0.0)
+        mu, lam = (1.0 - lam).to(tl.float32), lam.to(tl.float32)
         row = (layer * lanes + lane) * V
         if PARTNER:
             upper = tl.minimum(layer + 1, LAYERS - 1)
@@ -59,7 +62,7 @@ def _scores(
                 attention, low, high, weight, rate, upper, lane, tl.maximum(at, 0), valid, lanes, V
             )
             above = tl.where(at >= 0, other, raw)
-        smoothed = (1.0 - lam) * raw + lam * above
+        smoothed = mu * raw + lam * above
         tl.store(out + row + slot, smoothed, mask=valid)
         above = smoothed if RECURSIVE else raw
 # fmt: on
