@@ -2,6 +2,7 @@
 
 ``python -m benchmarks.endless --csv docs/endless.csv --plot docs/endless.png`` feeds synthetic frames
 straight to the decoder, so that vision does not hide the memory's cost, and writes a row every 100 chunks.
+A young stream, begun anew with every row, takes the same chunks in turns: what both lose is the machine's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from hermes.loading import load_backbone
 from hermes.provenance import Provenance
 from hermes.resources import peak_memory_bytes
 from hermes.session import StreamSession
+from hermes.styles import BLUE, GREY
 from policies.hermes import Hermes
 
 PER_FRAME, CHUNK_FRAMES, EVERY = 9, 16, 100
@@ -47,28 +49,33 @@ def measure(frames: int, budget: int, to: Path) -> list[dict[str, Any]]:
     hidden = int(backbone.text_config.hidden_size)
     rows: list[dict[str, Any]] = []
     window: list[float] = []
+    fresh: list[float] = []
     with (
         StreamSession(backbone, Hermes(budget=budget)) as session,
+        StreamSession(backbone, Hermes(budget=budget)) as young,
         to.open("w", newline="", encoding="utf-8") as out,
     ):
         writer: csv.DictWriter[str] | None = None
         for number in range(frames // CHUNK_FRAMES):
             piece = chunk(number, hidden, generator)
-            started = time.perf_counter()
-            session.feed_chunk(piece)
-            window.append(time.perf_counter() - started)
+            window.append(_seconds(session, piece))
+            fresh.append(_seconds(young, piece))
             if len(window) < EVERY:
                 continue
             row = {
                 "frames": session.frames_seen,
                 "step_ms": 1e3 * statistics.median(window),
                 "step_p95_ms": 1e3 * statistics.quantiles(window, n=20)[-1],
+                # Its memory is full from the third chunk on.
+                "young_step_ms": 1e3 * statistics.median(fresh[5:]),
                 "memory_bytes": session.memory.memory_bytes,
                 "peak_bytes": peak_memory_bytes(backbone.device),
                 "largest_position": session.memory.largest_position(),
                 "longest_layer": max(session.memory.lengths),
             }
             window.clear()
+            fresh.clear()
+            young.reset()
             if writer is None:
                 writer = csv.DictWriter(out, list(row))
                 writer.writeheader()
@@ -76,6 +83,12 @@ def measure(frames: int, budget: int, to: Path) -> list[dict[str, Any]]:
             out.flush()
             rows.append(row)
     return rows
+
+
+def _seconds(session: StreamSession, piece: Chunk) -> float:
+    started = time.perf_counter()
+    session.feed_chunk(piece)
+    return time.perf_counter() - started
 
 
 def plot(rows: list[dict[str, Any]], to: Path, limit: int) -> None:
@@ -86,19 +99,24 @@ def plot(rows: list[dict[str, Any]], to: Path, limit: int) -> None:
 
     frames = [row["frames"] / 1e3 for row in rows]
     figure, axes = plt.subplots(3, 1, sharex=True, figsize=(7, 6), layout="constrained")
-    axes[0].plot(frames, [row["memory_bytes"] / 2**20 for row in rows], label="keys, values, provenance")
-    axes[0].set(ylabel="memory (MiB)", ylim=0)
-    peak = axes[0].twinx()
-    peak.plot(frames, [row["peak_bytes"] / 2**20 for row in rows], color="tab:orange")
-    peak.set_ylabel("process peak (MiB)", color="tab:orange")
-    peak.set_ylim(0)
-    axes[1].plot(frames, [row["step_ms"] for row in rows], label="median of 100 chunks")
-    axes[1].set(ylabel="step (ms)", ylim=0)
-    axes[1].legend()
-    axes[2].plot(frames, [row["largest_position"] for row in rows])
-    axes[2].axhline(limit, linestyle="--", color="grey", label="the decoder's range")
-    axes[2].set(ylabel="largest position", xlabel="thousand frames", ylim=0)
-    axes[2].legend(loc="lower right")
+    for panel, column, label, colour, style in (
+        (axes[0], "memory_bytes", "memory (MiB)", BLUE, "-"),
+        (axes[0].twinx(), "peak_bytes", "process peak (MiB)", GREY, "--"),
+    ):
+        values = [row[column] / 2**20 for row in rows]
+        panel.plot(frames, values, style, color=colour)
+        panel.set_ylabel(label, color=colour)
+        panel.set_ylim(0, 1.5 * max(values) if column == "memory_bytes" else 1.2 * max(values))
+    axes[1].plot(frames, [row["step_ms"] for row in rows], color=BLUE, label="this stream")
+    axes[1].plot(
+        frames, [row["young_step_ms"] for row in rows], "--", color=GREY, label="a young stream, in turns"
+    )
+    axes[1].set(ylabel="step, median of 100 (ms)", ylim=0)
+    axes[1].legend(loc="lower right")
+    axes[2].plot(frames, [row["largest_position"] for row in rows], color=BLUE)
+    axes[2].axhline(limit, linestyle="--", color=GREY, label="the decoder's range")
+    axes[2].set(ylabel="largest position", xlabel="thousand frames", ylim=(0, 1.3 * limit))
+    axes[2].legend(loc="upper right")
     figure.savefig(to, dpi=120)
 
 
