@@ -13,6 +13,7 @@ from torch import Tensor
 from hermes.attention import EnoughSeenError, causal_bias, memory_attention
 from hermes.backbone import Backbone, Chunk
 from hermes.blocks import clocks_of, rotary_at, run_block, why_not
+from hermes.clocked import ClockedObserver
 from hermes.layer import Execution as Mode
 from hermes.memory import KVMemory
 from hermes.observe import Observer
@@ -201,7 +202,7 @@ class _Compression:
         drawn, order, ids = policy.context.generator.get_state(), list[int](), list[int]()
         # What it knows on the host changes from step to step, and would be part of the record.
         fork = _recorded(memory)
-        watch, before = observer.clocked(fork), _settled(policy)
+        watch, before = ClockedObserver.like(observer, fork), _settled(policy)
 
         def run(*tensors: Tensor) -> list[Tensor]:
             fork.fill(tensors[:-1])

@@ -16,13 +16,10 @@ from hermes.attention import (
     AttentionView,
     EnoughSeenError,
     attending,
-    causal_bias,
     installed,
-    memory_attention,
     rotate_query,
 )
 from hermes.backbone import Backbone
-from hermes.blocks import clocks_of, rotary_at, run_block
 from hermes.memory import KVLayer, KVMemory
 from hermes.positions import Rotary, expand_axes
 from hermes.probe import AttentionProbe
@@ -146,12 +143,6 @@ class Observer:
         """The same, over another memory of the same model."""
         return Observer(self.backbone, memory)
 
-    def clocked(self, memory: KVMemory) -> ClockedObserver:
-        """One over another memory that asks the host for nothing and knows this one's pseudo-queries."""
-        other = ClockedObserver(self.backbone, memory)
-        other.texts = self.texts.copy()
-        return other
-
     @torch.no_grad()
     def queries(self, text: str) -> list[Float[Tensor, "B Hq n D"]]:
         """Every layer's queries of a text before rotation, from a true forward of it over the memory.
@@ -232,7 +223,7 @@ class Observer:
                     return
 
     @contextmanager
-    def _layers(self, hidden: Tensor, steps: Tensor, watch: _Watch) -> Iterator[Layer]:
+    def _layers(self, hidden: Tensor, steps: Tensor, watch: AttentionProbe) -> Iterator[Layer]:
         """The decoder's own layers over a fork of the memory, at the shared clock."""
         fork, decoder, axes = self.memory.fork(), self.backbone.decoder, self.backbone.axes
         rotary: Any = decoder.rotary_emb
@@ -274,43 +265,6 @@ class Observer:
                 rows = len(texts[guidance.text].host)
                 host[guidance.text].wanted.setdefault(layer, []).append((guidance, rows))
         return list({id(segment): segment for segment in host.values()}.values())
-
-
-class ClockedObserver(Observer):
-    """An observer that asks the host for nothing: every layer is run at its own clock.
-
-    Source: this project. What it observes is the same, up to rounding. Its memory's layers must be such as
-    :func:`hermes.blocks.why_not` has nothing against.
-    """
-
-    def over(self, memory: KVMemory) -> Observer:
-        """The same, over another memory."""
-        return self.clocked(memory)
-
-    @contextmanager
-    def _layers(self, hidden: Tensor, steps: Tensor, watch: _Watch) -> Iterator[Layer]:
-        """The layers' modules one by one, over the memory as it is."""
-        rotary = self.backbone.rotary
-        blocks: Any = self.backbone.decoder.layers
-        positions = clocks_of(self.memory.layers)[..., None] + steps
-        cos, sin = rotary_at(rotary, expand_axes(positions, rotary.axes), hidden.dtype)
-
-        def layer(index: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
-            rows, held = hidden.shape[1], self.memory.layers[index]
-            block = blocks[index]
-            own = block.self_attn
-
-            def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-                memory = held.keys[:, :, : held.length]
-                watch.observe(AttentionView(index, query, memory, key, held, own.scaling))
-                keys = torch.cat((memory, key), dim=2)
-                values = torch.cat((held.values[:, :, : held.length], value), dim=2)
-                bias = causal_bias(rows, keys.shape[2], query) if mask is None else mask
-                return memory_attention(own, query, keys, values, bias, own.scaling, in_place=True)[0]
-
-            return run_block(block, hidden, cos[index, :, :, :rows], sin[index, :, :, :rows], attend)
-
-        yield layer
 
 
 class _Watch(AttentionProbe):

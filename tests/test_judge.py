@@ -293,6 +293,30 @@ def test_ctrl_c_leaves_what_was_judged(tmp_path):
         assert sum(made.judge is not None for made in rows_of(folder)) == 5
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_that_a_finalizer_swallows_is_noticed(tmp_path):
+    class Finalized:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            # Python raises it here, where it is printed and forgotten.
+            for _ in range(100):
+                pass
+
+    folder, before = write_run(tmp_path / "run", answers()), signal.getsignal(signal.SIGINT)
+    with ChatServer(lambda messages, number: fair(messages)) as server:
+        seen = []
+
+        def watcher(done, total):
+            seen.append(done)
+            if len(seen) == 3:
+                Finalized()
+
+        with pytest.raises(KeyboardInterrupt):
+            judge_run(folder, asked(server, parallel=1), watcher=watcher)
+    assert len(lines(folder / "judged.jsonl")) == 3
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_a_run_that_two_processes_left_half_done_is_judged_where_it_lies(tmp_path):
     rows = answers()
     folder = write_run(tmp_path / "run", rows[::2])

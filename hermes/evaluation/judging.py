@@ -19,6 +19,7 @@ from hermes.evaluation.judge import Judge, RefusedError, Verdict
 from hermes.evaluation.manifest import DONE, finish, note
 from hermes.evaluation.rows import Row
 from hermes.evaluation.summary import Summary, summarise
+from hermes.interrupts import noticing
 
 __all__ = ["VerdictFile", "judge_run"]
 
@@ -170,15 +171,17 @@ def _results(judge: Judge, cases: Sequence[_Case]) -> Generator[tuple[str, Verdi
         # Ctrl-C does not wait for a reply.
         threading.Thread(target=work, daemon=True).start()
     try:
-        while working:
-            try:
-                result = results.get(timeout=_LOOK)
-            except queue.Empty:
-                continue
-            if result is None:
-                working -= 1
-            else:
-                yield result
+        with noticing() as check:
+            while working:
+                check()
+                try:
+                    result = results.get(timeout=_LOOK)
+                except queue.Empty:
+                    continue
+                if result is None:
+                    working -= 1
+                else:
+                    yield result
     finally:
         stopped.set()
 

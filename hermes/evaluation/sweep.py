@@ -22,6 +22,7 @@ from hermes.evaluation.judging import judge_run
 from hermes.evaluation.manifest import DONE, finish
 from hermes.evaluation.run import evaluate
 from hermes.evaluation.settings import eval_config, settings_hash
+from hermes.interrupts import noticing
 from hermes.trainers import quiet_lightning
 
 __all__ = [
@@ -299,11 +300,13 @@ def _completed(
 ) -> Iterator[tuple[Cell, Future[Any]]]:
     waiting = {pool.submit(run_cell, cell.overrides, folder / "cells" / cell.hash): cell for cell in cells}
     pending: set[Future[Any]] = set(waiting)
-    while pending:
-        # Ctrl-C that comes just before a thread begins to wait does not wake it.
-        done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield waiting[future], future
+    with noticing() as check:
+        while pending:
+            check()
+            # Ctrl-C that comes just before a thread begins to wait does not wake it.
+            done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield waiting[future], future
 
 
 def on_cluster(cluster: str, jobs: int, settings: Mapping[str, Any]) -> Launch:
