@@ -26,7 +26,7 @@ from benchmarks.contest import Times, run
 from hermes.backbone import Backbone, BackboneConfig, Chunk
 from hermes.execution import Execution
 from hermes.generation import GenerationConfig
-from hermes.layer import Execution as Mode
+from hermes.layer import ExecutionMode
 from hermes.memory import MemoryConfig
 from hermes.parts import Blend, GuidedAttention
 from hermes.provenance import Provenance
@@ -122,7 +122,7 @@ def measure(rounds: int) -> Times:
     backbone = FixedPrompts.load(BackboneConfig(family="mid", seed=0))
     hidden = backbone.text_config.hidden_size
     plain = Plain(backbone, generator)
-    policies: dict[str, tuple[TieredPolicy, Mode]] = {
+    policies: dict[str, tuple[TieredPolicy, ExecutionMode]] = {
         "embedding": (embedding_probe(Hermes(budget=BUDGET)), "eager"),
         "exact": (Hermes(budget=BUDGET), "eager"),
         "release": (HermesRelease(budget=BUDGET), "eager"),

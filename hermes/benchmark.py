@@ -272,14 +272,11 @@ def stream_records(
 
 def _warm_up(session: StreamSession, pictures: Sequence[Any]) -> None:
     """One chunk; where steps are recorded, as many as that takes once the memory is full."""
-    steady, fed, lengths = 0, 0, [-1]
-    while steady < session.execution.prefills.patience and fed < 64:
-        frames = (
-            Frame(picture, i / session.fps, i) for i, picture in enumerate(pictures, fed * len(pictures))
-        )
-        session.feed(frames)
-        fed += 1
-        if session.execution.mode != "compile":
-            return
+    run, steady, lengths = session.execution, 0, list[int]()
+    for number in range(64 if run.mode == "compile" else 1):
+        first = number * len(pictures)
+        session.feed(Frame(picture, i / session.fps, i) for i, picture in enumerate(pictures, first))
         steady = steady + 1 if session.memory.lengths == lengths else 0
         lengths = session.memory.lengths
+        if steady == run.prefills.patience:
+            break

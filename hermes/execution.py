@@ -14,7 +14,7 @@ from hermes.attention import EnoughSeenError, causal_bias, memory_attention
 from hermes.backbone import Backbone, Chunk
 from hermes.blocks import clocks_of, rotary_at, run_block, why_not
 from hermes.clocked import ClockedObserver
-from hermes.layer import Execution as Mode
+from hermes.layer import ExecutionMode
 from hermes.memory import KVMemory
 from hermes.observe import Observer
 from hermes.prefill import prefill
@@ -42,7 +42,7 @@ class Execution:
         prefills, compressions: what was recorded, and why not.
     """
 
-    def __init__(self, backbone: Backbone, mode: Mode = "eager") -> None:
+    def __init__(self, backbone: Backbone, mode: ExecutionMode = "eager") -> None:
         self.backbone = backbone
         self.mode = mode
         self.decoder = None if mode == "eager" else StaticDecoder(backbone, mode)
@@ -211,7 +211,7 @@ class _Compression:
                 raise NotYetError
             found, order[:], taken = fork.evict(updates, tensors[-1], compact=compact)
             ids[:] = [taken]
-            return [*fork.contents(), torch.cat(found)]
+            return [*fork.state(), torch.cat(found)]
 
         try:
             # On a GPU a CUDA graph alone: every question changes the guidance, and a compiler takes minutes.
@@ -280,4 +280,4 @@ def _read(memory: KVMemory, chunk: Chunk) -> list[Tensor]:
 def _state(memory: KVMemory) -> list[Tensor]:
     """What a compression reads; the next summary's id, filled in on the device, comes last."""
     number = torch.full((), memory.next_summary_id, dtype=torch.int64, device=memory.layers[0].keys.device)
-    return [*memory.contents(), number]
+    return [*memory.state(), number]

@@ -18,7 +18,7 @@ from hermes.kernels import Kernels
 from hermes.positions import Rotary
 from hermes.provenance import Provenance
 
-Execution = Literal["eager", "static", "compile"]
+ExecutionMode = Literal["eager", "static", "compile"]
 
 
 @dataclass
@@ -36,7 +36,7 @@ class MemoryConfig:
     kernels: Literal["auto", "torch", "triton"] = setting(
         "auto", help="auto: Triton kernels on a CUDA device, plain PyTorch elsewhere"
     )
-    execution: Execution = setting(
+    execution: ExecutionMode = setting(
         "eager",
         help="eager: transformers' own forward and generate; static: answers decoded in place; compile: "
         "chunks, compressions and answers at fixed shapes besides, compiled (CUDA graphs on a GPU)",
@@ -276,16 +276,6 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
         if self.written is not None:
             named |= {"written_keys": self.written[0], "written_positions": self.written[1]}
         return named
-
-    def contents(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Keys, values, positions, provenance table and clock.
-
-        Raises:
-            HermesError: the layer is empty.
-        """
-        if self.positions is None:
-            raise HermesError(f"layer {self.index} of the memory is empty")
-        return self.keys, self.values, self.positions, self.held.table, self.clock
 
     def fork(self) -> KVLayer:
         """A shallow copy that shares every tensor."""

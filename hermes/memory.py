@@ -212,26 +212,17 @@ class KVMemory(Cache):  # type: ignore[misc]
         sizes = [update.mix.size for update in updates.values() if update.mix is not None]
         return found, order, max(sizes, default=0)
 
-    def adopt(self, contents: Sequence[Tensor], found: Sequence[Tensor], order: list[int], ids: int) -> None:
-        """Take over what a recorded :meth:`evict` made of :meth:`contents`; raises as :meth:`apply`."""
+    def adopt(self, state: Sequence[Tensor], found: Sequence[Tensor], order: list[int], ids: int) -> None:
+        """Take over what a recorded :meth:`evict` made of :meth:`state`; raises as :meth:`apply`."""
         with self._whole():
-            self.fill(contents)
+            self.fill(state)
             self._settle(found, order, ids)
 
-    def contents(self) -> list[Tensor]:
-        """Keys, values, positions, provenance and clock of every layer.
-
-        Raises:
-            HermesError: a layer is empty.
-        """
-        return [x for layer in self.layers for x in layer.contents()]
-
-    def fill(self, contents: Sequence[Tensor]) -> None:
-        """Let the layers hold what :meth:`contents` gave."""
-        each = len(contents) // len(self.layers)
+    def fill(self, state: Sequence[Tensor]) -> None:
+        """Let the layers hold what :meth:`state` gave, of a memory that keeps no second copy of its keys."""
+        each = len(state) // len(self.layers)
         for index, layer in enumerate(self.layers):
-            keys, values, positions, table, clock = contents[each * index : each * (index + 1)]
-            layer.keys, layer.values, layer.positions, layer.clock = keys, values, positions, clock
+            layer.keys, layer.values, layer.positions, table, layer.clock = state[each * index :][:each]
             layer.tokens = Provenance(table)
 
     def _settle(self, found: Sequence[Tensor], order: Sequence[int], ids: int) -> None:

@@ -129,7 +129,8 @@ class Tapes(Generic[T]):
         name: of the operation, for the log.
         patience: how often the same must come before it is recorded.
         room: records kept; the one that was not used for longest goes.
-        most: attempts in all, where one takes long; None for any number. Three failures are the last.
+        most: records made in all, where making one takes long; None for any number. After three failures
+            nothing more is tried.
     """
 
     def __init__(self, name: str, *, patience: int = 3, room: int = 4, most: int | None = 8) -> None:

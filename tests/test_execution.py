@@ -338,7 +338,7 @@ def test_a_recorded_update_is_checked(traced: None) -> None:
     session.feed(make_frames(8))
     memory, before = session.memory, session.memory.state()
     with pytest.raises(HermesError, match="layer 3 keeps slots"):
-        memory.adopt(memory.contents(), [torch.tensor([False, True])], [1, 3], 0)
+        memory.adopt(memory.state(), [torch.tensor([False, True])], [1, 3], 0)
     assert all(torch.equal(a, b) for a, b in zip(before, memory.state(), strict=True))
 
 
