@@ -7,13 +7,13 @@ import random
 import numpy as np
 
 from hermes.video import Frame
+from tests.memory_cases import random_update
 from tests.references import (
     DenseDecoder,
     new_memory,
     noise_chunk,
     prefill,
 )
-from tests.test_memory import random_update
 
 LOCAL, OTHER = "What is the person doing now?", "Who is in the room?"
 

@@ -24,8 +24,8 @@ from hermes.session import StreamSession
 from policies.hermes import Hermes
 from policies.knockout import Knockout
 from tests.command_line import hermes
+from tests.probe_cases import OTHER, frames
 from tests.references import FAMILIES, cloned, identical, tiny
-from tests.test_probe import OTHER, frames
 
 TINY = (
     *("data.streams=4", "data.world.length=14", "data.late=0.8", "per_category=3", "policy.budget=24"),

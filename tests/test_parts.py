@@ -30,8 +30,8 @@ from hermes.provenance import Kind
 from hermes.tiers import Tier, TieredPolicy
 from policies.hermes import Hermes
 from policies.hermes_release import HermesRelease
+from tests.memory_cases import toy
 from tests.parts_cases import context_of, memory_of, scaled, smoothed, stream_context, unit
-from tests.test_memory import toy
 from tests.tolerances import close
 
 # -- scorers -----------------------------------------------------------------------------------------------

@@ -28,9 +28,9 @@ from policies.random import Random
 from policies.recent import Recent
 from policies.streaming_llm import StreamingLLM
 from policies.uniform import Uniform, _spread
+from tests.memory_cases import write
 from tests.parts_cases import context_of, memory_of, model, scaled, smoothed, stream_context, unit
 from tests.references import FAMILIES, PlainMemory, tiny, toy_rotary
-from tests.test_memory import write
 
 # -- policies token by token -------------------------------------------------------------------------------
 

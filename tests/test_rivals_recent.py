@@ -18,9 +18,9 @@ from policies.dscache import DSCache
 from policies.hermes import Hermes
 from policies.hermes_recent import HermesRecent
 from policies.streamingvlm import StreamingVLM
+from tests.parts_cases import memory_of
 from tests.references import FAMILIES, rope, rope_settings, tiny, toy_rotary
 from tests.rivals import PREFIX, steps
-from tests.test_parts import memory_of
 from tests.tolerances import close
 
 unit, model = pytest.mark.unit, pytest.mark.model
