@@ -330,6 +330,20 @@ def test_a_run_that_two_processes_left_half_done_is_judged_where_it_lies(tmp_pat
     assert [len(lines(folder / name)) for name in ("rows.jsonl", "rows.1.jsonl")] == [7, 7]
 
 
+def test_nothing_is_asked_while_a_verdict_is_not_written(tmp_path):
+    folder = write_run(tmp_path / "run", answers())
+    with ChatServer() as server:
+        judge = asked(server, parallel=1)
+
+        def watch(done: int, total: int) -> None:
+            # The time a next request would have to be begun in.
+            time.sleep(0.02)
+            assert len(server.requests) == done == len(lines(folder / "judged.jsonl"))
+
+        judge_run(folder, judge, watcher=watch)
+        assert len(server.requests) == 12
+
+
 def test_a_kill_costs_the_request_under_way_alone(tmp_path):
     whole = write_run(tmp_path / "whole", answers())
     folder = write_run(tmp_path / "broken", answers())

@@ -145,15 +145,21 @@ def _asked(judge: Judge, cases: Sequence[_Case], *, proven: bool) -> Iterator[tu
 
 
 def _results(judge: Judge, cases: Sequence[_Case]) -> Generator[tuple[str, Verdict | Exception], None, None]:
-    """What becomes of each, from several threads; after an error nothing new is begun."""
+    """What becomes of each, from several threads; after an error nothing new is begun.
+
+    A thread begins its next request once its last result has been used: a kill costs what is under way.
+    """
     waiting: queue.SimpleQueue[_Case] = queue.SimpleQueue()
     results: queue.SimpleQueue[tuple[str, Verdict | Exception] | None] = queue.SimpleQueue()
     for case in cases:
         waiting.put(case)
     stopped = threading.Event()
+    working = min(judge.parallel, len(cases))
+    # One for each request that may be under way or unwritten.
+    permits = threading.Semaphore(working)
 
     def work() -> None:
-        while not stopped.is_set():
+        while permits.acquire() and not stopped.is_set():
             try:
                 key, row = waiting.get_nowait()
             except queue.Empty:
@@ -166,7 +172,6 @@ def _results(judge: Judge, cases: Sequence[_Case]) -> Generator[tuple[str, Verdi
                     stopped.set()
         results.put(None)
 
-    working = min(judge.parallel, len(cases))
     for _ in range(working):
         # Ctrl-C does not wait for a reply.
         threading.Thread(target=work, daemon=True).start()
@@ -182,8 +187,10 @@ def _results(judge: Judge, cases: Sequence[_Case]) -> Generator[tuple[str, Verdi
                     working -= 1
                 else:
                     yield result
+                    permits.release()
     finally:
         stopped.set()
+        permits.release(judge.parallel)
 
 
 class VerdictFile:
