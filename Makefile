@@ -7,7 +7,7 @@ DONE := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint notebooks bench bench-cpu bench-gpu rivals wheel clean setup
+.PHONY: demo test test-thorough lint notebooks bench bench-cpu bench-gpu rivals wheel clean setup
 
 setup: $(DONE)
 
@@ -24,6 +24,10 @@ demo: $(DONE)
 
 test: $(DONE)
 	$(BIN)/python -m pytest -c pyproject.toml -n 2 --dist loadscope $(ARGS)
+
+# What takes minutes: the notebooks, and how often planted tiers are found.
+test-thorough: $(DONE)
+	$(BIN)/python -m pytest -c pyproject.toml -n 2 --dist loadscope -m thorough tests
 
 lint: $(DONE)
 	$(BIN)/ruff check .

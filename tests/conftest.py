@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,10 @@ install_import_hook(["hermes", "policies", "backbones"], "tests.typechecked.chec
 if not torch.cuda.is_available():
     # Before Triton is imported by anything: its kernels run in its interpreter.
     os.environ["TRITON_INTERPRET"] = "1"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in the background of a shell; some tests send Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from hermes.backbone import Backbone

@@ -37,7 +37,7 @@ def test_there_are_four() -> None:
 
 
 @pytest.mark.model
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_a_clean_kernel(path: Path) -> None:
     kept = nbformat.read(path, as_version=4)

@@ -158,21 +158,21 @@ def test_the_table_has_a_line_a_cell_and_says_what_failed(tmp_path):
 
 @pytest.mark.model
 def test_a_killed_sweep_does_only_what_is_missing(tmp_path):
-    settings = [*TINY, "policy=fifo,uniform,random", "seed=0,1,2,3"]
+    settings = [*TINY, "policy=fifo,uniform,random", "seed=0,1"]
     command = [sys.executable, "-m", "hermes", "sweep", *settings]
     broken = subprocess.Popen([*command, "output=broken"], cwd=tmp_path, start_new_session=True)
     cells = tmp_path / "broken" / "cells"
     deadline = time.monotonic() + 100
-    while len(list(cells.glob("*/done.json"))) < 3 and time.monotonic() < deadline:
+    while len(list(cells.glob("*/done.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     # The whole group: the cell that runs, too.
     subprocess.run(["kill", "-KILL", "--", f"-{broken.pid}"], check=True)
     assert broken.wait() == -signal.SIGKILL
     before = {path: path.stat().st_mtime_ns for path in cells.glob("*/done.json")}
-    assert 3 <= len(before) < 12
+    assert 2 <= len(before) < 6
     plan = hermes("sweep", *settings, f"output={tmp_path / 'broken'}", "--dry-run")
     assert plan.out.count("done ") == len(before)
-    assert plan.out.count("missing") == 12 - len(before)
+    assert plan.out.count("missing") == 6 - len(before)
     for name in ("broken", "whole"):
         done = process(*command, f"output={name}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
