@@ -15,6 +15,8 @@ from hermes.evaluation.verdicts import Verdicts
 
 __all__ = [
     "accuracies",
+    "as_score",
+    "as_table",
     "averages",
     "costs",
     "differences",
@@ -49,7 +51,7 @@ def accuracies(done: Sequence[Outcome], paper: Mapping[str, Any]) -> str:
     ]
     lines: list[_Line] = []
     for scores, theirs in zip(every, published, strict=True):
-        ours = {name: _score(score) + _fewer(score, every[0][name]) for name, score in scores.items()}
+        ours = {name: as_score(score) + _fewer(score, every[0][name]) for name, score in scores.items()}
         lines.append(
             {**ours, **{f"published: {c}": f"{theirs[c]:g}" if c in theirs else "" for c in columns}}
         )
@@ -98,9 +100,9 @@ def overview(
             medians = [record.get("costs", {}).get(name) for name in measures]
             costs_there = ["-" if one is None else f"{one['median']:.3g}" for one in medians]
             lines.append(
-                [line_name(outcome.cell, axis), *right, _score(record["overall"]), *gaps, *costs_there]
+                [line_name(outcome.cell, axis), *right, as_score(record["overall"]), *gaps, *costs_there]
             )
-        blocks.append(f"### {f'{axis}={place}' if place else f'Without {axis}'}\n\n{_table(head, lines)}")
+        blocks.append(f"### {f'{axis}={place}' if place else f'Without {axis}'}\n\n{as_table(head, lines)}")
     return "\n\n".join(blocks)
 
 
@@ -163,9 +165,9 @@ def kinds(done: Sequence[Outcome]) -> str:
     names = _names(done, "by_kind")
     if len(names) < 2 or set(names) == set(_names(done, "by_category")) or len(done) > 12:
         return ""
-    lines = [[name, *(_score(record["by_kind"].get(name)) for record in _records(done))] for name in names]
+    lines = [[name, *(as_score(record["by_kind"].get(name)) for record in _records(done))] for name in names]
     head = ["kind", *(outcome.cell.label or "all" for outcome in done)]
-    return "By kind of question.\n\n" + _table(head, lines)
+    return "By kind of question.\n\n" + as_table(head, lines)
 
 
 def averages(done: Sequence[Outcome]) -> str:
@@ -225,7 +227,7 @@ def matched_memory(
             gaps = [_gap(*whole.gaps[base]) if base in whole.gaps else "" for base in known]
             shares = [own.get(name, "-") for name in (*names, "")]
             table.append([whole.method, *shares, *gaps, f"{whole.held / 1e3:.0f}"])
-        blocks.append(f"Within what {title} holds, {sizes[title] / 1e3:.0f} kB:\n\n" + _table(head, table))
+        blocks.append(f"Within what {title} holds, {sizes[title] / 1e3:.0f} kB:\n\n" + as_table(head, table))
     text = (
         "## At the same bytes\n\nThe most a stream holds at any question: memory, what the method keeps "
         "beside it, and archive. Between two neighbouring budgets, one below a size and one above, each "
@@ -259,7 +261,7 @@ def _laid_out(
         ]
         if last is not None:
             table.append([*([""] * (len(keys) - 1)), last[0], *(last[1].get(name, "") for name in columns)])
-        return f"{text}\n\n{_table([*keys, *columns], table)}"
+        return f"{text}\n\n{as_table([*keys, *columns], table)}"
     places = places_of(cells, axis)
     blocks = []
     for name in columns:
@@ -269,7 +271,9 @@ def _laid_out(
         heading = f"{name} ({last[0].strip('*')}: {last[1][name]})" if last and name in last[1] else name
         head = [axis, *(place or "none" for place in places)]
         table = [[row, *(found.get(place, "") for place in places)] for row, found in rows.items()]
-        blocks.append(f"**{heading}**\n\n{_table(head, table)}" if len(columns) > 1 else _table(head, table))
+        blocks.append(
+            f"**{heading}**\n\n{as_table(head, table)}" if len(columns) > 1 else as_table(head, table)
+        )
     return "\n\n".join([text, *blocks])
 
 
@@ -281,7 +285,8 @@ def _names(done: Sequence[Outcome], group: str) -> list[str]:
     return list(dict.fromkeys(name for record in _records(done) for name in record[group]))
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def as_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown (this project)."""
     made = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in made)
 
@@ -294,7 +299,8 @@ def _published(value: Any) -> dict[str, float]:
     )
 
 
-def _score(score: Mapping[str, Any] | None) -> str:
+def as_score(score: Mapping[str, Any] | None) -> str:
+    """A score's record with its interval, per cent; a dash where nothing was asked (this project)."""
     if score is None or not score["n"]:
         return "-"
     return _percent(score["accuracy"], Interval(score["low"], score["high"], score.get("doubtful", False)))

@@ -14,7 +14,16 @@ from hermes.styles import GREY, STYLES, Style
 if TYPE_CHECKING:
     from hermes.evaluation.sweep import Cell, Outcome
 
-__all__ = ["FEW", "line_name", "numeric_axis", "places_of", "plot_losses", "plot_sweep", "spread_of"]
+__all__ = [
+    "FEW",
+    "draw_line",
+    "line_name",
+    "numeric_axis",
+    "places_of",
+    "plot_losses",
+    "plot_sweep",
+    "spread_of",
+]
 
 # With fewer questions a point says nothing.
 FEW = 10
@@ -162,7 +171,7 @@ def _along(done: Sequence[Outcome], panels: Sequence[_Panel], axis: str, path: P
             placed = [outcome for outcome in group if axis in outcome.cell.values]
             values = [(float(o.cell.values[axis]), panel.read(o.record)) for o in placed]
             points = sorted((x, found) for x, found in values if found is not None)
-            _draw(area, points, STYLES[i % len(STYLES)], label)
+            draw_line(area, points, STYLES[i % len(STYLES)], label)
             for outcome in group:
                 found = panel.read(outcome.record) if axis not in outcome.cell.values else None
                 if found is not None:
@@ -178,7 +187,8 @@ def _along(done: Sequence[Outcome], panels: Sequence[_Panel], axis: str, path: P
     figure.savefig(path, dpi=120)
 
 
-def _draw(area: Any, points: Sequence[Any], style: Style, label: str) -> None:
+def draw_line(area: Any, points: Sequence[Any], style: Style, label: str) -> None:
+    """A line through points ``(x, (middle, low, high))``, with their intervals (this project)."""
     if not points:
         return
     x, scores = [place for place, _ in points], [score for _, score in points]
@@ -228,7 +238,7 @@ def plot_losses(lines: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path
             # Beside each other, so that no interval hides another.
             shift = 0.012 * (i - (len(lines) - 1) / 2) * max(x for x, _ in points)
             moved = [(x + shift * (x > 0), found) for x, found in sorted(points)]
-            _draw(area, moved, STYLES[i], label)
+            draw_line(area, moved, STYLES[i], label)
         area.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
         area.set(title=name, xlabel="asked again after (s)", ylabel="change (points)")
         area.grid(axis="y", color="#dddddd")

@@ -17,6 +17,7 @@ from hermes.evaluation.measures import MEASURES
 from hermes.evaluation.rows import Row, video_of
 from hermes.evaluation.summary import grouped, summarise
 from hermes.evaluation.sweep import Cell, Outcome, as_text
+from hermes.evaluation.sweep_ages import ages
 from hermes.evaluation.sweep_pages import (
     accuracies,
     averages,
@@ -98,7 +99,7 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
         named = len(pairs) > 1
         parts += [differences(done, found, base * named) for base, found in pairs.items() if found]
         parts += [costs(done, extras.measures)] if extras.measures else []
-        parts += [kinds(done), averages(done)]
+        parts += [kinds(done), averages(done), ages(done, folder / "ages.png")]
         if extras.matched:
             parts += [_matched(done, rows_of, folder, extras)]
         again = [outcome for outcome in done if (outcome.record or {}).get("by_delay")]
