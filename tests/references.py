@@ -331,3 +331,20 @@ def counting(modules: Sequence[Any]) -> tuple[list[int], Callable[[], None]]:
         for index, module in enumerate(modules)
     ]
     return ran, lambda: [handle.remove() for handle in handles] and None
+
+
+def slow_quantise(x: torch.Tensor, bits: int, along: str, group: int | None) -> torch.Tensor:
+    """The nearest of a group's levels for every entry of ``x [T, D]``, one at a time."""
+    out, levels = x.clone(), 2**bits - 1
+    rows = x if along == "tokens" else x.T
+    size = group or rows.shape[0]
+    for channel in range(rows.shape[1]):
+        for start in range(0, rows.shape[0], size):
+            members = range(start, min(start + size, rows.shape[0]))
+            low = min(float(rows[i, channel]) for i in members)
+            high = max(float(rows[i, channel]) for i in members)
+            for i in members:
+                level = round((float(rows[i, channel]) - low) / (high - low) * levels) if high > low else 0
+                value = low + level * (high - low) / levels
+                out[(i, channel) if along == "tokens" else (channel, i)] = value
+    return out

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from hermes.memory import KVMemory, LayerUpdate
 from hermes.observe import Observer
 from hermes.policy import MemoryPolicy, StreamContext
 from hermes.provenance import Kind, Provenance
+from hermes.video import Frame
 from tests.references import toy_rotary
 
 PREFIX, HEADS, GROUPS, WIDTH = 2, 2, 2, 8
@@ -162,3 +164,22 @@ def softmax_rows(step: LayerStep, head: int) -> list[list[list[float]]]:
 def best(scores: dict[int, float], count: int) -> list[int]:
     """The ids with the largest scores, ascending."""
     return sorted(sorted(scores, key=lambda token: scores[token], reverse=True)[:count])
+
+
+def scenes(lengths: list[int]) -> list[Frame]:
+    """Frames of one shade each scene, with a little noise."""
+    random, out = np.random.default_rng(0), []
+    for length in lengths:
+        base = random.integers(0, 256, (84, 84, 3))
+        for _ in range(length):
+            image = np.clip(base + random.integers(-9, 10, base.shape), 0, 255).astype(np.uint8)
+            out.append(Frame(image, float(len(out)), len(out)))
+    return out
+
+
+def still_frames(count: int) -> list[Frame]:
+    """Noise in which one half of the picture stays as it is."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (count, 84, 84, 3), dtype=np.uint8)
+    images[:, :42] = images[0, :42]
+    return [Frame(image, float(index), index) for index, image in enumerate(images)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from backbones.tiny import TinyLlavaOnevision, TinyQwen2_5VL
 from hermes.backbone import BackboneConfig
 from hermes.observe import Guidance, Observer
-from tests.probe_cases import LOCAL, MIXED, OTHER, filled
+from tests.probe_cases import LOCAL, MIXED, OTHER, eager_attentions, filled
 from tests.references import (
     FAMILIES,
     DenseDecoder,
@@ -36,56 +35,6 @@ def reference(dense: DenseDecoder, backbone, layer: int, guidance: Guidance) -> 
         query, key, _ = dense.project(layer, embeds)
         weights = dense.attention(layer, query, key, steps, causal=False)
     return weights.mean(1)[:, dense.memory.prefix : -len(embeds)]
-
-
-def eager_attentions(backbone, chunks, text: str, kept=None):
-    """Attention ``[Hq, n, T]`` of a text to the chunks before it, per layer, by transformers' eager forward.
-
-    One pass of everything; the first chunk is text. The text sees the columns ``kept`` of each layer.
-    """
-    embeds = backbone.embed(backbone.encode(text))
-    n, first, held = embeds.shape[1], len(chunks[0]), sum(map(len, chunks))
-    embeds = torch.cat([*(chunk.embeds for chunk in chunks), embeds], dim=1)
-    clocks = np.cumsum([0, *(chunk.advance for chunk in chunks)])
-    relative = [chunk.positions for chunk in chunks] + [torch.arange(n).expand(backbone.axes, -1)]
-    positions = torch.cat([p + int(c) for p, c in zip(relative, clocks, strict=True)], dim=1)
-    extra = {}
-    if chunks[1].deepstack:
-        seen = torch.arange(held + n)[None]
-        extra["visual_pos_masks"] = (seen >= first) & (seen < held)
-        extra["deepstack_visual_embeds"] = [
-            torch.cat([chunk.deepstack[level][0] for chunk in chunks[1:]]) for level in range(2)
-        ]
-
-    def hide(index):
-        gone = sorted(set(range(held)) - set(kept[index]))
-
-        def hook(module, args, kwargs):
-            mask = kwargs["attention_mask"].clone()
-            mask[:, :, held:, gone] = torch.finfo(mask.dtype).min
-            return args, {**kwargs, "attention_mask": mask}
-
-        return hook
-
-    handles = [
-        block.self_attn.register_forward_pre_hook(hide(index), with_kwargs=True)
-        for index, block in enumerate(backbone.decoder.layers if kept is not None else ())
-    ]
-    backbone.model.set_attn_implementation({"text_config": "eager"})
-    try:
-        with torch.no_grad():
-            out = backbone.decoder(
-                inputs_embeds=embeds,
-                position_ids=positions if backbone.axes == 1 else positions[:, None],
-                output_attentions=True,
-                use_cache=False,
-                **extra,
-            )
-    finally:
-        backbone.model.set_attn_implementation({"text_config": "sdpa"})
-        for handle in handles:
-            handle.remove()
-    return [weights[0, :, -n:, :held] for weights in out.attentions]
 
 
 # -- the observer -----------------------------------------------------------------------------------------

@@ -16,9 +16,8 @@ from hermes.session import Chunk, StreamSession
 from policies.fifo import Fifo
 from policies.full import Full
 from policies.hermes import Hermes
-from tests.probe_cases import LOCAL, OTHER, frames
+from tests.probe_cases import LOCAL, OTHER, eager_attentions, frames
 from tests.references import FAMILIES, cloned, identical, new_memory, noise_chunk, prefill, tiny
-from tests.test_probe import eager_attentions
 
 TOLERANCE = 1e-6
 

@@ -11,7 +11,7 @@ from hermes.session import StreamSession
 from policies.causalmem import CausalMem
 from tests.asking import stream_and_ask
 from tests.references import FAMILIES, tiny
-from tests.test_rivals_streamkv import scenes
+from tests.rivals import scenes
 from tests.tolerances import close
 
 pytestmark = pytest.mark.model

@@ -12,7 +12,7 @@ from hermes.testing import Trial
 from policies.dtd import Dtd
 from policies.full import Full
 from tests.references import FAMILIES, tiny
-from tests.test_rivals_streamingtom import still_frames
+from tests.rivals import still_frames
 
 pytestmark = pytest.mark.model
 

@@ -14,7 +14,7 @@ from hermes.session import StreamSession
 from hermes.spatial import merged, otsu, thinned
 from policies.fluxmem import FluxMem
 from tests.references import FAMILIES, tiny
-from tests.test_rivals_streamkv import scenes
+from tests.rivals import scenes
 from tests.tolerances import close
 
 unit, model = pytest.mark.unit, pytest.mark.model

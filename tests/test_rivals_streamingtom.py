@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from transformers import AttentionInterface
@@ -16,11 +15,10 @@ from hermes.reduction import density_peaks, temporal_reduction
 from hermes.saliency import encode
 from hermes.session import StreamSession
 from hermes.testing import Trial
-from hermes.video import Frame
 from policies.streamingtom import StreamingTom
 from tests.asking import stream_and_ask
-from tests.references import FAMILIES, tiny
-from tests.test_archive import slow_quantise
+from tests.references import FAMILIES, slow_quantise, tiny
+from tests.rivals import still_frames
 from tests.tolerances import close
 
 unit, model = pytest.mark.unit, pytest.mark.model
@@ -129,14 +127,6 @@ def test_frames_are_reduced_in_the_stream_and_across_chunks(family):
         assert chunk.advance == whole.advance
         for name, token in expected.items():
             close("mix", ours[name], token)
-
-
-def still_frames(count: int) -> list[Frame]:
-    """Noise in which one half of the picture stays as it is."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (count, 84, 84, 3), dtype=np.uint8)
-    images[:, :42] = images[0, :42]
-    return [Frame(image, float(index), index) for index, image in enumerate(images)]
 
 
 @model

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 
 from hermes.backbone import VideoState
 from hermes.reduction import segmented
 from hermes.session import StreamSession
-from hermes.video import Frame
 from policies.streamkv import StreamKv
 from tests.asking import holds_exactly, stream_and_ask
 from tests.references import FAMILIES, tiny
+from tests.rivals import scenes
 from tests.tolerances import close
 
 pytestmark = pytest.mark.model
@@ -23,17 +22,6 @@ pytestmark = pytest.mark.model
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(a.double() @ b.double() / (a.double().norm() * b.double().norm()))
-
-
-def scenes(lengths: list[int]) -> list[Frame]:
-    """Frames of one shade each scene, with a little noise."""
-    random, out = np.random.default_rng(0), []
-    for length in lengths:
-        base = random.integers(0, 256, (84, 84, 3))
-        for _ in range(length):
-            image = np.clip(base + random.integers(-9, 10, base.shape), 0, 255).astype(np.uint8)
-            out.append(Frame(image, float(len(out)), len(out)))
-    return out
 
 
 @pytest.mark.parametrize("family", FAMILIES)

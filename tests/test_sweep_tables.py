@@ -77,6 +77,44 @@ def test_pooled_repetitions_of_one_video_are_one_cluster(tmp_path):
         assert "| full | +0.0 (" in page
 
 
+def test_ages_have_a_table_for_each_category_and_place_and_few_questions_are_left_out(tmp_path):
+    def rows(right: int) -> list[Row]:
+        # 20 videos: of each an old question and a fresh one, and one about the present; one is much older.
+        old = [row(clip, 0, clip < right, age_s=20.0) for clip in range(20)]
+        fresh = [row(clip, 1, True, age_s=5.0) for clip in range(20)]
+        now = [row(clip, 2, True, category="real-time", age_s=0.0) for clip in range(20)]
+        return [*old, *fresh, *now, row(0, 3, True, age_s=100.0)]
+
+    outcomes = [
+        outcome_of(
+            tmp_path, Cell({"policy": policy, "policy.budget": str(budget)}, (), f"{policy}{budget}"), found
+        )
+        for policy, found in (("fifo", rows(5)), ("full", rows(20)))
+        for budget in (8, 16, 32)
+    ]
+    outcomes.append(outcome_of(tmp_path, Cell({"spread": ""}, (), "spread"), rows(10)))
+    page = write_sweep(outcomes, tmp_path, Extras()).read_text()
+    section = page.partition("## Age of the evidence")[2]
+    for place in ("policy.budget=8", "policy.budget=16", "policy.budget=32"):
+        block = section.partition(f"**backward, {place}**\n\n")[2].partition("\n\n")[0].splitlines()
+        assert block[0] == "|  | 4-8 s | 16-32 s |"
+        cells = [
+            [cell.strip().partition(" ")[0] for cell in line.strip("|").split("|")] for line in block[2:]
+        ]
+        assert cells == [["fifo", "100.0", "25.0"], ["full", "100.0", "100.0"], ["*questions*", "20", "20"]]
+    assert "| spread | 100.0 (84-100) | 50.0 (" in section.partition("**backward, without policy.budget**")[2]
+    assert "real-time" not in section
+    assert "![Accuracy by age of the evidence](ages.png)" in section
+    assert (tmp_path / "ages.png").stat().st_size > 1000
+
+
+def test_without_ages_there_is_no_section(tmp_path):
+    cells = [Cell({"policy": policy}, (), policy) for policy in ("fifo", "full")]
+    outcomes = [outcome_of(tmp_path, cell, [row(clip, 0, True) for clip in range(20)]) for cell in cells]
+    assert "Age of" not in write_sweep(outcomes, tmp_path, Extras()).read_text()
+    assert not (tmp_path / "ages.png").exists()
+
+
 @pytest.mark.model
 def test_a_baseline_gives_paired_differences_and_measures_their_columns(tmp_path):
     chosen = experiment(
