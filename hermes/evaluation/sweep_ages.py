@@ -117,8 +117,10 @@ def _plot(blocks: Sequence[_Block], axis: str | None, styles: Mapping[str, Style
             ]
             draw_line(area, points, styles[line], line)
         area.set_xticks(range(len(block.names)), block.names)
-        area.set(title=_title(block, axis), xlabel="age of the evidence (s)", ylim=(0, 103))
-        area.set_ylabel("right (%)")
+        area.set_title(_title(block, axis and axis.rpartition(".")[2]), fontsize="medium")
+        area.set(xlabel="age of the evidence (s)", ylim=(0, 103))
+        # Shared along a row.
+        area.set_ylabel("right (%)" if area.get_subplotspec().is_first_col() else "")
         area.grid(axis="y", color="#dddddd")
         area.set_axisbelow(True)
         shown |= dict(zip(*reversed(area.get_legend_handles_labels()), strict=True))
