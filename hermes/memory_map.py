@@ -26,6 +26,7 @@ from hermes.errors import InputError, did_you_mean
 from hermes.memory import KVMemory
 from hermes.provenance import Kind
 from hermes.session import StreamSession
+from hermes.storage import check_file_path
 
 __all__ = ["Cell", "check_map_path", "held_frames", "memory_figure", "memory_map", "session_map"]
 
@@ -162,13 +163,8 @@ def check_map_path(path: str | Path) -> Path:
     if path.suffix.lower() not in _SUFFIXES:
         hint = did_you_mean(path.suffix.lower(), _SUFFIXES)
         raise InputError(f"{path}: the memory map is one of {', '.join(_SUFFIXES)}. {hint}".rstrip())
-    for target in (path, path.with_suffix(".csv")):
-        if target.is_dir():
-            raise InputError(f"{target}: is a folder; the memory map needs a file name")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"{path}: {folder} is not a folder that can be written to")
-    return path
+    check_file_path(path.with_suffix(".csv"), "the memory map")
+    return check_file_path(path, "the memory map")
 
 
 def _grid(

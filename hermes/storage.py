@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,3 +101,18 @@ def load_memory(folder: str | Path, rotary: Rotary, device: torch.device | str =
     memory.prefix = memory.layers[0].prefix
     memory.align()
     return memory
+
+
+def check_file_path(path: str | Path, what: str) -> Path:
+    """The path of a file that can be written, checked before anything long is begun (this project).
+
+    Raises:
+        InputError: it cannot; ``what`` was to be written.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; {what} needs a file name")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: {folder} is not a folder that can be written to")
+    return path

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hermes.cli.questions import read_questions
 from hermes.samples import CLIP, QUESTIONS
@@ -114,6 +115,24 @@ def test_page_for_people(page: tuple[Result, Path]) -> None:
     assert "the weights are random: answers mean nothing; name a checkpoint with backbone=" in result.err
     assert path.stat().st_size > 10_000
     assert path.with_suffix(".csv").read_text().startswith("layer,frame,time_s,tokens,summaries\n")
+
+
+@pytest.mark.model
+def test_what_a_probe_saw_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "seen.pt"
+    watched = ("probe=attention_mass", "probe.only=[0,9]", "--probe-result", str(path))
+    done = hermes("ask", "sample", "Which?", "--at", "6", *watched, *FAST)
+    assert done.code == 0, done.err
+    assert f"the probe's result: {path}" in done.out
+    kept = torch.load(path)
+    assert set(kept["result"]) == {0, 9}
+    # The question's own attention to the 3 frames before it, and the prefix; the rest is the question's.
+    for mass in kept["result"].values():
+        assert mass.shape[:2] == (1, 1)
+        assert mass.shape[2] > 3
+        assert 0 < float(mass.sum()) < 1
+    assert kept["run"]["seed"] == 0
+    assert "attention_mass" in kept["settings"]
 
 
 @pytest.mark.model

@@ -90,6 +90,14 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "start past the end": (lambda t: ["sample", "q", "--start", "60"], "past the end"),
     "map of an unknown kind": (lambda t: ["sample", "q", "--memory-map", "map.bmp"], ".png, .pdf, .svg"),
+    "probe's result without a probe": (
+        lambda t: ["sample", "q", "--probe-result", str(t / "seen.pt")],
+        "--probe-result: nothing watches; name a probe",
+    ),
+    "probe's result in a folder": (
+        lambda t: ["sample", "q", "probe=attention_mass", "--probe-result", str(t)],
+        "is a folder; the probe's result needs a file name",
+    ),
     "questions missing": (lambda t: ["sample", "--questions", str(t / "q.jsonl")], "cannot be read"),
     "questions empty": (
         lambda t: ["sample", "--questions", str(write(t / "q.jsonl", "\n"))],

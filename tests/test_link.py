@@ -12,7 +12,9 @@ from PIL import Image
 from hermes.errors import SettingError
 from hermes.evaluation import Journal, eval_config, evaluate
 from hermes.loading import load_backbone
+from hermes.session import StreamSession
 from hermes.video import Frame, Link
+from policies.full import Full
 from tests.command_line import hermes
 
 GREY = np.zeros((16, 16, 3), np.uint8)
@@ -179,3 +181,18 @@ def test_the_lag_is_the_work_that_waits(embedded, tmp_path, monkeypatch):
             fed = end
         assert row.lag_s == max(free - row.time_s, 0.0)
         free = max(free, row.time_s) + 3
+
+
+@pytest.mark.model
+def test_at_the_end_of_the_stream_a_late_link_is_no_lag(embedded, monkeypatch):
+    """Asked at no time of its own: once everything is there, however long it took to come."""
+    import hermes.evaluation.clock as clock
+
+    ticks = iter(range(0, 10**6, 3))
+    monkeypatch.setattr(clock, "perf_counter", lambda: next(ticks))
+    session = StreamSession(embedded, Full(), fps=1.0, chunk_frames=4)
+    with clock.LiveClock().watching(session) as live:
+        session.feed(Link(latency=10).carry(stream(8)))
+        session.ask("Where are we now?")
+    # The last frame, of second 7, came at 17; its chunk took 3 s, and so will the answer.
+    assert (live.lag, live.stale) == (3.0, 10.0)

@@ -63,6 +63,13 @@ def ask(
             help="Draw what each layer still holds at the end, and a .csv beside it.", metavar="FILE.png"
         ),
     ] = None,
+    probe_result: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep what probe=NAME saw, of chunks and questions, as a file for torch.load.",
+            metavar="FILE.pt",
+        ),
+    ] = None,
     start: Annotated[
         float | None, typer.Option(help="Begin here; the same as video.start=.", metavar="SECONDS")
     ] = None,
@@ -104,13 +111,16 @@ def ask(
     from hermes.cli.report import Lines, Page
     from hermes.cli.watching import watch
     from hermes.memory_map import check_map_path
+    from hermes.storage import check_file_path
 
     if memory_map is not None:
         check_map_path(memory_map)
+    if probe_result is not None:
+        check_file_path(probe_result, "the probe's result")
     writer = Lines() if as_json else Page()
     # With --json nothing but answers reaches stdout, whatever a plug-in prints.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        watch(spec, asked, overrides, writer, memory_map)
+        watch(spec, asked, overrides, writer, memory_map, probe_result)
 
 
 def _what_to_ask(

@@ -8,7 +8,6 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -60,7 +59,7 @@ class Writer:
     def text(self, piece: str) -> None: ...
     def answered(self, question: Question, answer: Answer, run: Mapping[str, Any]) -> None: ...
     def finished(self, session: StreamSession, run: Mapping[str, Any]) -> None: ...
-    def saved(self, memory_map: Path, table: Path) -> None: ...
+    def saved(self, what: str) -> None: ...
 
 
 class Lines(Writer):
@@ -121,8 +120,8 @@ class Page(Writer):
         if judged:
             self.console.print(f"{sum(judged)} of {len(judged)} right")
 
-    def saved(self, memory_map: Path, table: Path) -> None:
-        self.console.print(Text(f"memory map: {memory_map} (as a table: {table})"), soft_wrap=True)
+    def saved(self, what: str) -> None:
+        self.console.print(Text(what), soft_wrap=True)
 
 
 def _table(title: str, header: bool = True) -> Table:

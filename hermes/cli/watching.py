@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from hermes.cli.output import err, note
 from hermes.cli.questions import Question, check_times
 from hermes.cli.report import Writer, run_record
+from hermes.config import resolved_yaml
 from hermes.errors import InputError
 from hermes.memory_map import session_map
 from hermes.run import session_from
@@ -21,10 +23,17 @@ from hermes.video import Frame, FrameSource, open_source
 
 
 def watch(
-    spec: str, asked: Sequence[Question], overrides: Sequence[str], writer: Writer, memory_map: Path | None
+    spec: str,
+    asked: Sequence[Question],
+    overrides: Sequence[str],
+    writer: Writer,
+    memory_map: Path | None = None,
+    probe_result: Path | None = None,
 ) -> None:
-    """Watch a video, ask, report, and draw the memory map."""
+    """Watch a video, ask, report, draw the memory map and keep what a probe saw."""
     config = run_config(overrides)
+    if probe_result is not None and config.probe is None:
+        raise InputError("--probe-result: nothing watches; name a probe with probe=NAME (hermes list probes)")
     # The rate is the family's own where no setting names it: then the video is opened again once it is known.
     source = _open(spec, asked, config, config.video.fps or config.backbone.fps or 1.0)
     shown = writer.streams and sys.stderr.isatty()
@@ -52,7 +61,12 @@ def watch(
             if memory_map is not None:
                 title = f"{run['policy']}, budget {run['budget']}: {Path(source.name).name}"
                 table = session_map(session, memory_map, start=config.video.start, title=title)
-                writer.saved(memory_map, table)
+                writer.saved(f"memory map: {memory_map} (as a table: {table})")
+            if probe_result is not None and config.probe is not None:
+                probe_result.expanduser().parent.mkdir(parents=True, exist_ok=True)
+                seen = {"result": config.probe.result(), "run": run, "settings": resolved_yaml(config)}
+                torch.save(seen, probe_result.expanduser())
+                writer.saved(f"the probe's result: {probe_result}")
     finally:
         source.close()
     if not session.backbone.config.checkpoint:

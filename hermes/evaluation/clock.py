@@ -20,7 +20,8 @@ class LiveClock(Callback):
 
     Source: this project. Frames are read as fast as they can be; what each chunk takes is measured and laid
     on the stream's clock. A chunk is begun when its last frame has arrived, or at the question that cuts it
-    short, and not before the work at hand is done; answers take their time likewise.
+    short, and not before the work at hand is done; answers take their time likewise. A question at the end
+    of the stream is asked when the last frame has arrived.
 
     Attributes:
         question: seconds; when the next question comes; None: at the end of the stream.
@@ -31,7 +32,7 @@ class LiveClock(Callback):
     def __init__(self) -> None:
         self.question: float | None = None
         self.lag = self.stale = 0.0
-        self._newest = self._begun = self._free = 0.0
+        self._newest = self._arrived = self._begun = self._free = 0.0
 
     @contextmanager
     def watching(self, session: StreamSession) -> Iterator[LiveClock]:
@@ -49,7 +50,7 @@ class LiveClock(Callback):
             return
         cut = len(session.waiting) < session.chunk_frames and self.question is not None
         ready = max(last.arrived, self.question or 0.0) if cut else last.arrived
-        self._newest = last.time
+        self._newest, self._arrived = last.time, last.arrived
         self._begun = max(ready, self._free)
         self._start(session)
 
@@ -59,9 +60,10 @@ class LiveClock(Callback):
 
     def on_ask_start(self, session: StreamSession, question: str) -> None:
         """Read the clock."""
-        self.lag = max(self._free - session.now, 0.0)
-        self.stale = session.now - self._newest
-        self._begun = max(self._free, session.now)
+        now = session.now if self.question is not None else max(session.now, self._arrived)
+        self.lag = max(self._free - now, 0.0)
+        self.stale = now - self._newest
+        self._begun = max(self._free, now)
         self._start(session)
 
     def on_ask_end(self, session: StreamSession, answer: Answer) -> None:
