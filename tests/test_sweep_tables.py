@@ -92,6 +92,9 @@ def test_ages_have_a_table_for_each_category_and_place_and_few_questions_are_lef
         for policy, found in (("fifo", rows(5)), ("full", rows(20)))
         for budget in (8, 16, 32)
     ]
+    # Stopped early: 9 of the old questions, 12 of the fresh ones.
+    part = [r for r in rows(20) if (r.number == 0 and r.clip < 9) or (r.number == 1 and r.clip < 12)]
+    outcomes.append(outcome_of(tmp_path, Cell({"policy": "part", "policy.budget": "32"}, (), "part"), part))
     outcomes.append(outcome_of(tmp_path, Cell({"spread": ""}, (), "spread"), rows(10)))
     page = write_sweep(outcomes, tmp_path, Extras()).read_text()
     section = page.partition("## Age of the evidence")[2]
@@ -101,7 +104,12 @@ def test_ages_have_a_table_for_each_category_and_place_and_few_questions_are_lef
         cells = [
             [cell.strip().partition(" ")[0] for cell in line.strip("|").split("|")] for line in block[2:]
         ]
-        assert cells == [["fifo", "100.0", "25.0"], ["full", "100.0", "100.0"], ["*questions*", "20", "20"]]
+        part = [["part", "100.0", "-"]] if place.endswith("32") else []
+        both = [["fifo", "100.0", "25.0"], ["full", "100.0", "100.0"]]
+        assert cells == [*both, *part, ["*questions*", "20", "20"]]
+    told = section.partition("| part | ")[2].partition("\n")[0]
+    assert told.startswith("100.0 (")
+    assert told.endswith(", n 12 | - |")
     assert "| spread | 100.0 (84-100) | 50.0 (" in section.partition("**backward, without policy.budget**")[2]
     assert "real-time" not in section
     assert "![Accuracy by age of the evidence](ages.png)" in section

@@ -116,7 +116,7 @@ def ask(
     if memory_map is not None:
         check_map_path(memory_map)
     if probe_result is not None:
-        check_file_path(probe_result, "the probe's result")
+        probe_result = check_file_path(probe_result, "the probe's result")
     writer = Lines() if as_json else Page()
     # With --json nothing but answers reaches stdout, whatever a plug-in prints.
     with redirect_stdout(sys.stderr if as_json else sys.stdout):

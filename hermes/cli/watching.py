@@ -27,8 +27,8 @@ def watch(
     asked: Sequence[Question],
     overrides: Sequence[str],
     writer: Writer,
-    memory_map: Path | None = None,
-    probe_result: Path | None = None,
+    memory_map: Path | None,
+    probe_result: Path | None,
 ) -> None:
     """Watch a video, ask, report, draw the memory map and keep what a probe saw."""
     config = run_config(overrides)
@@ -63,9 +63,9 @@ def watch(
                 table = session_map(session, memory_map, start=config.video.start, title=title)
                 writer.saved(f"memory map: {memory_map} (as a table: {table})")
             if probe_result is not None and config.probe is not None:
-                probe_result.expanduser().parent.mkdir(parents=True, exist_ok=True)
+                probe_result.parent.mkdir(parents=True, exist_ok=True)
                 seen = {"result": config.probe.result(), "run": run, "settings": resolved_yaml(config)}
-                torch.save(seen, probe_result.expanduser())
+                torch.save(seen, probe_result)
                 writer.saved(f"the probe's result: {probe_result}")
     finally:
         source.close()

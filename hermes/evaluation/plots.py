@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from hermes.evaluation.summary import Score
+from hermes.evaluation.summary import Score, youngest
 from hermes.styles import BLUE, GREY, STYLES, Style
 
 __all__ = ["plot_accuracy", "plot_ages", "plot_calibration", "plot_times"]
@@ -39,7 +39,7 @@ def plot_accuracy(path: Path, scores: Mapping[str, Score]) -> None:
 
 def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
     """Accuracy of each category by the age of the evidence, as in ``Summary.by_age`` (this project)."""
-    names = sorted({age for ages in by_age.values() for age in ages}, key=lambda age: int(age.split("-")[0]))
+    names = sorted({age for ages in by_age.values() for age in ages}, key=youngest)
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
     for index, (category, ages) in enumerate(by_age.items()):

@@ -12,7 +12,7 @@ from hermes.evaluation.rows import Row, category, video_of
 from hermes.evaluation.statistics import Interval, clustered, clustered_difference, wilson
 from hermes.evaluation.verdicts import Verdicts, verdicts
 
-__all__ = ["Loss", "Score", "Summary", "age_bin", "grouped", "score", "summarise"]
+__all__ = ["Loss", "Score", "Summary", "age_bin", "grouped", "score", "summarise", "youngest"]
 
 
 class Score(NamedTuple):
@@ -164,6 +164,15 @@ def age_bin(seconds: float) -> str:
     return f"{low}-{high}"
 
 
+def youngest(age: str) -> float:
+    """The smallest age (s) of a bin of :func:`age_bin` (this project).
+
+    >>> youngest("8-16")
+    8.0
+    """
+    return float(age.partition("-")[0])
+
+
 def summarise(rows: Iterable[Row]) -> Summary:
     """Count the right answers of a run.
 
@@ -181,7 +190,7 @@ def summarise(rows: Iterable[Row]) -> Summary:
         by_category=_scores(scored, category),
         by_kind=_scores(scored, lambda row: row.kind + (" (choice)" if row.choices else "")),
         by_age={
-            name: dict(sorted(found.items(), key=lambda item: float(item[0].partition("-")[0])))
+            name: dict(sorted(found.items(), key=lambda item: youngest(item[0])))
             for name, found in ages.items()
         },
         unscored=sum(row.correct is None and not row.needs_judge for row in at_once),

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hermes.evaluation.summary import youngest
 from hermes.evaluation.sweep import Outcome
-from hermes.evaluation.sweep_pages import as_score, as_table
+from hermes.evaluation.sweep_pages import as_score, as_table, fewer
 from hermes.evaluation.sweep_plots import FEW, draw_line, line_name, numeric_axis, places_of
 from hermes.styles import STYLES, Style
 
@@ -53,13 +54,21 @@ def ages(done: Sequence[Outcome], path: Path) -> str:
         parts.append(f"![Accuracy by age of the evidence]({path.name})")
     for block in blocks:
         head = ["", *(f"{name} s" for name in block.names)]
+        first = next(iter(block.lines.values()))
         rows = [
-            [line, *(as_score(scores.get(name)) for name in block.names)]
+            [
+                line,
+                *(
+                    as_score(scores.get(name)) + fewer(scores.get(name), first.get(name))
+                    for name in block.names
+                ),
+            ]
             for line, scores in block.lines.items()
         ]
-        first = next(iter(block.lines.values()))
-        asked = [str(first[name]["n"]) if name in first else "-" for name in block.names]
-        parts.append(f"**{_title(block, axis)}**\n\n{as_table(head, [*rows, ['*questions*', *asked]])}")
+        rows.append(
+            ["*questions*", *(str(first[name]["n"]) if name in first else "-" for name in block.names)]
+        )
+        parts.append(f"**{_title(block, axis)}**\n\n{as_table(head, rows)}")
     return "\n\n".join(parts)
 
 
@@ -79,16 +88,12 @@ def _blocks(done: Sequence[Outcome], axis: str | None) -> list[_Block]:
             for outcome in done:
                 found = (outcome.record or {}).get("by_age", {}).get(category)
                 if found and outcome.cell.values.get(axis or "", "") == place:
-                    lines[line_name(outcome.cell, axis) or "all"] = found
-            counts = {age: score["n"] for scores in lines.values() for age, score in scores.items()}
-            names = sorted((age for age, n in counts.items() if n >= FEW), key=_youngest)
+                    enough = {age: score for age, score in found.items() if score["n"] >= FEW}
+                    lines[line_name(outcome.cell, axis) or "all"] = enough
+            names = sorted({age for scores in lines.values() for age in scores}, key=youngest)
             if len(names) > 1:
                 out.append(_Block(category, place, names, lines))
     return out
-
-
-def _youngest(age: str) -> float:
-    return float(age.partition("-")[0])
 
 
 def _plot(blocks: Sequence[_Block], axis: str | None, styles: Mapping[str, Style], path: Path) -> None:
@@ -96,16 +101,18 @@ def _plot(blocks: Sequence[_Block], axis: str | None, styles: Mapping[str, Style
 
     categories = list(dict.fromkeys(block.category for block in blocks))
     places = list(dict.fromkeys(block.place for block in blocks))
-    across = places if len(places) > 1 else categories
-    rows = len(categories) if len(places) > 1 else 1
-    figure = Figure(figsize=(max(4.5, 3 * len(across)), 0.8 + 2.6 * rows), layout="constrained")
-    areas = figure.subplots(rows, len(across), squeeze=False, sharey=True)
+    # A row a category; without places to set side by side, all of them in one.
+    rows, columns = (len(categories), len(places)) if len(places) > 1 else (1, len(categories))
+    figure = Figure(figsize=(max(4.5, 3 * columns), 0.8 + 2.6 * rows), layout="constrained")
+    areas = figure.subplots(rows, columns, squeeze=False)
     for area in areas.ravel():
         area.set_visible(False)
+    begun: set[int] = set()
     shown: dict[str, Any] = {}
     for block in blocks:
         row, column = categories.index(block.category), places.index(block.place)
-        area = areas[row, column] if len(places) > 1 else areas[0, row]
+        row, column = (row, column) if len(places) > 1 else (0, row)
+        area = areas[row, column]
         area.set_visible(True)
         for number, (line, scores) in enumerate(block.lines.items()):
             # Beside each other, so that no interval hides another.
@@ -113,14 +120,16 @@ def _plot(blocks: Sequence[_Block], axis: str | None, styles: Mapping[str, Style
             points = [
                 (at + shift, tuple(100 * scores[name][key] for key in ("accuracy", "low", "high")))
                 for at, name in enumerate(block.names)
-                if name in scores and scores[name]["n"] >= FEW
+                if name in scores
             ]
             draw_line(area, points, styles[line], line)
         area.set_xticks(range(len(block.names)), block.names)
         area.set_title(_title(block, axis and axis.rpartition(".")[2]), fontsize="medium")
         area.set(xlabel="age of the evidence (s)", ylim=(0, 103))
-        # Shared along a row.
-        area.set_ylabel("right (%)" if area.get_subplotspec().is_first_col() else "")
+        # One scale for all: numbers at the first of a row, which may lack a place.
+        area.set_ylabel("right (%)" if row not in begun else "")
+        area.tick_params(labelleft=row not in begun)
+        begun.add(row)
         area.grid(axis="y", color="#dddddd")
         area.set_axisbelow(True)
         shown |= dict(zip(*reversed(area.get_legend_handles_labels()), strict=True))

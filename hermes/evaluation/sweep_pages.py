@@ -20,6 +20,7 @@ __all__ = [
     "averages",
     "costs",
     "differences",
+    "fewer",
     "kinds",
     "losses",
     "matched_memory",
@@ -51,7 +52,7 @@ def accuracies(done: Sequence[Outcome], paper: Mapping[str, Any]) -> str:
     ]
     lines: list[_Line] = []
     for scores, theirs in zip(every, published, strict=True):
-        ours = {name: as_score(score) + _fewer(score, every[0][name]) for name, score in scores.items()}
+        ours = {name: as_score(score) + fewer(score, every[0][name]) for name, score in scores.items()}
         lines.append(
             {**ours, **{f"published: {c}": f"{theirs[c]:g}" if c in theirs else "" for c in columns}}
         )
@@ -306,8 +307,8 @@ def as_score(score: Mapping[str, Any] | None) -> str:
     return _percent(score["accuracy"], Interval(score["low"], score["high"], score.get("doubtful", False)))
 
 
-def _fewer(score: Mapping[str, Any] | None, first: Mapping[str, Any] | None) -> str:
-    """How many questions a cell has, where it is another number than the last line says."""
+def fewer(score: Mapping[str, Any] | None, first: Mapping[str, Any] | None) -> str:
+    """How many questions a cell has, where it is another number than the last line says (this project)."""
     return f", n {score['n']}" if score and score["n"] and (not first or first["n"] != score["n"]) else ""
 
 
