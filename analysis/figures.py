@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analysis.findings import Findings, layers_shown, paper_tiers
 from analysis.measures import Estimate
 from analysis.study import Study
-from hermes.styles import GREY, STYLES, Style
+from hermes.pages.styles import GREY, STYLES, Style
 
 __all__ = ["plot_ages", "plot_categories", "plot_depth", "plot_patches", "plot_profiles", "plot_windows"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from analysis.mass import LayerMass
 from hermes import AttentionProbe, AttentionView, Chunk, Provenance, StreamSession, setting
-from hermes.answer import Answer
-from hermes.prefill import prefill
+from hermes.decoding.prefill import prefill
+from hermes.session.answer import Answer
 
 __all__ = ["QuestionProbe", "ask_watched", "read_watched"]
 
@@ -38,8 +38,8 @@ class QuestionProbe(AttentionProbe):
         if view.own.shape[2] > view.query.shape[2]:
             return
         # Heads that hold tokens of their own have no common mean.
-        mass = view.mass(per_head=self.per_head or view.held.rows > 1)
-        self._seen[view.layer] = mass[0], view.tokens.table[:, 0]
+        mass = view.mass(per_head=self.per_head or view.layer.rows > 1)
+        self._seen[view.index] = mass[0], view.tokens.table[:, 0]
 
     def result(self) -> list[list[LayerMass]]:
         """What was looked at: for every layer, one entry, or one a KV head."""
@@ -101,8 +101,6 @@ def read_watched(session: StreamSession, text: str, *, per_head: bool = False) -
     session.flush()
     backbone, probe = session.backbone, QuestionProbe(session.now, per_head)
     embeds = backbone.embed(backbone.encode(text))
-    n = embeds.shape[1]
-    positions = torch.arange(n, dtype=torch.float32, device=embeds.device).expand(backbone.axes, n)
     # The text becomes part of a copy only.
-    prefill(backbone, session.memory.fork(), Chunk(embeds, positions, n, Provenance.text(n), 0), probe=probe)
+    prefill(backbone, session.memory.fork(), Chunk.text(embeds, backbone.axes), probe=probe)
     return probe.result()

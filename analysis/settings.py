@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.config import compose, setting
-from hermes.evaluation.settings import BenchmarkConfig, settings_hash
+from hermes.evaluation.running.settings import BenchmarkConfig, settings_hash
 from hermes.registry import registry
-from hermes.settings import DEFAULTS, FALLBACKS
+from hermes.session.config import DEFAULTS, FALLBACKS
 
 __all__ = ["PROMPTS", "InvestigateConfig", "default_folder", "investigate_config"]
 

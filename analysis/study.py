@@ -18,13 +18,14 @@ from analysis.profiles import Profiles
 from analysis.question import ask_watched, read_watched
 from analysis.settings import PROMPTS, InvestigateConfig
 from hermes import Backbone, Callback, Chunk, StreamSession
-from hermes.data.annotations import TimedQuestion
 from hermes.data.benchmark import Benchmark
+from hermes.data.clips import TimedQuestion
+from hermes.dialogue import GuidancePrompts
 from hermes.errors import InputError, SettingError, did_you_mean
-from hermes.evaluation.manifest import claim, manifest
-from hermes.evaluation.settings import settings_hash
-from hermes.prompts import GuidancePrompts
-from hermes.run import session_from
+from hermes.evaluation.results.run_folder import claim
+from hermes.evaluation.running.manifest import manifest
+from hermes.evaluation.running.settings import settings_hash
+from hermes.session.opening import session_from
 
 __all__ = ["Asked", "Study", "collect", "sample_questions"]
 

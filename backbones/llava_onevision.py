@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes.backbone import Backbone, Chunk, VideoState, visual_features
-from hermes.chat import chatml
-from hermes.pixels import prepare
-from hermes.provenance import Provenance
+from hermes.backbone import Backbone, prepare, visual_features
+from hermes.dialogue import chatml
+from hermes.tokens import Chunk, Provenance, VideoState
 from hermes.video import Frame
 
 

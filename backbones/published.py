@@ -9,7 +9,7 @@ import torch
 from backbones.tiny import TinyLlavaOnevision, TinyQwen2_5VL, byte_tokenizer
 from hermes.backbone import Backbone, BackboneConfig
 from hermes.errors import SettingError
-from hermes.loading import resolve_device
+from hermes.machine.device import resolve_device
 
 _QWEN2_7B = {
     "hidden_size": 3584,

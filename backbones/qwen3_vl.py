@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes.backbone import Backbone, Chunk, VideoState, visual_features
-from hermes.chat import chatml
-from hermes.pixels import PixelRecipe, prepare_patches
-from hermes.provenance import Kind, Provenance
+from hermes.backbone import Backbone, PixelRecipe, prepare_patches, visual_features
+from hermes.dialogue import chatml
+from hermes.tokens import Chunk, Provenance, TokenKind, VideoState
 from hermes.video import Frame
 
 # The most tokens a frame may have, as in the family's reference preprocessing.
@@ -94,7 +93,7 @@ class Qwen3VL(Backbone):
             text = torch.arange(float(length)).expand(3, -1)
             behind = clock + length + extent
             positions += [text + clock, cells + (clock + length), torch.full((3, 1), float(behind))]
-            mark: dict[str, Any] = {"kind": Kind.TIMESTAMP, "frame": first.index, "time": first.time}
+            mark: dict[str, Any] = {"kind": TokenKind.TIMESTAMP, "frame": first.index, "time": first.time}
             place: dict[str, Any] = {"frame": first.index, "time": first.time, "rows": rows, "cols": cols}
             tokens += [
                 Provenance.text(length, first_id=next_id, **mark),
@@ -105,7 +104,7 @@ class Qwen3VL(Backbone):
             next_id += length + size + 1
         state.add(frames=len(frames), groups=groups, advance=clock, tokens=next_id - state.next_id)
         provenance = Provenance.cat(tokens)
-        seen = provenance.kind == int(Kind.VISUAL)
+        seen = provenance.kind == int(TokenKind.VISUAL)
         deepstack = []
         for level in output.deepstack_features:
             spread = features.new_zeros(1, len(provenance), features.shape[-1])
@@ -123,7 +122,7 @@ class Qwen3VL(Backbone):
     def token_saliency(self, received: Float[Tensor, " patches"], chunk: Chunk) -> Float[Tensor, " n"]:
         """The mean of the patches merged into a token; timestamps have none."""
         out = received.new_zeros(len(chunk))
-        seen = (chunk.tokens.kind == int(Kind.VISUAL)).to(out.device)
+        seen = (chunk.tokens.kind == int(TokenKind.VISUAL)).to(out.device)
         out[seen] = received.view(-1, self.recipe.merge_size**2).mean(1)
         return out
 
@@ -136,7 +135,7 @@ class Qwen3VL(Backbone):
         if not chunk.deepstack:
             return {}
         # [B, n]
-        visual = (chunk.tokens.kind == int(Kind.VISUAL)).to(chunk.embeds.device)
+        visual = (chunk.tokens.kind == int(TokenKind.VISUAL)).to(chunk.embeds.device)
         visual = visual.expand(chunk.embeds.shape[0], -1)
         return {
             "visual_pos_masks": visual,

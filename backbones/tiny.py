@@ -11,7 +11,7 @@ from backbones.qwen2_5_vl import Qwen2_5VL
 from backbones.qwen3_vl import Qwen3VL
 from hermes.backbone import Backbone, BackboneConfig
 from hermes.errors import SettingError
-from hermes.loading import resolve_device
+from hermes.machine.device import resolve_device
 
 _TEXT = {
     "hidden_size": 64,

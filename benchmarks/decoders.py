@@ -12,10 +12,10 @@ from rich.table import Table
 
 from benchmarks.step import BUDGET, FixedPrompts, chunk
 from hermes.backbone import BackboneConfig
-from hermes.benchmark import Recorder, write_records
-from hermes.execution import Execution
-from hermes.generation import GenerationConfig
-from hermes.session import StreamSession
+from hermes.bench.records import Recorder, write_records
+from hermes.decoding.execution import Execution
+from hermes.decoding.generation import GenerationConfig
+from hermes.session.session import StreamSession
 from policies.fifo import Fifo
 
 TOKENS = 32

@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 
-from hermes.backbone import BackboneConfig, Chunk
-from hermes.loading import load_backbone
-from hermes.provenance import Provenance
-from hermes.resources import peak_memory_bytes
-from hermes.session import StreamSession
-from hermes.styles import BLUE, GREY
+from hermes.backbone import BackboneConfig, load_backbone
+from hermes.machine.device import peak_memory_bytes
+from hermes.pages.styles import BLUE, GREY
+from hermes.session.session import StreamSession
+from hermes.tokens import Chunk, Provenance
 from policies.hermes import Hermes
 
 PER_FRAME, CHUNK_FRAMES, EVERY = 9, 16, 100

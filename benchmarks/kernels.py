@@ -18,9 +18,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hermes.benchmark import Record, Recorder, write_records
-from hermes.kernels.compact import MixPlan
-from hermes.kernels.rotate import Turn
+from hermes.bench.records import Record, Recorder, write_records
+from hermes.kernels import MixPlan, Rotation
 
 HEADS, KV_HEADS, WIDTH, PREFIX, BUDGET, CHUNK, LAYERS = 28, 4, 128, 21, 4000, 3136, 28
 
@@ -52,9 +51,9 @@ def cases(scale: float, dtype: torch.dtype, device: str) -> list[Case]:
     frequencies = 1e6 ** (-torch.arange(half, device=device).float() / half)
     axis = torch.zeros(half, dtype=torch.int64, device=device)
 
-    def turn(count: int) -> Turn:
+    def turn(count: int) -> Rotation:
         shift = torch.randint(-9000, 0, (1, 1, 1, count), generator=generator, device=device)
-        return Turn(shift.float(), frequencies, axis)
+        return Rotation(shift.float(), frequencies, axis)
 
     weights = torch.full(evicted.shape, 1 / chunk, device=device)
     mix = MixPlan(evicted, weights, None, 1, turn(chunk))

@@ -16,11 +16,12 @@ from rich.table import Table
 from backbones.tiny import TinyLlavaOnevision
 from benchmarks import endless
 from benchmarks.step import embedding_probe
-from hermes.backbone import Backbone, BackboneConfig, Chunk
-from hermes.batch import BatchedSession
-from hermes.benchmark import Record, Recorder, write_records
+from hermes.backbone import Backbone, BackboneConfig
+from hermes.bench.records import Record, Recorder, write_records
 from hermes.policy import MemoryPolicy
-from hermes.session import StreamSession
+from hermes.session.lockstep import BatchedSession
+from hermes.session.session import StreamSession
+from hermes.tokens import Chunk
 from policies.fifo import Fifo
 from policies.hermes import Hermes
 

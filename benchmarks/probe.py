@@ -18,12 +18,11 @@ import torch
 from analysis.question import QuestionProbe
 from benchmarks.contest import Times, run
 from benchmarks.step import BUDGET, CHUNK, MidLlavaOnevision, chunk
-from hermes.attention import attending, installed
-from hermes.backbone import Backbone, BackboneConfig, Chunk
+from hermes.attention import AttentionMass, AttentionProbe, memory_attention_set, reading
+from hermes.backbone import Backbone, BackboneConfig
 from hermes.memory import KVMemory
-from hermes.probe import AttentionMass, AttentionProbe
-from hermes.provenance import Provenance
-from hermes.session import StreamSession
+from hermes.session.session import StreamSession
+from hermes.tokens import Chunk, Provenance
 from policies.fifo import Fifo
 
 # Tokens of a short question, of a multiple-choice one, and of the mixed guidance prompt.
@@ -34,7 +33,7 @@ LENGTHS = (20, 63, 150)
 def forward(backbone: Backbone, memory: KVMemory, text: Chunk, probe: AttentionProbe | None) -> None:
     """The whole decoder, as a question goes through it (a chunk's prefill leaves it in the last layer)."""
     positions = (memory.next_position + text.positions).to(text.embeds.device)
-    with installed(backbone.model), attending(memory, probe, text.tokens):
+    with memory_attention_set(backbone.model), reading(memory, probe, text.tokens):
         backbone.decoder(
             inputs_embeds=text.embeds, position_ids=positions, past_key_values=memory, use_cache=True
         )

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.step import BUDGET, CHUNK, FixedPrompts, chunk, embedding_probe
 from hermes.backbone import BackboneConfig
-from hermes.session import StreamSession
+from hermes.session.session import StreamSession
 from policies.hermes import Hermes
 
 STEPS = 6

@@ -23,15 +23,14 @@ from transformers import DynamicCache
 
 from backbones.tiny import TinyLlavaOnevision
 from benchmarks.contest import Times, run
-from hermes.backbone import Backbone, BackboneConfig, Chunk
-from hermes.execution import Execution
-from hermes.generation import GenerationConfig
-from hermes.layer import ExecutionMode
-from hermes.memory import MemoryConfig
+from hermes.backbone import Backbone, BackboneConfig
+from hermes.decoding.execution import Execution
+from hermes.decoding.generation import GenerationConfig
+from hermes.memory import ExecutionMode, MemoryConfig
 from hermes.parts import Blend, GuidedAttention
-from hermes.provenance import Provenance
-from hermes.session import StreamSession
-from hermes.tiers import TieredPolicy
+from hermes.policy import TieredPolicy
+from hermes.session.session import StreamSession
+from hermes.tokens import Chunk, Provenance
 from policies.hermes import Hermes
 from policies.hermes_release import HermesRelease
 

@@ -9,11 +9,12 @@ import torch
 
 from backbones.tiny import TinyLlavaOnevision
 from benchmarks import endless
-from hermes.backbone import Backbone, BackboneConfig, Chunk
-from hermes.batch import BatchedSession
-from hermes.generation import GenerationConfig
+from hermes.backbone import Backbone, BackboneConfig
+from hermes.decoding.generation import GenerationConfig
 from hermes.memory import MemoryConfig
-from hermes.session import StreamSession
+from hermes.session.lockstep import BatchedSession
+from hermes.session.session import StreamSession
+from hermes.tokens import Chunk
 from policies.hermes import Hermes
 
 FRAMES, PER_FRAME = 4, 9

@@ -12,18 +12,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes.archive import Archiving, Store, mean_keys, put_back
-from hermes.backbone import Chunk
+from hermes.attention import AttentionProbe, Observer
 from hermes.config import setting
 from hermes.errors import SettingError
-from hermes.layer import KVLayer
-from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
+from hermes.memory import KVLayer, KVMemory, LayerUpdate, insert_blocks
 from hermes.parts import RandomScore, Reindexer, TopK
-from hermes.policy import MemoryPolicy, Recall, StreamContext
-from hermes.probe import AttentionProbe
-from hermes.retrieval import Context, best, question_queries, similarity
-from hermes.tiers import Tier, TieredPolicy
+from hermes.policy import (
+    Archiving,
+    Context,
+    MemoryPolicy,
+    Recall,
+    Store,
+    StreamContext,
+    Tier,
+    TieredPolicy,
+    best,
+    mean_keys,
+    question_queries,
+    similarity,
+)
+from hermes.tokens import Chunk
 from hermes.video import Frame
 
 _PLAIN = TieredPolicy(tiers={"all": Tier(1.0, RandomScore())}, selector=TopK(timestamps=0.0))
@@ -117,7 +125,7 @@ class Archived(Archiving):
             blocks[at] = self.archived.read(at, self._pages(layer, query), layer.keys.device)
             keep[at] = torch.arange(layer.prefix, layer.length)[None, None]
         if any(blocks.values()):
-            put_back(call.memory, blocks, keep)
+            insert_blocks(call.memory, blocks, keep)
 
     def _pages(self, layer: KVLayer, query: Float[Tensor, "H D"]) -> list[int]:
         sizes, room = self.archived.sizes[layer.index], int(self.share * self.budget)

@@ -10,12 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes.backbone import Chunk
-from hermes.buffering import Buffering, frames_of
 from hermes.config import setting
-from hermes.policy import StreamContext
-from hermes.provenance import Kind
-from hermes.reduction import with_background
+from hermes.policy import Buffering, StreamContext, with_background
+from hermes.tokens import Chunk, TokenKind, split_frames
 
 
 @dataclass
@@ -54,8 +51,8 @@ class CausalMem(Buffering):
     def reduce(self, chunk: Chunk) -> Chunk:
         """Learn from each frame and hold its most novel tokens; the decoder reads nothing yet."""
         pieces = list(self.pieces)
-        for frame in frames_of(chunk, self.clock):
-            visual = frame.tokens.kind == int(Kind.VISUAL)
+        for frame in split_frames(chunk, self.clock):
+            visual = frame.tokens.kind == int(TokenKind.VISUAL)
             piece = frame.select(visual.nonzero().flatten().to(frame.embeds.device))
             self._learn(piece.embeds[0].float())
             pieces.append(piece)

@@ -8,12 +8,11 @@ from typing import ClassVar
 
 import torch
 
+from hermes.attention import Observer
 from hermes.config import setting
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
 from hermes.parts import Eager, Reindexer
-from hermes.policy import MemoryPolicy, Recall, StreamContext
-from hermes.recent import FrameBuffer, encode_apart, frames_that_fit
+from hermes.policy import FrameBuffer, MemoryPolicy, Recall, StreamContext, encode_apart, frames_that_fit
 from hermes.video import Frame
 
 

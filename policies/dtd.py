@@ -11,15 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes.backbone import Chunk
+from hermes.attention import Observer
 from hermes.config import setting
 from hermes.errors import InputError
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
 from hermes.parts import Never, Reindexer
-from hermes.policy import Bound, MemoryPolicy, StreamContext
-from hermes.provenance import Kind
-from hermes.reduction import cosine, frame_slots
+from hermes.policy import Bound, MemoryPolicy, StreamContext, cosine, frame_slots
+from hermes.tokens import Chunk, TokenKind
 from hermes.video import Frame
 
 
@@ -71,7 +69,7 @@ class Dtd(MemoryPolicy):
         Raises:
             InputError: pixels are compared, and the chunk came without frames.
         """
-        keep = [(chunk.tokens.kind != int(Kind.VISUAL)).nonzero().flatten().to(chunk.embeds.device)]
+        keep = [(chunk.tokens.kind != int(TokenKind.VISUAL)).nonzero().flatten().to(chunk.embeds.device)]
         for slots in frame_slots(chunk):
             change = self._change(chunk, slots)
             if change is None:

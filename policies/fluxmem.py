@@ -8,12 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hermes.backbone import Chunk
-from hermes.buffering import Buffering, frames_of
 from hermes.config import setting
-from hermes.policy import Bound, StreamContext
-from hermes.provenance import Provenance
-from hermes.spatial import merged, thinned
+from hermes.policy import Bound, Buffering, StreamContext, merged, thinned
+from hermes.tokens import Chunk, Provenance, split_frames
 
 
 @dataclass
@@ -51,7 +48,7 @@ class FluxMem(Buffering):
         """Hold the frames, and let the oldest of each tier move on."""
         group = self.context.frames_per_group
         short, middle = max(self.short // group, 1), self.middle // group
-        pieces = [*self.pieces, *frames_of(chunk, self.clock)]
+        pieces = [*self.pieces, *split_frames(chunk, self.clock)]
         while len(pieces) - self.thinned > short:
             at = self.thinned
             before, self.gone = self.gone, pieces[at]

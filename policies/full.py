@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from hermes.attention import Observer
 from hermes.config import setting
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
 from hermes.parts import Never, Reindexer
 from hermes.policy import MemoryPolicy
 

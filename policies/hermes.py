@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hermes.config import setting
-from hermes.tiers import Tier, TieredPolicy, hierarchy
+from hermes.policy import Tier, TieredPolicy, hierarchy
 
 
 @dataclass

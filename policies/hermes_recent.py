@@ -9,9 +9,16 @@ from typing import ClassVar, Literal
 import torch
 
 from hermes.config import setting
-from hermes.policy import Recall, StreamContext
-from hermes.recent import FrameBuffer, encode_apart, frames_that_fit
-from hermes.tiers import Tier, TieredPolicy, hierarchy
+from hermes.policy import (
+    FrameBuffer,
+    Recall,
+    StreamContext,
+    Tier,
+    TieredPolicy,
+    encode_apart,
+    frames_that_fit,
+    hierarchy,
+)
 from hermes.video import Frame
 
 

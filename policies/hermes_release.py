@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from hermes.config import setting
-from hermes.parts import Blend, Chain, GuidedAttention, Lazy, Recency, Reindexer, Smoother, TopK
-from hermes.parts.selectors import Selector
-from hermes.policy import StreamContext
-from hermes.tiers import Tier, TieredPolicy, hierarchy
+from hermes.parts import Blend, Chain, GuidedAttention, Lazy, Recency, Reindexer, Selector, Smoother, TopK
+from hermes.policy import StreamContext, Tier, TieredPolicy, hierarchy
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hermes.attention import Observer
 from hermes.config import setting
 from hermes.errors import SettingError
 from hermes.memory import KVLayer, KVMemory, LayerUpdate
-from hermes.observe import Observer
 from hermes.parts import Eager, Reindexer
 from hermes.policy import MemoryPolicy
 
@@ -81,7 +81,7 @@ class InfiniPotV(MemoryPolicy):
         """Mean cosine of each key with the last ``count`` tokens' at its patch; above 1 without any."""
         keys = layer.video_keys()
         if self.keys == "plain" and layer.positions is not None:
-            keys = layer.rotary.turn(keys, -layer.positions[..., layer.prefix :])
+            keys = layer.rotary.rotate(keys, -layer.positions[..., layer.prefix :])
         keys = F.normalize(keys.float(), dim=-1)
         patch = self._patches(layer).expand(*keys.shape[:2], -1)
         at = patch[..., -count:]

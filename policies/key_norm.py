@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hermes.config import setting
-from hermes.parts import KeyNorm, TopK
-from hermes.parts.selectors import Selector
-from hermes.tiers import Tier, TieredPolicy
+from hermes.parts import KeyNorm, Selector, TopK
+from hermes.policy import Tier, TieredPolicy
 
 
 @dataclass

@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 from hermes.config import setting
 from hermes.errors import SettingError, did_you_mean
 from hermes.memory import KVLayer, LayerUpdate
-from hermes.policy import Recall, StreamContext
-from hermes.tiers import Tier, TieredPolicy, hierarchy
+from hermes.policy import Recall, StreamContext, Tier, TieredPolicy, hierarchy
 
 
 @dataclass
@@ -59,7 +58,7 @@ class Knockout(TieredPolicy):
 
     def recall(self, call: Recall) -> None:
         """Hide what the layers hold, in the copy that answers."""
-        newest = max(int(layer.held.frame.max()) for layer in call.memory)
+        newest = max(int(layer.origin.frame.max()) for layer in call.memory)
         hidden = self.hidden(len(call.memory.layers))
         call.memory.apply({index: self._left(call.memory[index], newest) for index in hidden})
 

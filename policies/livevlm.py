@@ -11,13 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hermes.attention import AttentionView
-from hermes.backbone import Chunk
 from hermes.config import setting
-from hermes.layer import KVLayer
-from hermes.parts import Buckets, Following, LayerContext, Lazy, Reindexer, Scorer
-from hermes.parts.selectors import Selector
-from hermes.policy import Recall, StreamContext
-from hermes.tiers import Tier, TieredPolicy
+from hermes.memory import KVLayer
+from hermes.parts import AttentionLedger, Buckets, LayerContext, Lazy, Reindexer, Scorer, Selector
+from hermes.policy import Recall, StreamContext, Tier, TieredPolicy
+from hermes.tokens import Chunk
 
 
 @dataclass
@@ -80,7 +78,7 @@ class LiveVlm(TieredPolicy):
                 if isinstance(scorer, VisionAttention) and scorer.window is None:
                     scorers[index] = own = replace(scorer)
                     self.framed.append(own)
-            self.following = Following(scorers, self.following.per_head)
+            self.following = AttentionLedger(scorers, self.following.per_head)
 
     def reduce(self, chunk: Chunk) -> Chunk:
         """Drop nothing; note how many tokens the newest frame has."""
@@ -117,7 +115,7 @@ def page_attention(
     """
     keys = layer.video_keys()[:, :, :count].float()
     held = layer.take(torch.arange(layer.prefix, layer.prefix + count, device=keys.device)[None, None])
-    plain = layer.rotary.turn(keys, -held.positions)[0] / layer.rotary.scaling
+    plain = layer.rotary.rotate(keys, -held.positions)[0] / layer.rotary.scaling
     means = torch.stack([part.mean(1) for part in plain.split(page, dim=1)], dim=1)  # [H, P, D]
     means = means.repeat_interleave(queries.shape[0] // means.shape[0], dim=0)
     logits = queries.float().to(means.device) @ means.mT / queries.shape[-1] ** 0.5

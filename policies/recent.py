@@ -8,11 +8,10 @@ from typing import ClassVar, Literal
 
 import torch
 
+from hermes.attention import Observer
 from hermes.config import setting
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
-from hermes.policy import MemoryPolicy, Recall, StreamContext
-from hermes.recent import FrameBuffer, frames_that_fit
+from hermes.policy import FrameBuffer, MemoryPolicy, Recall, StreamContext, frames_that_fit
 from hermes.video import Frame
 
 

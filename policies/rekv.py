@@ -9,12 +9,11 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes.archive import Store
+from hermes.attention import Observer
 from hermes.config import setting
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
 from hermes.parts import Eager, Reindexer
-from hermes.retrieval import Context, FrameRetrieval
+from hermes.policy import Context, FrameRetrieval, Store
 
 
 @dataclass

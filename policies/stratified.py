@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hermes.config import setting
-from hermes.parts import EvenFrames, RandomScore
-from hermes.parts.selectors import Selector
-from hermes.tiers import Tier, TieredPolicy
+from hermes.parts import EvenFrames, RandomScore, Selector
+from hermes.policy import Tier, TieredPolicy
 
 
 @dataclass

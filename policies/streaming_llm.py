@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
+from hermes.attention import Observer
 from hermes.config import setting
 from hermes.errors import SettingError
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
 from hermes.parts import Eager, Reindexer
 from hermes.policy import MemoryPolicy
 

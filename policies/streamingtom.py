@@ -10,17 +10,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes.archive import Store
-from hermes.backbone import Chunk
+from hermes.attention import Observer
 from hermes.config import setting
 from hermes.errors import InputError
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
 from hermes.parts import Lazy, Reindexer
-from hermes.policy import StreamContext
-from hermes.provenance import Kind
-from hermes.reduction import frame_slots, temporal_reduction
-from hermes.retrieval import Context, FrameRetrieval, similarity
+from hermes.policy import (
+    Context,
+    FrameRetrieval,
+    Store,
+    StreamContext,
+    frame_slots,
+    similarity,
+    temporal_reduction,
+)
+from hermes.tokens import Chunk, TokenKind
 
 
 @dataclass
@@ -84,7 +88,7 @@ class StreamingTom(FrameRetrieval):
             raise InputError("this chunk has no saliency: feed frames, or set policy.saliency=norm")
         worth = chunk.embeds[0].float().norm(dim=-1) if chunk.saliency is None else chunk.saliency
         levels = [level.clone() for level in (chunk.embeds, *chunk.deepstack)]
-        keep = [(chunk.tokens.kind != int(Kind.VISUAL)).nonzero().flatten().to(worth.device)]
+        keep = [(chunk.tokens.kind != int(TokenKind.VISUAL)).nonzero().flatten().to(worth.device)]
         for slots in frame_slots(chunk):
             x = chunk.embeds[0, slots].float()
             room = max(round(self.share * len(x)), 1)

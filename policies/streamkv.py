@@ -10,25 +10,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes.archive import Store, mean_keys
-from hermes.backbone import Chunk
+from hermes.attention import Observer
 from hermes.config import setting
-from hermes.layer import KVLayer, Tokens
-from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
+from hermes.dialogue import GuidancePrompts
+from hermes.memory import KVLayer, KVMemory, LayerUpdate, Tokens
 from hermes.parts import Eager, Reindexer
-from hermes.policy import StreamContext
-from hermes.prompts import GuidancePrompts
-from hermes.reduction import segmented
-from hermes.retrieval import (
+from hermes.policy import (
     Context,
     FrameRetrieval,
+    Store,
+    StreamContext,
     head_means,
+    mean_keys,
     newer,
     run_lengths,
+    segmented,
     shared_threshold,
     similarity,
 )
+from hermes.tokens import Chunk
 
 # Ids of summaries, below those that the memory gives to mixes.
 _SUMMARIES = -(2**40)
@@ -105,8 +105,8 @@ class StreamKv(FrameRetrieval):
         last = self.done
         for end in self.ends:
             here = newer(memory[0], last)
-            here = here[..., memory[0].held.id[0, 0, here[0, 0]] <= end]
-            lengths, last = run_lengths(memory[0].held.frame[0, 0, here[0, 0]]), end
+            here = here[..., memory[0].origin.id[0, 0, here[0, 0]] <= end]
+            lengths, last = run_lengths(memory[0].origin.frame[0, 0, here[0, 0]]), end
             frames = here.split(lengths, dim=-1)
             scores = []
             for layer, query in zip(memory, queries, strict=True):
@@ -134,7 +134,7 @@ class StreamKv(FrameRetrieval):
 
     def standing(self, layer: KVLayer, stop: int) -> list[Tokens]:
         """The summaries."""
-        slots = (layer.held.id[0, 0, :stop] <= _SUMMARIES).nonzero()
+        slots = (layer.origin.id[0, 0, :stop] <= _SUMMARIES).nonzero()
         return [layer.take(slot[None, None]) for slot in slots]
 
     @property

@@ -10,14 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hermes.backbone import Chunk
+from hermes.attention import Guidance, Observer
 from hermes.config import setting
-from hermes.layer import KVLayer, LayerUpdate, Mix
-from hermes.memory import KVMemory
-from hermes.observe import Guidance, Observer
+from hermes.memory import KVLayer, KVMemory, LayerUpdate, Mix
 from hermes.parts import Lazy, Reindexer
 from hermes.policy import MemoryPolicy
-from hermes.provenance import Kind, Provenance
+from hermes.tokens import Chunk, Provenance, TokenKind
 
 
 @dataclass
@@ -63,7 +61,7 @@ class StreamMem(MemoryPolicy):
         table, kept, into, count = chunk.tokens.table.clone(), [], torch.empty(0, dtype=torch.int64), 0
         for number in frames:
             own = chunk.tokens.frame == number
-            slots = (own & (chunk.tokens.kind == int(Kind.VISUAL))).nonzero().flatten()
+            slots = (own & (chunk.tokens.kind == int(TokenKind.VISUAL))).nonzero().flatten()
             same = len(slots) == len(into) and self._alike(features[0][:, into], features[0][:, slots])
             if same:
                 count += 1
@@ -92,7 +90,7 @@ class StreamMem(MemoryPolicy):
         return {layer.index: self._update(layer, seen[layer.index, guidance]) for layer in over}
 
     def _update(self, layer: KVLayer, mass: Tensor) -> LayerUpdate:
-        summary, visual = (layer.video.kind == int(kind) for kind in (Kind.SUMMARY, Kind.VISUAL))
+        summary, visual = (layer.video.kind == int(kind) for kind in (TokenKind.SUMMARY, TokenKind.VISUAL))
         frame = layer.video.frame[0, 0]
         # New frames are those after the last prototype's, and whole in every head and stream.
         after = int(torch.where(summary[0, 0], frame, -1).max())

@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 
+from hermes.attention import Observer
 from hermes.config import setting
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
 from hermes.parts import Lazy, Reindexer
 from hermes.policy import MemoryPolicy
 

@@ -10,7 +10,7 @@ import torch
 
 from hermes.memory import KVMemory
 from hermes.policy import MemoryPolicy
-from hermes.session import StreamSession
+from hermes.session.session import StreamSession
 from hermes.testing import Trial
 from hermes.testing.trial import _Recorder
 from tests.references import tiny
@@ -74,7 +74,7 @@ def holds_exactly(asked: Asked) -> None:
     """What answers holds tokens' own keys, rotated to strictly ordered positions, and their own values."""
     rotary: Any = asked.session.backbone.decoder.rotary_emb
     for layer in asked.fork:
-        table = layer.held
+        table = layer.origin
         for slot in range(layer.length):
             name = int(table.id[0, 0, slot])
             key = asked.keys[layer.index][name]

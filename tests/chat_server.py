@@ -9,7 +9,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from hermes.evaluation.judges import OpenAIJudge
+from hermes.evaluation.judging.judges import OpenAIJudge
 
 # Status and text of a reply, from the request's messages and how many requests came before it.
 Say = Callable[[list[dict[str, str]], int], tuple[int, str]]

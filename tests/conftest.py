@@ -69,8 +69,7 @@ class _OracleModels(dict[str, "Backbone"]):
         self.folder, self.scratch = folder / "models", scratch
 
     def __missing__(self, name: str) -> Backbone:
-        from hermes.backbone import BackboneConfig
-        from hermes.loading import load_backbone
+        from hermes.backbone import BackboneConfig, load_backbone
 
         source = self.folder / name
         if not source.is_dir():

@@ -10,9 +10,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from hermes.backbone import Backbone, BackboneConfig, Chunk, VideoState
-from hermes.loading import load_backbone
-from hermes.positions import expand_axes
+from hermes.backbone import Backbone, BackboneConfig, load_backbone
+from hermes.tokens import Chunk, VideoState, expand_axes
 from hermes.video import Frame
 
 FAMILIES = ("llava_onevision", "qwen2_5_vl", "qwen3_vl")

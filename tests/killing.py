@@ -7,13 +7,13 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hermes.decoding.observer import DecoderObserver
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
 from policies.fifo import Fifo
 
 
 @dataclass
 class Killed(Fifo):
-    def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+    def compress(self, memory: KVMemory, observe: DecoderObserver) -> Mapping[int, LayerUpdate]:
         os.kill(os.getpid(), signal.SIGKILL)
         return {}

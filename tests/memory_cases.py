@@ -6,9 +6,9 @@ import random
 
 import torch
 
-from hermes.attention import attending
+from hermes.attention import reading
 from hermes.memory import KVMemory, LayerUpdate, Mix
-from hermes.provenance import Provenance
+from hermes.tokens import Provenance
 from tests.references import (
     PlainMemory,
     rope,
@@ -66,7 +66,7 @@ def write(
         )
     frequencies, axes = rotary.frequencies.tolist(), rotary.axis.tolist()
     ids = torch.arange(first_id, first_id + length)
-    with attending(memory) as scope:
+    with reading(memory) as scope:
         scope.attended = True  # keys are written by hand here
         for layer in memory:
             keys, values = torch.randn(2, len(plain), heads, length, width, generator=generator)

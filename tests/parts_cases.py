@@ -8,13 +8,11 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from hermes.attention import Guidance
 from hermes.memory import KVMemory
-from hermes.observe import Guidance
-from hermes.parts import (
-    LayerContext,
-)
+from hermes.parts import LayerContext
 from hermes.policy import StreamContext
-from hermes.provenance import Kind, Provenance
+from hermes.tokens import Provenance, TokenKind
 from tests.references import toy_rotary
 
 unit, model = pytest.mark.unit, pytest.mark.model
@@ -26,17 +24,17 @@ def memory_of(*layers: Sequence[dict[str, object]], prefix: int = 2) -> KVMemory
     for index, columns in enumerate(layers):
         length = max(len(value) for value in columns.values() if not isinstance(value, int))
         memory.update(torch.randn(1, 2, prefix + length, 8), torch.randn(1, 2, prefix + length, 8), index)
-        head = Provenance.text(prefix, first_id=-1000, kind=Kind.PREFIX)
+        head = Provenance.text(prefix, first_id=-1000, kind=TokenKind.PREFIX)
         body = Provenance.of(length, **{name: torch.as_tensor(value) for name, value in columns.items()})
         layer = memory[index]
         layer.positions = torch.arange(prefix + length).float().view(1, 1, 1, -1)
         layer.tokens = Provenance(Provenance.cat([head, body]).table[:, None, None])
         layer.clock = torch.full((1, 1), float(prefix + length))
         layer.prefix = prefix
-        layer.has_timestamps = bool((body.kind == int(Kind.TIMESTAMP)).any())
+        layer.has_timestamps = bool((body.kind == int(TokenKind.TIMESTAMP)).any())
         layer.has_protected = bool(body.protected.any())
     memory.prefix = prefix
-    memory.align()
+    memory.sync_clocks()
     return memory
 
 

@@ -11,12 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hermes.attention import attending, installed
-from hermes.backbone import Backbone, BackboneConfig, Chunk
-from hermes.loading import load_backbone
+from hermes.attention import memory_attention_set, reading
+from hermes.backbone import Backbone, BackboneConfig, load_backbone
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.positions import Rotary
-from hermes.provenance import Kind, Provenance
+from hermes.tokens import Chunk, Provenance, Rotary, TokenKind
 from tests.tolerances import close
 
 FAMILIES = ("llava_onevision", "qwen2_5_vl", "qwen3_vl")
@@ -186,8 +184,8 @@ def same_memory(
     for layer, heads in zip(memory, plain.layers, strict=True):
         for number, head in enumerate(heads):
             row = number if layer.rows > 1 else 0
-            assert layer.held.id[stream, row].tolist() == head.ids
-            assert layer.held.mass[stream, row].tolist() == head.mass
+            assert layer.origin.id[stream, row].tolist() == head.ids
+            assert layer.origin.mass[stream, row].tolist() == head.mass
             assert torch.equal(layer.positions[:, stream, row], head.positions)
             expected = rope(head.keys, head.positions, frequencies, axes)
             close("kept_keys", layer.keys[stream, number], expected)
@@ -286,7 +284,7 @@ def noise_chunk(
     deepstack: tuple[Tensor, ...] = ()
     if hasattr(backbone.model.config.vision_config, "deepstack_visual_indexes") and not text:
         deepstack = tuple(torch.randn(batch, length, width, generator=generator) for _ in range(2))
-    kind = Kind.PREFIX if text else Kind.VISUAL
+    kind = TokenKind.PREFIX if text else TokenKind.VISUAL
     tokens = Provenance.of(length, id=first_id + at, frame=at // 6, kind=int(kind), time_us=at // 6 * 1000)
     return Chunk(embeds, positions, int(positions.max()) + 1, tokens, 1, deepstack)
 
@@ -297,7 +295,7 @@ def prefill(
     """Run a chunk through the model on top of the memory and commit it; final states ``[B, n, hidden]``."""
     batch = chunk.embeds.shape[0]
     positions = (memory.next_position + chunk.positions)[:, None].expand(-1, batch, -1)
-    with torch.no_grad(), installed(backbone.model), attending(memory, probe):
+    with torch.no_grad(), memory_attention_set(backbone.model), reading(memory, probe):
         out = backbone.decoder(
             inputs_embeds=chunk.embeds,
             position_ids=positions[0] if backbone.axes == 1 else positions,

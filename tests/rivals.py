@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hermes.attention import AttentionView, attending
+from hermes.attention import AttentionView, reading
+from hermes.decoding.observer import DecoderObserver
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
 from hermes.policy import MemoryPolicy, StreamContext
-from hermes.provenance import Kind, Provenance
+from hermes.tokens import Provenance, TokenKind
 from hermes.video import Frame
 from tests.references import toy_rotary
 
@@ -43,7 +43,7 @@ class LayerStep:
         return [i for i in self.after[head].id[PREFIX:].tolist() if i >= 0]
 
 
-class Told(Observer):
+class Told(DecoderObserver):
     """An observer that says random things, and remembers what it said."""
 
     def __init__(self, memory: KVMemory, generator: torch.Generator) -> None:
@@ -86,7 +86,7 @@ def steps(
         probe = None if prefix else policy.watch()
         for layer in memory:
             keys, values = random(1, HEADS, n, WIDTH), random(1, HEADS, n, WIDTH)
-            with attending(memory) as scope:
+            with reading(memory) as scope:
                 scope.attended = True
                 held, _ = memory.update(keys, values, layer.index)
             queries[layer.index] = query = random(1, HEADS * GROUPS, n, WIDTH)
@@ -95,7 +95,7 @@ def steps(
                 probe.observe(AttentionView(layer.index, query, *parts, layer, WIDTH**-0.5, tokens))
         memory.commit(torch.arange(n).float().expand(axes, n), tokens, n, prefix=prefix)
 
-    write(Provenance.text(PREFIX, kind=Kind.PREFIX), prefix=True)
+    write(Provenance.text(PREFIX, kind=TokenKind.PREFIX), prefix=True)
     told, frame, next_id = Told(memory, generator), 0, PREFIX
     for count in chunks:
         parts = []
@@ -139,7 +139,7 @@ def steps(
 
 def tables(layer) -> list[Provenance]:
     """Provenance per KV head."""
-    table = layer.held.table[:, 0].expand(-1, HEADS, -1)
+    table = layer.origin.table[:, 0].expand(-1, HEADS, -1)
     return [Provenance(table[:, head].clone()) for head in range(HEADS)]
 
 

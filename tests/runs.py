@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hermes.evaluation import Journal, Row
-from hermes.evaluation.journal import read_run
+from hermes.evaluation import AnswerRow, Journal
+from hermes.evaluation.results.journal import read_run
 from tests.command_line import write
 
 SETTINGS = """\
@@ -25,7 +25,7 @@ output: {output}
 """
 
 
-def row(clip: int, number: int, correct: bool | None, **given: Any) -> Row:
+def row(clip: int, number: int, correct: bool | None, **given: Any) -> AnswerRow:
     """One answer; all that is not said is the same in every row."""
     usual: dict[str, Any] = {
         "video": f"videos/{clip}.mp4",
@@ -46,10 +46,10 @@ def row(clip: int, number: int, correct: bool | None, **given: Any) -> Row:
         "memory_bytes": 1000,
         "ttft_ms": 5.0,
     }
-    return Row(clip=clip, number=number, correct=correct, **{**usual, **given})
+    return AnswerRow(clip=clip, number=number, correct=correct, **{**usual, **given})
 
 
-def write_run(folder: Path, rows: Iterable[Row], **about: Any) -> Path:
+def write_run(folder: Path, rows: Iterable[AnswerRow], **about: Any) -> Path:
     """A run's folder; ``policy`` and every other entry of its manifest can be said."""
     folder.mkdir(parents=True)
     settings = SETTINGS.format(policy=about.pop("policy", "hermes"), output=folder)
@@ -61,20 +61,20 @@ def write_run(folder: Path, rows: Iterable[Row], **about: Any) -> Path:
     return folder
 
 
-def open_row(clip: int, number: int, answer: str, **given: Any) -> Row:
+def open_row(clip: int, number: int, answer: str, **given: Any) -> AnswerRow:
     task = ("place", "person")[number % 2]
     about = {"task": task, "kind": task, "category": "", "chance": None, "expected": f"Kitchen {number}."}
     return row(clip, number, None, **{**about, "answer": answer, "open_ended": True, **given})
 
 
-def answers(clips: int = 3, each: int = 4) -> list[Row]:
+def answers(clips: int = 3, each: int = 4) -> list[AnswerRow]:
     """Right answers have an even sum of places; one question of another kind, and one without an answer."""
     places = itertools.product(range(clips), range(each))
     found = [open_row(c, n, f"{('kitchen', 'hall')[(c + n) % 2]} {c} {n}") for c, n in places]
     return [*found, row(0, each, True), open_row(1, each, "Who?", expected="")]
 
 
-def rows_of(folder: Path) -> list[Row]:
+def rows_of(folder: Path) -> list[AnswerRow]:
     return read_run(folder)[0]
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import LogitsProcessor
 
-from hermes.generation import GenerationConfig
-from hermes.session import StreamSession
+from hermes.decoding.generation import GenerationConfig
+from hermes.session.session import StreamSession
 from hermes.video import Frame
 from policies.full import Full
 from tests.references import FAMILIES, tiny

@@ -9,16 +9,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hermes.archive import Archive, Store, put_back
-from hermes.backbone import BackboneConfig
-from hermes.batch import BatchedSession
+from hermes.backbone import BackboneConfig, load_backbone
+from hermes.decoding.observer import DecoderObserver
 from hermes.errors import SettingError
-from hermes.evaluation.rows import Row
-from hermes.loading import load_backbone
-from hermes.observe import Observer
-from hermes.quantise import dequantise, quantise
-from hermes.retrieval import best, run_lengths, similarity
-from hermes.session import StreamSession
+from hermes.evaluation.results.rows import AnswerRow
+from hermes.memory import insert_blocks
+from hermes.policy import Archive, Store, best, dequantise, quantise, run_lengths, similarity
+from hermes.session.lockstep import BatchedSession
+from hermes.session.session import StreamSession
 from hermes.testing import Trial
 from hermes.testing.trial import copy_state
 from policies.fifo import Fifo
@@ -97,7 +95,7 @@ def test_exact_blocks_come_back_bit_identical(place, tmp_path):
             assert torch.equal(block.keys, layer.keys[:, :, start:stop])
             assert torch.equal(block.values, layer.values[:, :, start:stop])
             assert torch.equal(block.positions, layer.positions[..., start:stop])
-            assert torch.equal(block.origin.table, layer.held.table[..., start:stop])
+            assert torch.equal(block.origin.table, layer.origin.table[..., start:stop])
     del archive
     assert not list(tmp_path.rglob("*.safetensors"))
 
@@ -155,7 +153,7 @@ def test_what_is_put_back_is_rope_from_scratch_at_contiguous_positions(family):
     archive, settings = stored(memory, Store()), rope_settings(backbone)
     before, fork = cloned(memory), memory.fork()
     wanted = {layer.index: [0, 2] if layer.index % 2 else [1] for layer in memory}
-    put_back(
+    insert_blocks(
         fork,
         {at: archive.read(at, numbers) for at, numbers in wanted.items()},
         {at: torch.tensor([[[12, 14]]]) for at in wanted},
@@ -191,7 +189,7 @@ def test_what_is_put_back_is_rope_from_scratch_at_contiguous_positions(family):
 def test_queries_are_the_projections_before_rotation(family):
     asked = stream_and_ask(Rekv(budget=40), family)
     session = asked.session
-    found = Observer(session.backbone, session.memory).queries(QUESTION)
+    found = DecoderObserver(session.backbone, session.memory).queries(QUESTION)
     for ours, plain in zip(found, asked.queries, strict=True):
         close("kept_keys", ours[0], plain)
 
@@ -258,7 +256,7 @@ def test_policies_without_an_archive_report_none():
 
 @unit
 def test_rows_written_before_there_were_archives_can_be_read():
-    assert Row.__dataclass_fields__["archived_bytes"].default == 0
+    assert AnswerRow.__dataclass_fields__["archived_bytes"].default == 0
 
 
 @model

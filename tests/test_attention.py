@@ -10,11 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hermes.attention import attending, causal_bias, installed, memory_attention
+from hermes.attention import causal_bias, memory_attention, memory_attention_set, reading
 from hermes.errors import HermesError
-from hermes.kernels import attention_mass, compact_layer
-from hermes.kernels.compact import MixPlan
-from hermes.kernels.rotate import Turn
+from hermes.kernels import MixPlan, Rotation, attention_mass, compact_layer
 from tests.references import FAMILIES, DenseDecoder, eager_mass, new_memory, noise_chunk, prefill, tiny
 from tests.tolerances import close
 
@@ -213,7 +211,7 @@ def test_a_padded_batch_sees_what_it_should(family):
 
 def run(backbone, memory, embeds, steps, mask=None):
     positions = memory.next_position + steps
-    with torch.no_grad(), installed(backbone.model), attending(memory):
+    with torch.no_grad(), memory_attention_set(backbone.model), reading(memory):
         return backbone.decoder(
             inputs_embeds=embeds,
             attention_mask=mask,
@@ -233,13 +231,13 @@ def test_a_memory_is_not_read_by_attention_that_cannot():
         "past_key_values": memory,
         "use_cache": True,
     }
-    with pytest.raises(HermesError, match=r"attending\(memory\)"), installed(backbone.model):
+    with pytest.raises(HermesError, match=r"attending\(memory\)"), memory_attention_set(backbone.model):
         backbone.decoder(**options)
     memory.rollback()
-    with pytest.raises(HermesError, match=r"installed\(model\)"), attending(memory):
+    with pytest.raises(HermesError, match=r"installed\(model\)"), reading(memory):
         backbone.decoder(**options)
     memory.rollback()
-    with pytest.raises(HermesError), installed(backbone.model), attending(memory.fork()):
+    with pytest.raises(HermesError), memory_attention_set(backbone.model), reading(memory.fork()):
         backbone.decoder(**options)
     memory.rollback()
     assert memory.lengths == [5] * backbone.num_layers
@@ -256,14 +254,14 @@ def test_installed_restores_what_was_there(family, before):
     model.set_attn_implementation({"text_config": before})
     vision = model.config.vision_config._attn_implementation
     try:
-        with installed(model):
+        with memory_attention_set(model):
             assert model.config.get_text_config()._attn_implementation == "hermes_memory"
             assert model.config.vision_config._attn_implementation == vision
-            with installed(model):
+            with memory_attention_set(model):
                 pass
             assert model.config.get_text_config()._attn_implementation == "hermes_memory"
         assert model.config.get_text_config()._attn_implementation == before
-        with pytest.raises(KeyError), installed(model):
+        with pytest.raises(KeyError), memory_attention_set(model):
             raise KeyError
         assert model.config.get_text_config()._attn_implementation == before
     finally:
@@ -328,8 +326,8 @@ def test_compaction_of_a_layer_token_by_token(batch, heads, per_head, length, se
     )
     weights = torch.full(gone.shape, 1 / gone.shape[-1])
     plan = MixPlan(gone, weights, None, 1, by_channel(mixed_angle))
-    turn = by_channel(angle) if turned else None
-    new_keys, new_values = compact_layer(keys, values, keep, turn, plan)
+    rotation = by_channel(angle) if turned else None
+    new_keys, new_values = compact_layer(keys, values, keep, rotation, plan)
     assert new_keys.shape == (batch, heads, kept + 1, 2 * half)
     for b in range(batch):
         for h in range(heads):
@@ -344,10 +342,10 @@ def test_compaction_of_a_layer_token_by_token(batch, heads, per_head, length, se
             close("mix", new_values[b, h, -1], values[b, h, members].double().mean(0))
 
 
-def by_channel(angle: torch.Tensor) -> Turn:
+def by_channel(angle: torch.Tensor) -> Rotation:
     """Every channel pair turned by an angle of its own, ``[B, R, T, half]``."""
     half = angle.shape[-1]
-    return Turn(angle.movedim(-1, 0), torch.ones(half), torch.arange(half))
+    return Rotation(angle.movedim(-1, 0), torch.ones(half), torch.arange(half))
 
 
 def turn_one(key: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:

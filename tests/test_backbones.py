@@ -10,10 +10,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from hermes.backbone import Backbone, Chunk, VideoState
-from hermes.loading import load_backbone
-from hermes.pixels import prepare, prepare_patches
-from hermes.provenance import Kind, Provenance
+from hermes.backbone import Backbone, load_backbone, prepare, prepare_patches
+from hermes.tokens import Chunk, Provenance, TokenKind, VideoState
 from hermes.video import Frame
 from tests.families import NEW_TOKENS, QUESTION, absolute, answer, each_family, encode, make_frames, tiny
 from tests.tolerances import close
@@ -49,12 +47,12 @@ def test_what_a_chunk_says_of_its_tokens(family):
     group = backbone.frames_per_group
     assert sorted(set(tokens.frame.tolist())) == list(range(0, 5, group))
     assert tokens.time.tolist() == [frame / 2.0 for frame in tokens.frame.tolist()]
-    visual = tokens.kind == int(Kind.VISUAL)
+    visual = tokens.kind == int(TokenKind.VISUAL)
     rows, cols = (3, 3) if family == "llava_onevision" else (2, 4)
     for first in range(0, 5, group):
         here = visual & (tokens.frame == first)
         assert (tokens.row[here] * cols + tokens.col[here]).tolist() == list(range(rows * cols))
-    assert set(tokens.kind[~visual].tolist()) <= {int(Kind.TIMESTAMP)}
+    assert set(tokens.kind[~visual].tolist()) <= {int(TokenKind.TIMESTAMP)}
     assert bool(visual.all()) == (family != "qwen3_vl")
     assert not tokens.protected.any()
     # Of Qwen3-VL, with the timestamp of a time of seven digits.
@@ -75,9 +73,9 @@ def test_selecting_tokens_keeps_everything_of_them(family):
     assert torch.equal(part.positions, chunk.positions[:, index])
     extra = backbone.prefill_kwargs(part)
     if family == "qwen3_vl":
-        assert extra["visual_pos_masks"].tolist() == [(part.tokens.kind == int(Kind.VISUAL)).tolist()]
+        assert extra["visual_pos_masks"].tolist() == [(part.tokens.kind == int(TokenKind.VISUAL)).tolist()]
         assert len(extra["deepstack_visual_embeds"]) == len(chunk.deepstack) == 2
-        kept = chunk.deepstack[0][0, index][part.tokens.kind == int(Kind.VISUAL)]
+        kept = chunk.deepstack[0][0, index][part.tokens.kind == int(TokenKind.VISUAL)]
         assert torch.equal(extra["deepstack_visual_embeds"][0], kept)
     else:
         assert extra == {}
@@ -109,7 +107,7 @@ def test_qwen3_positions_are_the_familys_own(layout):
     backbone = tiny("qwen3_vl", layout)
     chunks = encode(backbone, make_frames(7), [4], fps=2.0)[0]
     kinds = torch.cat([chunk.tokens.kind for chunk in chunks])
-    types = (kinds == int(Kind.VISUAL)).long().unsqueeze(0) * 2
+    types = (kinds == int(TokenKind.VISUAL)).long().unsqueeze(0) * 2
     stock, _ = backbone.model.model.get_rope_index(
         torch.zeros_like(types), mm_token_type_ids=types, video_grid_thw=torch.tensor([[4, 4, 8]])
     )
@@ -120,7 +118,7 @@ def test_qwen3_timestamps_are_written_before_each_pair():
     backbone = tiny("qwen3_vl")
     _, chunk = encode(backbone, make_frames(3), [], fps=2.0)[0]
     stamps = [backbone.encode(f"<{time} seconds><|vision_start|>") for time in ("0.2", "1.0")]
-    kinds, visual, marker = chunk.tokens.kind.tolist(), [int(Kind.VISUAL)] * 8, int(Kind.TIMESTAMP)
+    kinds, visual, marker = chunk.tokens.kind.tolist(), [int(TokenKind.VISUAL)] * 8, int(TokenKind.TIMESTAMP)
     lengths = [stamp.shape[1] for stamp in stamps]
     assert kinds == [marker] * lengths[0] + visual + [marker] * (1 + lengths[1]) + visual + [marker]
     assert torch.equal(chunk.embeds[:, : lengths[0]], backbone.embed(stamps[0]))

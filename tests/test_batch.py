@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hermes.answer import Answer
-from hermes.batch import BatchedSession
 from hermes.errors import InputError
 from hermes.policy import MemoryPolicy
-from hermes.session import StreamSession
+from hermes.session.answer import Answer
+from hermes.session.lockstep import BatchedSession
+from hermes.session.session import StreamSession
 from hermes.video import Frame
 from policies.fifo import Fifo
 from policies.hermes import Hermes
@@ -54,7 +54,7 @@ def test_batch_equals_single_streams(family: str, name: str) -> None:
         session, answers = _alone(family, policy(), seed)
         mine = together.memory.select([seed])
         for ours, wanted in zip(mine.layers, session.memory.layers, strict=True):
-            assert torch.equal(ours.held.id, wanted.held.id)
+            assert torch.equal(ours.origin.id, wanted.origin.id)
             assert torch.equal(ours.positions, wanted.positions)
             assert torch.allclose(ours.keys, wanted.keys, atol=1e-4)
         assert mine.next_position == session.memory.next_position

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from hermes.benchmark import PAPER, Recorder, bench_config, stream_records, write_records
+from hermes.bench.cells import write_bench
+from hermes.bench.records import Recorder, write_records
+from hermes.bench.stream import PAPER, bench_config, stream_records
 from hermes.cli import main
+from hermes.decoding.generation import GenerationConfig
 from hermes.errors import InputError, SettingError
-from hermes.evaluation.efficiency import write_bench
-from hermes.evaluation.sweep import Cell, Outcome
-from hermes.generation import GenerationConfig
+from hermes.evaluation.sweeps.cells import SweepCell
+from hermes.evaluation.sweeps.running import Outcome
 from hermes.memory import MemoryConfig
-from hermes.session import StreamSession
+from hermes.session.session import StreamSession
 from policies.hermes import Hermes
 from tests.command_line import hermes, write
 from tests.families import FAMILIES, make_frames, tiny
@@ -92,11 +94,11 @@ def test_the_page_of_an_experiment(tmp_path: Path) -> None:
         shapes = ("2 frames, budget 8, chunk 2", "4 frames, budget 8, chunk 2")
         records = [recorder.record("ttft", policy, shape, "float32", times, unit="ms") for shape in shapes]
         return Outcome(
-            Cell({"policy": policy}, (), policy), {"records": [vars(record) for record in records]}
+            SweepCell({"policy": policy}, (), policy), {"records": [vars(record) for record in records]}
         )
 
     outcomes = [outcome("a", [1.0, 2.0, 3.0]), outcome("b", [5.0])]
-    outcomes.append(Outcome(Cell({"policy": "c"}, (), "c"), None, "ValueError: no"))
+    outcomes.append(Outcome(SweepCell({"policy": "c"}, (), "c"), None, "ValueError: no"))
     page = write_bench(outcomes, tmp_path, "A try", {"policy=a": {"ttft": {2: 27.01}}}).read_text()
     assert "## Time to the first token (ms)" in page
     assert "| policy=a | 2 (1.2-2.8) | 2 (1.2-2.8) |\n| *published* | 27.01 | - |" in page
@@ -158,7 +160,7 @@ def test_kernel_session_equals_reference(family: str) -> None:
         sessions.append(session)
     reference, ours = sessions
     for mine, wanted in zip(ours.memory, reference.memory, strict=True):
-        assert torch.equal(mine.held.id, wanted.held.id)
+        assert torch.equal(mine.origin.id, wanted.origin.id)
         assert torch.equal(mine.positions, wanted.positions)
         assert torch.allclose(mine.keys, wanted.keys, atol=2e-5)
         assert torch.allclose(mine.values, wanted.values, atol=2e-5)

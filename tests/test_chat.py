@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hermes.backbone import VideoState
-from hermes.chat import chatml, split_template
+from hermes.dialogue import chatml, split_template
 from hermes.errors import InputError
-from hermes.provenance import Kind
+from hermes.tokens import TokenKind, VideoState
 from tests.families import tiny
 
 pytestmark = pytest.mark.model
@@ -74,5 +73,5 @@ def test_only_the_native_layout_keeps_the_templates_vision_markers(family):
     assert stream.question_text("Why?", "(A") == "Why?<|im_end|>\n<|im_start|>assistant\n(A"
     prefix = stream.prefix(VideoState())
     assert stream.decode(stream.encode("<|im_start|>Why?")[0]) == "Why?"
-    assert set(prefix.tokens.kind.tolist()) == {int(Kind.PREFIX)}
+    assert set(prefix.tokens.kind.tolist()) == {int(TokenKind.PREFIX)}
     assert prefix.advance == len(prefix)

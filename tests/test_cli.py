@@ -13,7 +13,7 @@ import torch
 
 from hermes.cli.questions import read_questions
 from hermes.samples import CLIP, QUESTIONS
-from hermes.session import StreamSession
+from hermes.session.session import StreamSession
 from tests.command_line import BUDGET, FAST, Result, hermes
 
 FIELDS = {

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
-from hermes import __version__
+from hermes.attention import NAME
 from hermes.cli.ask import ask
 from hermes.cli.doctor import _reachable
 from hermes.config import available, to_dict
-from hermes.environment import attention_backend, environment
+from hermes.machine.environment import attention_backend, environment
 from hermes.registry import registry
-from hermes.settings import run_config
+from hermes.session.config import run_config
+from hermes.version import __version__
 from tests.command_line import Result, hermes, process, write
 
 
@@ -142,7 +143,7 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.code == 0
     for word in ("torch", "transformers", "attention", "h264", "hub cache", "offline"):
         assert word in result.out
-    assert json.loads(hermes("doctor", "--json").out) == environment()
+    assert json.loads(hermes("doctor", "--json").out) == environment(NAME)
 
 
 def test_doctor_does_not_wait_for_a_hub_that_is_not_there() -> None:
@@ -150,13 +151,13 @@ def test_doctor_does_not_wait_for_a_hub_that_is_not_there() -> None:
 
 
 def test_environment_is_plain() -> None:
-    about = environment("cpu")
+    about = environment(NAME, "cpu")
     assert json.loads(json.dumps(about)) == about
     assert about["device"] == "cpu"
     assert about["versions"]["hermes-stream"]
     import torch
 
-    assert "math" in attention_backend(torch.device("cuda"))
+    assert "math" in attention_backend(NAME, torch.device("cuda"))
 
 
 POLICY = """

@@ -15,7 +15,7 @@ from hermes.cli.arguments import split_settings, spread_choices
 from hermes.cli.questions import Question, read_questions
 from hermes.errors import InputError
 from hermes.samples import QUESTIONS
-from hermes.session import StreamSession
+from hermes.session.session import StreamSession
 from hermes.video import FrameSource, open_source
 from tests.command_line import FAST, hermes, write
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from hermes.errors import InputError
-from hermes.evaluation import Row, compare_runs
-from hermes.evaluation.compare import compare_rows, settings_difference
+from hermes.evaluation import AnswerRow, compare_runs
+from hermes.evaluation.scoring.compare import compare_rows, settings_difference
 from tests.command_line import hermes
 from tests.runs import row, write_run
 
 
-def answers(accuracy: float, seed: int, videos: int = 40, **given) -> list[Row]:
+def answers(accuracy: float, seed: int, videos: int = 40, **given) -> list[AnswerRow]:
     rng = np.random.default_rng(seed)
     return [
         row(

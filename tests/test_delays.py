@@ -9,7 +9,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from hermes.data.benchmark import Annotated
+from hermes.backbone import load_backbone
+from hermes.data.annotated import Annotated
 from hermes.data.clips import Clip, TimedQuestion
 from hermes.data.wanderer import Wanderer
 from hermes.data.wanderer.questions import KINDS, History
@@ -17,11 +18,10 @@ from hermes.data.wanderer.truth import answer_at, holds_until
 from hermes.data.wanderer.world import WorldConfig
 from hermes.errors import SettingError
 from hermes.evaluation import Journal, eval_config, evaluate, summarise
-from hermes.evaluation.asking import askings
-from hermes.evaluation.compare import compare_rows
-from hermes.evaluation.measures import averages, costs
-from hermes.evaluation.report import write_report
-from hermes.loading import load_backbone
+from hermes.evaluation.reports.run_page import write_report
+from hermes.evaluation.running.asking import askings
+from hermes.evaluation.scoring.compare import compare_rows
+from hermes.evaluation.scoring.measures import averages, costs
 from tests.runs import row
 
 
@@ -203,7 +203,7 @@ def test_costs_are_those_of_the_rows():
 
 
 def test_every_measure_has_a_heading_with_its_unit():
-    from hermes.evaluation.measures import MEASURES
+    from hermes.evaluation.scoring.measures import MEASURES
 
     for name, (heading, read) in MEASURES.items():
         assert "(" in heading or name in ("frames", "tokens", "read")

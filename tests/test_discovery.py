@@ -15,8 +15,8 @@ from analysis.segments import fitted, segment, segments_supported, standardised,
 from analysis.synthetic import planted, shuffled
 from hermes.errors import InputError
 from hermes.parts import Blend, Drop, GuidedAttention, Recency, Summary
-from hermes.settings import run_config
-from hermes.tiers import TieredPolicy
+from hermes.policy import TieredPolicy
+from hermes.session.config import run_config
 
 SIZE = 16
 

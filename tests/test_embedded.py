@@ -86,7 +86,7 @@ def test_the_card_tells_the_recorded_accuracies():
 
 def test_the_model_is_the_default_of_every_command():
     from hermes.evaluation import eval_config
-    from hermes.settings import run_config
+    from hermes.session.config import run_config
 
     assert run_config().backbone.family == eval_config().backbone.family == "embedded"
     command = [sys.executable, "-m", "hermes", "validate"]

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hermes.data.annotations import Clip, TimedQuestion, write_annotations
-from hermes.data.benchmark import Annotated
+from hermes.backbone import load_backbone
+from hermes.data.annotated import Annotated
+from hermes.data.annotations import write_annotations
+from hermes.data.clips import Clip, TimedQuestion
 from hermes.data.wanderer import Wanderer, WorldConfig
 from hermes.errors import InputError, SettingError
 from hermes.evaluation import EvalConfig, Journal, age_bin, default_folder, eval_config, evaluate, wilson
-from hermes.loading import load_backbone
 from hermes.samples import CLIP
 from tests.command_line import hermes, process
 
@@ -281,7 +282,7 @@ def test_rows_of_two_killed_processes_are_found(embedded, tmp_path):
 
 @pytest.mark.model
 def test_nothing_is_left_on_a_model_after_an_exception(embedded, tmp_path, monkeypatch):
-    import hermes.evaluation.asking as asking
+    import hermes.evaluation.running.asking as asking
 
     calls = 0
 

@@ -11,18 +11,15 @@ import torch
 
 from benchmarks.step import embedding_probe
 from hermes import tape
-from hermes.batch import BatchedSession
+from hermes.attention import AttentionMass
 from hermes.config import build
+from hermes.decoding.execution import Execution
 from hermes.errors import HermesError
-from hermes.execution import Execution
 from hermes.memory import KVMemory, LayerUpdate, MemoryConfig
-from hermes.parts import Eager, Lazy, RandomScore, Recency, Scorer, Selector, TopK
-from hermes.parts.scorers import LayerContext
-from hermes.parts.selectors import EvenFrames
-from hermes.policy import MemoryPolicy
-from hermes.probe import AttentionMass
-from hermes.session import StreamSession
-from hermes.tiers import Tier, TieredPolicy
+from hermes.parts import Eager, EvenFrames, LayerContext, Lazy, RandomScore, Recency, Scorer, Selector, TopK
+from hermes.policy import MemoryPolicy, Tier, TieredPolicy
+from hermes.session.lockstep import BatchedSession
+from hermes.session.session import StreamSession
 from policies.fifo import Fifo
 from policies.hermes import Hermes
 from policies.hermes_recent import HermesRecent
@@ -66,7 +63,7 @@ def _same(ours: KVMemory, wanted: KVMemory) -> None:
     assert ours.next_position == wanted.next_position
     assert ours.next_summary_id == wanted.next_summary_id
     for mine, other in zip(ours, wanted, strict=True):
-        assert torch.equal(mine.held.table, other.held.table)
+        assert torch.equal(mine.origin.table, other.origin.table)
         assert torch.equal(mine.positions, other.positions)
         assert torch.equal(mine.clock, other.clock)
         close("recorded", mine.keys, other.keys)
@@ -284,7 +281,7 @@ def test_a_compiler_that_fails_is_done_without(
 
 
 def test_shapes_that_do_not_return_are_not_recorded() -> None:
-    tapes = tape.Tapes[int]("test", patience=2, room=2, most=3)
+    tapes = tape.Recordings[int]("test", patience=2, room=2, most=3)
     keys = (1, 2, 1, 2, 2, 3, 1, 3, 2, 4, 4)
     # 2 gives way to 3, as it was not used for longest, and there is no fourth record.
     assert [tapes.get(key, lambda key=key: key) for key in keys] == [  # type: ignore[misc]
@@ -296,7 +293,7 @@ def test_shapes_that_do_not_return_are_not_recorded() -> None:
 
 
 def test_what_fails_is_tried_three_times_and_what_is_not_due_again() -> None:
-    tapes, tried = tape.Tapes[int]("test", patience=1), []
+    tapes, tried = tape.Recordings[int]("test", patience=1), []
 
     def broken() -> int:
         tried.append(1)
@@ -338,7 +335,7 @@ def test_a_recorded_update_is_checked(traced: None) -> None:
     session.feed(make_frames(8))
     memory, before = session.memory, session.memory.state()
     with pytest.raises(HermesError, match="layer 3 keeps slots"):
-        memory.adopt(memory.state(), [torch.tensor([False, True])], [1, 3], 0)
+        memory.apply_recorded(memory.state(), [torch.tensor([False, True])], [1, 3], 0)
     assert all(torch.equal(a, b) for a, b in zip(before, memory.state(), strict=True))
 
 

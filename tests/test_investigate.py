@@ -16,11 +16,11 @@ import yaml
 from analysis.findings import layers_shown, paper_tiers
 from analysis.settings import default_folder, investigate_config
 from analysis.study import Study, collect, sample_questions
-from hermes.data.annotations import Clip, TimedQuestion
 from hermes.data.benchmark import Benchmark
+from hermes.data.clips import Clip, TimedQuestion
 from hermes.errors import InputError, SettingError
 from hermes.policy import Recall
-from hermes.session import StreamSession
+from hermes.session.session import StreamSession
 from policies.hermes import Hermes
 from policies.knockout import Knockout
 from tests.command_line import hermes
@@ -299,13 +299,13 @@ def test_a_tier_forgets_at_the_question_alone(family, keep):
     session = sessions["knockout"]
     fork = session.memory.fork()
     session.policy.recall(Recall(fork, OTHER, lambda piece: None, session.observer))
-    newest = int(session.memory[0].held.frame.max())
+    newest = int(session.memory[0].origin.frame.max())
     for layer, before in zip(fork, session.memory, strict=True):
         if layer.index in {1, 2, 3, 4, 5, 6, 9}:
-            ids = before.held.id[0, 0]
-            wanted = before.held.frame[0, 0] == (newest if keep == "newest_frame" else -2)
+            ids = before.origin.id[0, 0]
+            wanted = before.origin.frame[0, 0] == (newest if keep == "newest_frame" else -2)
             wanted[: fork.prefix] = True
-            assert torch.equal(layer.held.id[0, 0], ids[wanted])
+            assert torch.equal(layer.origin.id[0, 0], ids[wanted])
             assert torch.equal(layer.keys, before.keys[:, :, wanted])
         else:
             assert layer.keys is before.keys

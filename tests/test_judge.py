@@ -15,9 +15,9 @@ import pytest
 
 from hermes.errors import InputError
 from hermes.evaluation import Journal, judge_run, summarise
-from hermes.evaluation.judges import OpenAIJudge, WordsJudge
-from hermes.evaluation.judging import VerdictFile
-from hermes.evaluation.report import write_report
+from hermes.evaluation.judging.judges import OpenAIJudge, WordsJudge
+from hermes.evaluation.judging.verdict_file import VerdictFile
+from hermes.evaluation.reports.run_page import write_report
 from tests.chat_server import ChatServer, asked, fair, words
 from tests.command_line import hermes
 from tests.runs import answers, lines, open_row, rows_of, write_run

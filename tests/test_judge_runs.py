@@ -10,10 +10,11 @@ import pytest
 
 from hermes.errors import InputError
 from hermes.evaluation import Journal, compare_runs, eval_config, judge_run
-from hermes.evaluation.judges import WordsJudge
-from hermes.evaluation.report import write_report
-from hermes.evaluation.settings import answer_settings, settings_hash
-from hermes.evaluation.sweep import Outcome, cells_of, record_of, run_cell, run_cells
+from hermes.evaluation.judging.judges import WordsJudge
+from hermes.evaluation.reports.run_page import write_report
+from hermes.evaluation.running.settings import answer_settings, settings_hash
+from hermes.evaluation.sweeps.cells import cells_of
+from hermes.evaluation.sweeps.running import Outcome, record_of, run_cell, run_cells
 from tests.chat_server import ChatServer
 from tests.command_line import hermes, process
 from tests.reader_cases import save, shared

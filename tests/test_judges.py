@@ -8,9 +8,9 @@ import pytest
 from hermes.config import build
 from hermes.errors import SettingError
 from hermes.evaluation import Judge, eval_config, evaluate, judge_run, summarise
-from hermes.evaluation.judges import WordsJudge, read_verdict, shared_words
-from hermes.evaluation.report import write_report
-from hermes.evaluation.statistics import clustered_mean
+from hermes.evaluation.judging.judges import WordsJudge, read_verdict, shared_words
+from hermes.evaluation.reports.run_page import write_report
+from hermes.evaluation.scoring.statistics import clustered_mean
 from tests.chat_server import ChatServer, asked, fair
 from tests.command_line import hermes
 from tests.runs import answers, rows_of, write_run

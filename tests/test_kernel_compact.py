@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hermes.kernels.compact import MixPlan, compact_layer
-from hermes.kernels.rotate import Turn
+from hermes.kernels import MixPlan, Rotation, compact_layer
 from tests.poison import devices, dtypes, poisoned, strided
 from tests.tolerances import close
 
@@ -32,7 +31,7 @@ def _rotary(axes: int, half: int, device: str) -> tuple[Tensor, Tensor]:
 
 def _case(
     shape: tuple[int, ...], dtype: torch.dtype, device: str
-) -> tuple[Tensor, Tensor, Tensor, Turn, MixPlan | None]:
+) -> tuple[Tensor, Tensor, Tensor, Rotation, MixPlan | None]:
     batch, heads, tokens, width, kept, rows, axes = shape
     generator = torch.Generator().manual_seed(0)
     keys, values = (
@@ -42,9 +41,9 @@ def _case(
     keep, members = order[..., :kept].sort(-1).values, order[..., kept:].sort(-1).values
     rotary = _rotary(axes, width // 2, device)
 
-    def turn(count: int) -> Turn:
+    def turn(count: int) -> Rotation:
         shift = torch.randint(-3000, 3000, (axes, batch, rows, count), generator=generator)
-        return Turn(shift.float().to(device), *rotary)
+        return Rotation(shift.float().to(device), *rotary)
 
     mix = None
     if members.shape[-1]:
@@ -69,8 +68,8 @@ def _check(keys: Tensor, values: Tensor, *args: object, source: Tensor | None = 
 @pytest.mark.parametrize("parts", ["keep", "turn", "mix"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_kernel_compact(shape: tuple[int, ...], parts: str, dtype: torch.dtype, device: str) -> None:
-    keys, values, keep, turn, mix = _case(shape, dtype, device)
-    _check(keys, values, keep, turn if parts != "keep" else None, mix if parts == "mix" else None)
+    keys, values, keep, rotation, mix = _case(shape, dtype, device)
+    _check(keys, values, keep, rotation if parts != "keep" else None, mix if parts == "mix" else None)
 
 
 @devices
@@ -89,30 +88,30 @@ def test_kernel_compact_keeps_bits(dtype: torch.dtype, device: str) -> None:
 @devices
 @pytest.mark.parametrize("targets", [False, True], ids=["appended", "replacing"])
 def test_kernel_compact_groups(targets: bool, device: str) -> None:
-    keys, values, keep, turn, mix = _case(SHAPES[1], torch.float32, device)
+    keys, values, keep, rotation, mix = _case(SHAPES[1], torch.float32, device)
     assert mix is not None
     groups = torch.arange(mix.members.shape[-1], device=device).expand_as(mix.members) % 4
     slots = torch.tensor([3, 0, 19, 7], device=device).expand(2, 3, 4) if targets else None
-    _check(keys, values, keep, turn, replace(mix, groups=groups, size=4, targets=slots))
+    _check(keys, values, keep, rotation, replace(mix, groups=groups, size=4, targets=slots))
 
 
 @devices
 def test_kernel_compact_from_written_keys(device: str) -> None:
-    keys, values, keep, turn, mix = _case(SHAPES[2], torch.bfloat16, device)
-    _check(keys, values, keep, turn, mix, source=2 * keys)
+    keys, values, keep, rotation, mix = _case(SHAPES[2], torch.bfloat16, device)
+    _check(keys, values, keep, rotation, mix, source=2 * keys)
 
 
 @devices
 def test_kernel_compact_turns_all(device: str) -> None:
-    keys, values, _, turn, _ = _case(SHAPES[4], torch.float32, device)
-    _check(keys, values, None, turn, None)
+    keys, values, _, rotation, _ = _case(SHAPES[4], torch.float32, device)
+    _check(keys, values, None, rotation, None)
 
 
 @devices
 def test_kernel_compact_long(device: str) -> None:
     """More members than one slice sums, and a full prefix."""
-    keys, values, keep, turn, mix = _case((1, 1, 8193, 64, 4001, 1, 1), torch.bfloat16, device)
-    _check(keys, values, keep, turn, mix)
+    keys, values, keep, rotation, mix = _case((1, 1, 8193, 64, 4001, 1, 1), torch.bfloat16, device)
+    _check(keys, values, keep, rotation, mix)
 
 
 @devices

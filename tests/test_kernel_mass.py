@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hermes.kernels.mass import attention_mass
+from hermes.kernels import attention_mass
 from tests.poison import devices, dtypes, poisoned, strided
 from tests.tolerances import close
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hermes.kernels.rotate import Turn, rotate
+from hermes.kernels import Rotation, rotate
 from tests.poison import devices, dtypes, poisoned, strided
 from tests.tolerances import close
 
@@ -46,7 +46,7 @@ def test_kernel_rotate_query_groups(device: str) -> None:
 
 def test_kernel_turn_maps_axes_to_channels() -> None:
     shift = torch.tensor([[[1.0]], [[10.0]], [[100.0]]])
-    cos, sin = Turn(shift, torch.tensor([1.0, 0.5, 0.25]), torch.tensor([2, 0, 1])).angles()
+    cos, sin = Rotation(shift, torch.tensor([1.0, 0.5, 0.25]), torch.tensor([2, 0, 1])).angles()
     wanted = torch.tensor([100.0, 0.5, 2.5])
     assert torch.equal(cos[0, 0], wanted.cos())
     assert torch.equal(sin[0, 0], wanted.sin())

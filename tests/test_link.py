@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hermes.backbone import load_backbone
 from hermes.errors import SettingError
 from hermes.evaluation import Journal, eval_config, evaluate
-from hermes.loading import load_backbone
-from hermes.session import StreamSession
+from hermes.session.session import StreamSession
 from hermes.video import Frame, Link
 from policies.full import Full
 from tests.command_line import hermes
@@ -157,7 +157,7 @@ def test_questions_without_a_frame_are_no_rounds_after_a_stop(embedded, tmp_path
 @pytest.mark.model
 def test_the_lag_is_the_work_that_waits(embedded, tmp_path, monkeypatch):
     """Every piece of work takes 3 s: a clock that a test can predict."""
-    import hermes.evaluation.clock as clock
+    import hermes.evaluation.running.live_clock as clock
 
     ticks = iter(range(0, 10**6, 3))
     monkeypatch.setattr(clock, "perf_counter", lambda: next(ticks))
@@ -186,7 +186,7 @@ def test_the_lag_is_the_work_that_waits(embedded, tmp_path, monkeypatch):
 @pytest.mark.model
 def test_at_the_end_of_the_stream_a_late_link_is_no_lag(embedded, monkeypatch):
     """Asked at no time of its own: once everything is there, however long it took to come."""
-    import hermes.evaluation.clock as clock
+    import hermes.evaluation.running.live_clock as clock
 
     ticks = iter(range(0, 10**6, 3))
     monkeypatch.setattr(clock, "perf_counter", lambda: next(ticks))

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from backbones.qwen3_vl import Qwen3VL
-from hermes.backbone import BackboneConfig, VideoState
+from hermes.backbone import BackboneConfig, backbone_fallback, load_backbone, save_checkpoint
+from hermes.backbone.loading import _Run
 from hermes.config import available, compose
 from hermes.errors import InputError, SettingError, UnsupportedModelError
-from hermes.loading import _Run, backbone_fallback, load_backbone, save_checkpoint
+from hermes.tokens import VideoState
 from tests.families import FAMILIES, answer, each_family, encode, make_frames, tiny
 from tests.tolerances import close
 
@@ -46,7 +47,7 @@ def test_a_saved_checkpoint_is_found_by_its_model_type_and_is_the_same(family, l
     assert capfd.readouterr() == ("", "")
     assert type(read) is type(made).__mro__[2]
     assert read.recipe == made.recipe
-    assert read.turn == made.turn
+    assert read.template_parts == made.template_parts
     expected, got = encode(made, frames, [], 2.0)[0], encode(read, frames, [], 2.0)[0]
     for ours, theirs in zip(got, expected, strict=True):
         assert torch.equal(ours.embeds, theirs.embeds)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hermes.errors import HermesError
 from hermes.memory import LayerUpdate, Mix
-from hermes.provenance import Kind
+from hermes.tokens import TokenKind
 from tests.memory_cases import check, random_update, toy, write
 from tests.references import (
     FAMILIES,
@@ -160,14 +160,14 @@ def test_a_summary_says_what_it_stands_for():
     memory.apply({0: LayerUpdate(torch.tensor([[[0, 1, 2, 9, 10]]]), mean)})
     video = memory[0].video
     assert video.id.tolist() == [[[106, 107, -2]]]
-    assert video.kind.tolist() == [[[1, 1, int(Kind.SUMMARY)]]]
-    assert video.mass.tolist() == [[[1, 1, 6]]]
+    assert video.kind.tolist() == [[[1, 1, int(TokenKind.SUMMARY)]]]
+    assert video.weight.tolist() == [[[1, 1, 6]]]
     assert video.frame.tolist() == [[[26, 26, 26]]]  # the latest of its members'
     assert video.time[0, 0, -1].item() == pytest.approx(0.1025)  # the mean of its members'
     half = Mix(torch.tensor([[[4, 5]]]), torch.tensor([[[0.5, 0.5]]]))
     memory.apply({0: LayerUpdate(torch.tensor([[[0, 1, 2, 3]]]), half)})
     assert memory[0].video.id.tolist() == [[[106, -3]]]
-    assert memory[0].video.mass.tolist() == [[[1, 7]]]
+    assert memory[0].video.weight.tolist() == [[[1, 7]]]
 
 
 @pytest.mark.unit

@@ -8,11 +8,10 @@ import random
 import pytest
 import torch
 
-from hermes.attention import attending
+from hermes.attention import reading
 from hermes.errors import HermesError, InputError
-from hermes.memory import KVMemory, LayerUpdate
-from hermes.provenance import Provenance
-from hermes.storage import load_memory
+from hermes.memory import KVMemory, LayerUpdate, load_memory
+from hermes.tokens import Provenance
 from tests.memory_cases import check, random_update, toy, write
 from tests.references import (
     PlainMemory,
@@ -67,14 +66,14 @@ def test_beams_of_two_streams_keep_their_clocks():
     keys, values = torch.randn(2, 2, 2, 1, 8)
     plain, beams = memory.fork(), memory.fork()
     beams.batch_repeat_interleave(3)
-    with attending(plain) as scope:
+    with reading(plain) as scope:
         scope.attended = True
         once = [plain.update(keys, values, layer.index)[0] for layer in plain]
-    with attending(beams) as scope:
+    with reading(beams) as scope:
         scope.attended = True
         thrice = [beams.update(*(x.repeat_interleave(3, 0) for x in (keys, values)), i)[0] for i in range(3)]
-    assert memory[1].turn is not None
-    assert memory[1].turn[0].shape[0] == 2
+    assert memory[1].to_shared_clock is not None
+    assert memory[1].to_shared_clock[0].shape[0] == 2
     for one, many in zip(once, thrice, strict=True):
         assert torch.equal(many, one.repeat_interleave(3, 0))
 
@@ -83,7 +82,7 @@ def test_beams_of_two_streams_keep_their_clocks():
 def test_pending_tokens_are_dropped_on_rollback():
     memory, _ = toy()
     before = cloned(memory)
-    with attending(memory) as scope:
+    with reading(memory) as scope:
         scope.attended = True  # keys are written by hand here
         memory.update(torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8), 0)
         memory.update(torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8), 1)
@@ -166,7 +165,7 @@ def test_what_cannot_be_saved_or_loaded_is_refused(tmp_path):
     memory, _ = toy()
     with pytest.raises(InputError, match="no saved memory"):
         load_memory(tmp_path, memory.rotary)
-    with attending(memory) as scope:
+    with reading(memory) as scope:
         scope.attended = True  # keys are written by hand here
         memory.update(torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8), 0)
     with pytest.raises(HermesError, match="pending"):
@@ -187,7 +186,7 @@ def drift(dtype: torch.dtype, keep_written: bool, steps: int = 300) -> float:
     memory = KVMemory(1, toy_rotary(1, half=8), keep_written=keep_written)
     positions = torch.arange(steps + 1).expand(1, 1, 1, -1).float()
     keys = torch.randn(1, 1, steps + 1, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
-    memory.update(memory.rotary.turn(keys, positions), keys, 0)
+    memory.update(memory.rotary.rotate(keys, positions), keys, 0)
     memory.commit(positions[:, 0, 0], Provenance.text(steps + 1), steps + 1)
     for _ in range(steps):
         memory.apply({0: LayerUpdate(torch.arange(1, memory.lengths[0])[None, None])}, compact=True)

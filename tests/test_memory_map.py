@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from hermes import memory_map as module
 from hermes.errors import InputError
-from hermes.memory_map import check_map_path, held_frames, memory_figure, memory_map, session_map
-from hermes.provenance import Kind
-from hermes.run import open_session
-from hermes.session import StreamSession
+from hermes.session.memory_map import check_map_path, held_frames, memory_figure, memory_map, session_map
+from hermes.session.opening import open_session
+from hermes.session.session import StreamSession
+from hermes.tokens import TokenKind
 from hermes.video import open_source
 
 pytestmark = pytest.mark.model
@@ -49,8 +49,8 @@ def test_counts_are_those_of_the_memory(hermes: StreamSession) -> None:
     for layer in hermes.memory:
         mine = [cell for cell in cells if cell.layer == layer.index]
         kinds = layer.video.kind[0, 0]
-        assert sum(cell.summaries for cell in mine) == int((kinds == int(Kind.SUMMARY)).sum())
-        frames = layer.video.frame[0, 0][kinds == int(Kind.VISUAL)].tolist()
+        assert sum(cell.summaries for cell in mine) == int((kinds == int(TokenKind.SUMMARY)).sum())
+        frames = layer.video.frame[0, 0][kinds == int(TokenKind.VISUAL)].tolist()
         assert {cell.frame: cell.tokens for cell in mine if cell.tokens} == Counter(frames)
         assert all(cell.time_s == cell.frame for cell in mine if cell.tokens)
         assert [cell.time_s for cell in mine] == sorted(cell.time_s for cell in mine)
@@ -131,7 +131,7 @@ def test_long_videos_are_merged(hermes: StreamSession, monkeypatch: pytest.Monke
     grid = cells_of(figure).filled(0)
     assert grid.shape == (10, 10)  # four frames a column
     for layer in hermes.memory:
-        visual = int((layer.video.kind == int(Kind.VISUAL)).sum())
+        visual = int((layer.video.kind == int(TokenKind.VISUAL)).sum())
         assert grid[layer.index].sum() * 4 == pytest.approx(visual)
     # 41 frames: ten columns of four and one of a single frame, which is averaged over itself.
     grid = cells_of(memory_figure(hermes.memory, duration=SECONDS + 1))

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from hermes.backbone import Backbone, Chunk, VideoState
-from hermes.generation import GenerationConfig
+from hermes.attention import Guidance
+from hermes.backbone import Backbone
+from hermes.decoding.generation import GenerationConfig
+from hermes.dialogue import PROMPT_KINDS, GuidancePrompts
 from hermes.memory import KVMemory, MemoryConfig
-from hermes.observe import Guidance
 from hermes.parts import Eager, Selection, TopK
-from hermes.prompts import PROMPT_KINDS, GuidancePrompts
-from hermes.provenance import Provenance
-from hermes.session import StreamSession
-from hermes.tiers import TieredPolicy
+from hermes.policy import TieredPolicy
+from hermes.session.session import StreamSession
+from hermes.tokens import Chunk, Provenance, VideoState
 from policies.hermes_release import HermesRelease, release_tiers
 from tests.tolerances import close
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hermes.attention import Guidance
 from hermes.errors import SettingError
-from hermes.observe import Guidance
 from hermes.parts import (
     Blend,
     Chain,
@@ -26,8 +26,8 @@ from hermes.parts import (
     Summary,
     TopK,
 )
-from hermes.provenance import Kind
-from hermes.tiers import Tier, TieredPolicy
+from hermes.policy import Tier, TieredPolicy
+from hermes.tokens import TokenKind
 from policies.hermes import Hermes
 from policies.hermes_release import HermesRelease
 from tests.memory_cases import toy
@@ -152,7 +152,7 @@ def test_the_best_frames_keep_their_timestamps_whole(data, frames, budget):
     kinds, frame = [], []
     for number in range(frames):
         visual = data.draw(st.integers(0, 4))
-        kinds += [int(Kind.TIMESTAMP)] * 2 + [int(Kind.VISUAL)] * visual
+        kinds += [int(TokenKind.TIMESTAMP)] * 2 + [int(TokenKind.VISUAL)] * visual
         frame += [number] * (2 + visual)
     length = len(kinds)
     score = data.draw(st.permutations(range(length)))
@@ -160,16 +160,16 @@ def test_the_best_frames_keep_their_timestamps_whole(data, frames, budget):
     selection = Selection(layer, torch.tensor(score).float().view(1, 1, -1), budget, "a")
     kept = TopK(timestamps=0.5).select([selection])[0][0, 0].tolist()
 
-    visual = {f: [i for i in range(length) if frame[i] == f and kinds[i] == Kind.VISUAL] for f in frame}
+    visual = {f: [i for i in range(length) if frame[i] == f and kinds[i] == TokenKind.VISUAL] for f in frame}
     best = {f: max(own, key=score.__getitem__) for f, own in visual.items() if own}
     room, first = int(0.5 * min(budget, length)), []
     for f in sorted(best, key=lambda f: score[best[f]], reverse=True):
-        whole = [best[f], *(i for i in range(length) if frame[i] == f and kinds[i] == Kind.TIMESTAMP)]
+        whole = [best[f], *(i for i in range(length) if frame[i] == f and kinds[i] == TokenKind.TIMESTAMP)]
         if len(first) + len(whole) > room:
             break
         first += whole
     rest = [i for i in range(length) if i not in first]
-    rest.sort(key=lambda i: (kinds[i] == Kind.VISUAL, score[i]), reverse=True)
+    rest.sort(key=lambda i: (kinds[i] == TokenKind.VISUAL, score[i]), reverse=True)
     assert sorted(kept) == sorted((first + rest)[:budget])
     alone = TopK(timestamps=0.0).select([selection])[0][0, 0].tolist()
     assert sorted(score[i] for i in alone) == sorted(score, reverse=True)[:budget][::-1]

@@ -10,16 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hermes.attention import Guidance
+from hermes.decoding.observer import DecoderObserver
 from hermes.errors import SettingError
 from hermes.memory import KVMemory
-from hermes.observe import Guidance, Observer
-from hermes.parts import (
-    RandomScore,
-)
-from hermes.policy import MemoryPolicy, Recall
-from hermes.session import StreamSession
+from hermes.parts import RandomScore
+from hermes.policy import MemoryPolicy, Recall, TieredPolicy
+from hermes.session.session import StreamSession
 from hermes.testing import Trial
-from hermes.tiers import TieredPolicy
 from policies.fifo import Fifo
 from policies.full import Full
 from policies.hermes import Hermes
@@ -35,7 +33,7 @@ from tests.references import FAMILIES, PlainMemory, tiny, toy_rotary
 # -- policies token by token -------------------------------------------------------------------------------
 
 
-class NoAttention(Observer):
+class NoAttention(DecoderObserver):
     def attention(self, requests):
         assert not requests
         return {}

@@ -11,8 +11,7 @@ import torch
 
 from backbones.qwen2_5_vl import Qwen2_5VL
 from backbones.qwen3_vl import Qwen3VL
-from hermes.errors import InputError, SettingError, UnsupportedModelError
-from hermes.pixels import (
+from hermes.backbone import (
     PixelRecipe,
     normalize,
     patchify,
@@ -22,6 +21,7 @@ from hermes.pixels import (
     smart_resize,
     stack,
 )
+from hermes.errors import InputError, SettingError, UnsupportedModelError
 from hermes.video import Frame
 from tests.tolerances import close
 

@@ -14,15 +14,13 @@ import torch
 
 import policies
 from hermes import open_session
-from hermes.backbone import BackboneConfig
+from hermes.backbone import BackboneConfig, load_backbone
 from hermes.config import setting
-from hermes.loading import load_backbone
 from hermes.memory import LayerUpdate
 from hermes.parts import Eager, Never, Reindexer
-from hermes.positions import compacted
-from hermes.provenance import Provenance
 from hermes.registry import registry
 from hermes.testing import CLAUSES, ContractError, Trial, check_policy, clauses, over_clauses, over_policies
+from hermes.tokens import Provenance, compacted
 from policies.fifo import Fifo
 from policies.hermes import Hermes
 from policies.random import Random
@@ -207,7 +205,7 @@ class ForgetsToRotate(Fifo):
             for layer in memory:
                 layer.positions = compacted(layer.positions, layer.prefix)
                 layer.clock = layer.positions.amax(dim=(0, -1)) + 1
-            memory.align()
+            memory.sync_clocks()
         return changed
 
 

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbones.tiny import TinyLlavaOnevision, TinyQwen2_5VL, TinyQwen3VL
-from hermes.backbone import BackboneConfig
+from hermes.backbone import BackboneConfig, load_backbone
 from hermes.errors import UnsupportedModelError
 from hermes.kernels import rotate
-from hermes.loading import load_backbone
-from hermes.positions import Rotary, compacted, dense_ranks, expand_axes
+from hermes.tokens import Rotary, compacted, dense_ranks, expand_axes
 from tests.references import FAMILIES, axis_of_channel, rope, rope_settings, tiny, toy_rotary
 from tests.tolerances import close
 
@@ -46,7 +45,7 @@ def test_rotation_is_a_complex_product(shape, dtype):
 @pytest.mark.unit
 def test_no_turn_changes_no_bit():
     x = torch.randn(1, 2, 9, 8).to(torch.bfloat16)
-    assert torch.equal(toy_rotary(3).turn(x, torch.zeros(3, 1, 1, 9)), x)
+    assert torch.equal(toy_rotary(3).rotate(x, torch.zeros(3, 1, 1, 9)), x)
 
 
 @pytest.mark.unit
@@ -62,7 +61,7 @@ def test_turns_add_up(axes, first, second):
     a, b = (torch.tensor(p[:axes]).float().view(axes, 1, 1, 1) for p in (first, second))
     close(
         "turns",
-        rotary.turn(rotary.turn(x, a), b),
+        rotary.rotate(rotary.rotate(x, a), b),
         rope(x, a[:, 0, 0] + b[:, 0, 0], rotary.frequencies.tolist(), rotary.axis.tolist()),
     )
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from backbones.tiny import TinyLlavaOnevision, TinyQwen2_5VL
+from hermes.attention import Guidance
 from hermes.backbone import BackboneConfig
-from hermes.observe import Guidance, Observer
+from hermes.decoding.observer import DecoderObserver
 from tests.probe_cases import LOCAL, MIXED, OTHER, eager_attentions, filled
 from tests.references import (
     FAMILIES,
@@ -50,7 +51,9 @@ def test_exact_attention_is_the_models_own(family):
         prefill(backbone, memory, chunk, prefix=chunk is chunks[0])
     eager = eager_attentions(backbone, chunks, LOCAL)
     guidance = Guidance(LOCAL)
-    seen = Observer(backbone, memory).attention({layer: [guidance] for layer in range(backbone.num_layers)})
+    seen = DecoderObserver(backbone, memory).attention(
+        {layer: [guidance] for layer in range(backbone.num_layers)}
+    )
     for layer in range(backbone.num_layers):
         close("observed", seen[layer, guidance][0, 0], eager[layer][..., 5:].mean(dim=(0, 1)))
 
@@ -66,7 +69,7 @@ def test_observed_attention_is_the_dense_reference(family, mode, ragged, mix):
     layers = (0, 3, 7, 9)
     before = cloned(memory)
     wanted = {layer: [Guidance(LOCAL, mode), Guidance(OTHER, mode, per_head=True)] for layer in layers}
-    seen = Observer(backbone, memory).attention(wanted)
+    seen = DecoderObserver(backbone, memory).attention(wanted)
     assert seen.keys() == {(layer, guidance) for layer in layers for guidance in wanted[layer]}
     assert identical(memory, before)
     for (layer, guidance), mass in seen.items():
@@ -86,10 +89,10 @@ def test_all_at_once_is_one_at_a_time(family, mode):
     local, mixed, other = (Guidance(text, mode) for text in (LOCAL, MIXED, OTHER))
     assert torch.equal(backbone.encode(MIXED)[:, : backbone.encode(LOCAL).shape[1]], backbone.encode(LOCAL))
     wanted = {0: [local], 1: [mixed, local], 4: [mixed], 5: [other], 8: [other, local, other]}
-    together = Observer(backbone, memory).attention(wanted)
+    together = DecoderObserver(backbone, memory).attention(wanted)
     assert len(together) == 7
     for layer, guidance in together:
-        alone = Observer(backbone, memory).attention({layer: [guidance]})[layer, guidance]
+        alone = DecoderObserver(backbone, memory).attention({layer: [guidance]})[layer, guidance]
         close("observed", together[layer, guidance], alone)
 
 
@@ -98,7 +101,7 @@ def test_two_streams_are_observed_as_each_alone():
     memory, _ = filled(backbone, batch=2)
     for mode in ("exact", "embedding"):
         guidance = Guidance(LOCAL, mode)
-        both = Observer(backbone, memory).attention({6: [guidance]})[6, guidance]
+        both = DecoderObserver(backbone, memory).attention({6: [guidance]})[6, guidance]
         for stream in range(2):
             one = new_memory(backbone)
             for seed, length in ((0, 5), (1, 20), (2, 12)):
@@ -108,7 +111,7 @@ def test_two_streams_are_observed_as_each_alone():
             close(
                 "observed",
                 both[stream : stream + 1],
-                Observer(backbone, one).attention({6: [guidance]})[6, guidance],
+                DecoderObserver(backbone, one).attention({6: [guidance]})[6, guidance],
             )
 
 
@@ -116,12 +119,12 @@ def test_half_precision_weights_are_rounded_ones():
     backbone = tiny("qwen2_5_vl")
     memory, dense = filled(backbone)
     guidance = Guidance(LOCAL, "embedding", half=True)
-    mass = Observer(backbone, memory).attention({5: [guidance]})[5, guidance]
+    mass = DecoderObserver(backbone, memory).attention({5: [guidance]})[5, guidance]
     exact = reference(dense, backbone, 5, guidance).mean(0)
     close("half_mass", mass[0, 0], exact)
     assert not torch.equal(
         mass,
-        Observer(backbone, memory).attention({5: [Guidance(LOCAL, "embedding")]})[
+        DecoderObserver(backbone, memory).attention({5: [Guidance(LOCAL, "embedding")]})[
             5, Guidance(LOCAL, "embedding")
         ],
     )
@@ -148,7 +151,7 @@ def test_scaled_rotary_embeddings_are_observed_as_they_are(family, mode):
         prefill(backbone, memory, chunk, prefix=chunk is chunks[0])
     memory.apply({i: memory[i].keeping(torch.arange(20)) for i in range(5)}, compact=True)
     guidance, layer = Guidance(LOCAL, mode), 0
-    mass = Observer(backbone, memory).attention({layer: [guidance]})[layer, guidance]
+    mass = DecoderObserver(backbone, memory).attention({layer: [guidance]})[layer, guidance]
     # The first layer's input is the same for both modes; only the mask differs.
     hidden = backbone.embed(backbone.encode(LOCAL))
     query, key = backbone.project(layer, hidden)

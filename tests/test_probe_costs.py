@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from hermes import AttentionMass, AttentionProbe, open_session
-from hermes.backbone import BackboneConfig
+from hermes.attention import Guidance
+from hermes.backbone import BackboneConfig, load_backbone
+from hermes.decoding.observer import DecoderObserver
 from hermes.kernels import Kernels
-from hermes.loading import load_backbone
-from hermes.observe import Guidance, Observer
-from hermes.session import Callback, StreamSession
-from hermes.settings import run_config
+from hermes.session.callback import Callback
+from hermes.session.config import run_config
+from hermes.session.session import StreamSession
 from policies.fifo import Fifo
 from policies.full import Full
 from policies.hermes import Hermes
@@ -44,7 +45,7 @@ def test_nothing_is_computed_past_the_last_attention_wanted():
     ran, stop = counting(layers)
     fed, stop_fed = counting([layer.mlp for layer in layers])
     try:
-        Observer(backbone, memory).attention({3: [Guidance(LOCAL)], 1: [Guidance(OTHER)]})
+        DecoderObserver(backbone, memory).attention({3: [Guidance(LOCAL)], 1: [Guidance(OTHER)]})
     finally:
         stop()
         stop_fed()
@@ -62,7 +63,7 @@ def test_a_text_rides_on_a_longer_one_and_leaves_when_no_longer_wanted():
     ]
     try:
         local, mixed, other = (Guidance(text) for text in (LOCAL, MIXED, OTHER))
-        Observer(backbone, memory).attention({0: [local], 2: [mixed, local], 5: [other]})
+        DecoderObserver(backbone, memory).attention({0: [local], 2: [mixed, local], 5: [other]})
     finally:
         for handle in handles:
             handle.remove()
@@ -121,7 +122,7 @@ def test_tiers_without_attention_run_no_decoder():
 def test_the_sensory_tier_asks_for_no_attention():
     backbone, asked = tiny("llava_onevision"), []
 
-    class Asked(Observer):
+    class Asked(DecoderObserver):
         def attention(self, requests):
             asked.append(requests)
             return super().attention(requests)
@@ -148,7 +149,7 @@ def test_an_exception_while_observing_leaves_model_and_memory():
     handle = backbone.decoder.layers[4].register_forward_pre_hook(lambda *_: 1 / 0)
     try:
         with pytest.raises(ZeroDivisionError):
-            Observer(backbone, memory).attention({6: [Guidance(LOCAL)]})
+            DecoderObserver(backbone, memory).attention({6: [Guidance(LOCAL)]})
     finally:
         handle.remove()
     assert identical(memory, before)
@@ -217,11 +218,11 @@ class FrameAttention(AttentionProbe):
         return range(num_layers - self.deepest, num_layers)
 
     def observe(self, view):
-        if view.layer in self.seen:
+        if view.index in self.seen:
             return
-        frame = view.held.held.frame[0, 0]
+        frame = view.layer.origin.frame[0, 0]
         mass = view.mass()[0, 0]
-        self.seen[view.layer] = torch.zeros(int(frame.max()) + 1).index_add(
+        self.seen[view.index] = torch.zeros(int(frame.max()) + 1).index_add(
             0, frame.clamp(min=0), mass * (frame >= 0)
         )
 
@@ -240,7 +241,7 @@ def test_a_users_own_probe_watches_a_question(family):
     assert answers[0] == answers[1]
     # The same question, seen by the tested observer, frame by frame.
     text = Guidance(backbone.question_text("Who is in the room?"))
-    observed = Observer(backbone, session.memory).attention({8: [text], 9: [text]})
+    observed = DecoderObserver(backbone, session.memory).attention({8: [text], 9: [text]})
     expected = torch.zeros_like(probe.result())
     for layer in (8, 9):
         video = session.memory[layer].video.frame[0, 0]
@@ -260,7 +261,7 @@ def test_a_probe_watches_all_of_what_is_asked(layout):
             return [3]
 
         def observe(self, view):
-            calls.append((view.held.length, view.query.shape[2], view.own.shape[2]))
+            calls.append((view.layer.length, view.query.shape[2], view.own.shape[2]))
 
     session = StreamSession(backbone, Full(), chunk_frames=4)
     session.feed(frames(4))
@@ -289,11 +290,11 @@ def test_a_view_shows_queries_in_the_frame_of_the_keys():
 
     class Look(AttentionProbe):
         def observe(self, view):
-            assert view.memory.shape[2] == view.held.length == memory.lengths[view.layer]
+            assert view.memory.shape[2] == view.layer.length == memory.lengths[view.index]
             views.append(view)
 
     prefill(backbone, memory.fork(), noise_chunk(backbone, 6, 5), probe=Look())
-    assert [view.layer for view in views] == list(range(backbone.num_layers))
+    assert [view.index for view in views] == list(range(backbone.num_layers))
     for view in views:
         assert view.own.shape[2] == view.query.shape[2] == 6
         expected = eager_mass(view.query, view.memory, view.own, view.scaling, True)

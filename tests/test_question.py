@@ -10,9 +10,10 @@ from transformers import LogitsProcessor
 from analysis.mass import LayerMass
 from analysis.profiles import AXES, FLOOR, Profiles, Running, profile
 from analysis.question import QuestionProbe, ask_watched, read_watched
-from hermes.observe import Guidance, Observer
-from hermes.provenance import Provenance
-from hermes.session import Chunk, StreamSession
+from hermes.attention import Guidance
+from hermes.decoding.observer import DecoderObserver
+from hermes.session.session import StreamSession
+from hermes.tokens import Chunk, Provenance
 from policies.fifo import Fifo
 from policies.full import Full
 from policies.hermes import Hermes
@@ -100,7 +101,7 @@ def test_the_answer_is_not_watched():
     for (one,), (other,) in zip(short, long, strict=True):
         assert np.array_equal(one.mass, other.mass)
     text = Guidance(session.backbone.question_text(OTHER))
-    observed = Observer(session.backbone, session.memory).attention({i: [text] for i in range(10)})
+    observed = DecoderObserver(session.backbone, session.memory).attention({i: [text] for i in range(10)})
     prefix = session.memory.prefix
     for layer, (one,) in enumerate(short):
         np.testing.assert_allclose(one.mass[prefix:], observed[layer, text][0, 0], rtol=0, atol=TOLERANCE)
@@ -136,7 +137,7 @@ def test_masses_say_where_tokens_are_from(family):
     session.feed(frames(16))
     session.now = 20.0
     found = ask_watched(session, OTHER, max_new_tokens=1)[1]
-    tables = [layer.held for layer in session.memory]
+    tables = [layer.origin for layer in session.memory]
     width = 1 + max(int(table.col.max()) for table in tables)
     kinds = set()
     for layer, table in zip(found, tables, strict=True):

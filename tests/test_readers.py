@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hermes.answer import is_correct
-from hermes.data.annotations import Clip, TimedQuestion, read_annotations, write_annotations
-from hermes.data.benchmark import Annotated
+from hermes.backbone import load_backbone
+from hermes.data.annotated import Annotated
+from hermes.data.annotations import read_annotations, write_annotations
+from hermes.data.clips import Clip, TimedQuestion
 from hermes.data.readers import EgoSchema, MVBench, OvoBench, RvsEgo, RvsMovie, StreamingBench, VideoMME
+from hermes.dialogue import is_correct
 from hermes.errors import InputError, SettingError
 from hermes.evaluation import Journal, eval_config, evaluate
-from hermes.loading import load_backbone
-from hermes.settings import VideoConfig
-from hermes.video import write_video
+from hermes.video import VideoConfig, write_video
 from tests.reader_cases import (
     CASES,
     EGO_QUESTION,

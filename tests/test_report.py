@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hermes.evaluation import Journal, Row, Score, summarise
-from hermes.evaluation.metrics import calibration_error, metrics
-from hermes.evaluation.report import calibration, write_report
-from hermes.evaluation.statistics import clustered, wilson
+from hermes.evaluation import AnswerRow, Journal, Score, summarise
+from hermes.evaluation.reports.run_page import calibration, write_report
+from hermes.evaluation.scoring.metrics import calibration_error, metrics
+from hermes.evaluation.scoring.statistics import clustered, wilson
 from tests.command_line import hermes
 from tests.runs import row, write_run
 
@@ -19,7 +19,7 @@ PNG = b"\x89PNG"
 LETTERS = "ABCD"
 
 
-def mixed(videos: int = 30) -> list[Row]:
+def mixed(videos: int = 30) -> list[AnswerRow]:
     """Open and multiple-choice questions of two categories, some old, one in ten unscored."""
     rng = np.random.default_rng(0)
     found = []

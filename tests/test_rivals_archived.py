@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hermes.archive import Store
 from hermes.errors import SettingError
 from hermes.parts import TopK
-from hermes.policy import MemoryPolicy
-from hermes.session import StreamSession
+from hermes.policy import MemoryPolicy, Store
+from hermes.session.session import StreamSession
 from hermes.testing import Trial, check_policy
 from policies.archived import Archived
 from policies.fifo import Fifo
@@ -40,7 +39,7 @@ def test_the_memory_is_the_inner_policys_and_the_rest_is_stored(inner):
         assert [len(block) for block in blocks] == archive.sizes[layer.index]
         assert max(archive.sizes[layer.index]) == 5
         for row in range(layer.rows):
-            held = layer.held.id[0, row].tolist()
+            held = layer.origin.id[0, row].tolist()
             stored = [name for block in blocks for name in block.origin.id[0, row].tolist()]
             assert len(set(stored)) == len(stored)
             assert not set(stored) & set(held)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hermes.attention import AttentionView
+from hermes.attention import AttentionMass, AttentionProbe, AttentionView, together
 from hermes.errors import InputError, SettingError
-from hermes.kernels.mass import attention_received
+from hermes.kernels import attention_received
 from hermes.memory import LayerUpdate, Mix
-from hermes.parts import AttentionSum, Blend, Following, Recency, TopK, WindowAttention
-from hermes.probe import AttentionMass, AttentionProbe, together
-from hermes.session import StreamSession
+from hermes.parts import AttentionLedger, AttentionSum, Blend, Recency, TopK, WindowAttention
+from hermes.policy import Tier
+from hermes.session.session import StreamSession
 from hermes.testing import Trial
-from hermes.tiers import Tier
 from policies.h2o import H2O
 from policies.hermes import Hermes
 from policies.pyramidkv import PyramidKV
@@ -193,7 +192,7 @@ class Attention(AttentionProbe):
         return [0, 2]
 
     def observe(self, view: AttentionView):
-        self.seen.append((view.layer, view.received()))
+        self.seen.append((view.index, view.received()))
 
 
 @model
@@ -241,7 +240,7 @@ def test_a_failed_chunk_leaves_no_trace_in_the_sums():
     hook.remove()
     broken.flush()
     for mine, theirs in zip(broken.memory, plain.memory, strict=True):
-        assert torch.equal(mine.held.id, theirs.held.id)
+        assert torch.equal(mine.origin.id, theirs.origin.id)
         assert torch.equal(broken.policy.following.of(mine), plain.policy.following.of(theirs))
 
 
@@ -273,14 +272,14 @@ def test_a_blend_follows_for_one_of_its_scorers():
 def test_what_does_not_fit_the_layer_is_forgotten():
     policy = H2O(budget=100)
     memory, _, _ = next(iter(steps(policy, (2,))))
-    following = Following(policy.following.scorers, True)
+    following = AttentionLedger(policy.following.scorers, True)
     following.restore({"0": torch.ones(1, 1, 3)})
     assert torch.equal(following.of(memory[0]), torch.zeros(1, 1, 12))
 
 
 @model
 def test_streams_in_lockstep_that_were_asked_different_things_are_refused():
-    from hermes.batch import BatchedSession
+    from hermes.session.lockstep import BatchedSession
 
     frames = Trial("fifo").frames(8)
     session = BatchedSession(tiny("llava_onevision"), H2O(budget=60), 2, chunk_frames=4)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hermes.backbone import VideoState
-from hermes.buffering import frames_of
-from hermes.session import StreamSession
+from hermes.session.session import StreamSession
+from hermes.tokens import VideoState, split_frames
 from policies.causalmem import CausalMem
 from tests.asking import stream_and_ask
 from tests.references import FAMILIES, tiny
@@ -91,7 +90,7 @@ def test_what_is_held_is_what_the_basis_explains_worst(family, budget):
     session = StreamSession(backbone, policy, chunk_frames=4)
     for at in range(0, 24, 4):
         chunk = backbone.video(frames[at : at + 4], state, fps=backbone.fps)
-        for number, piece in enumerate(frames_of(chunk)):
+        for number, piece in enumerate(split_frames(chunk)):
             visual = (piece.tokens.row >= 0).nonzero().flatten()
             slow.frame(at + number, piece.tokens.id[visual].tolist(), list(piece.embeds[0, visual]))
         session.feed(frames[at : at + 4])

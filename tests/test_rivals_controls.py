@@ -7,7 +7,7 @@ import math
 import pytest
 
 from hermes.parts import EvenFrames, RandomScore, TopK, ValueNorm
-from hermes.tiers import Tier
+from hermes.policy import Tier
 from policies.key_norm import KeyNormPolicy
 from policies.stratified import Stratified
 from policies.value_norm import ValueNormPolicy

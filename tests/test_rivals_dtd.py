@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hermes.backbone import VideoState
 from hermes.errors import InputError
-from hermes.session import StreamSession
+from hermes.session.session import StreamSession
 from hermes.testing import Trial
+from hermes.tokens import VideoState
 from policies.dtd import Dtd
 from policies.full import Full
 from tests.references import FAMILIES, tiny
@@ -119,10 +119,12 @@ def test_what_stays_is_at_its_own_positions_and_a_saved_stream_goes_on(mode, tmp
         session.feed(frames[8:])
     assert torch.equal(whole.memory[4].keys, again.memory[4].keys)
     places = dict(
-        zip(full.memory[0].held.id[0, 0].tolist(), full.memory[0].positions[:, 0, 0].T.tolist(), strict=True)
+        zip(
+            full.memory[0].origin.id[0, 0].tolist(), full.memory[0].positions[:, 0, 0].T.tolist(), strict=True
+        )
     )
     for name, place in zip(
-        whole.memory[0].held.id[0, 0].tolist(), whole.memory[0].positions[:, 0, 0].T.tolist(), strict=True
+        whole.memory[0].origin.id[0, 0].tolist(), whole.memory[0].positions[:, 0, 0].T.tolist(), strict=True
     ):
         assert places[name] == place
     assert whole.memory.next_position == full.memory.next_position

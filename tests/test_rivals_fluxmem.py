@@ -7,11 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hermes.backbone import Chunk, VideoState
-from hermes.buffering import frames_of
-from hermes.provenance import Provenance
-from hermes.session import StreamSession
-from hermes.spatial import merged, otsu, thinned
+from hermes.policy import merged, otsu, thinned
+from hermes.session.session import StreamSession
+from hermes.tokens import Chunk, Provenance, VideoState, split_frames
 from policies.fluxmem import FluxMem
 from tests.references import FAMILIES, tiny
 from tests.rivals import scenes
@@ -143,7 +141,7 @@ def test_neighbours_are_merged_as_by_loops(seed):
         assert 1 < len(ours) < len(one)
         for at, name in enumerate(ours.tokens.id.tolist()):
             close("mix", ours.embeds[0, at], expected[name][0])
-            assert int(ours.tokens.mass[at]) == expected[name][1]
+            assert int(ours.tokens.weight[at]) == expected[name][1]
             assert ours.positions[0, at] == one.positions[0, one.tokens.id.tolist().index(name)]
 
 
@@ -156,7 +154,7 @@ def test_a_stream_moves_frames_through_the_tiers(family):
     whole, clock = [], 0
     for at in range(0, 20, 4):
         chunk = backbone.video(frames[at : at + 4], state, fps=backbone.fps)
-        whole += frames_of(chunk, clock)
+        whole += split_frames(chunk, clock)
         clock += chunk.advance
     session = StreamSession(backbone, FluxMem(short=4, middle=6), chunk_frames=4)
     session.feed(frames)

@@ -102,7 +102,7 @@ def test_protected_tokens_stay():
     policy.budget = 10
     for layer in memory:
         kept = policy.compress(memory, observe)[layer.index].keep
-        assert all(set(ids) <= set(layer.held.id[0, 0, row].tolist()) for row in kept[0])
+        assert all(set(ids) <= set(layer.origin.id[0, 0, row].tolist()) for row in kept[0])
 
 
 def test_new_frames_must_fit():

@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-from hermes.parts import Buckets
-from hermes.parts.buckets import bucketed
-from hermes.session import StreamSession
+from hermes.parts import Buckets, bucketed
+from hermes.session.session import StreamSession
 from hermes.testing import Trial
 from hermes.testing.trial import copy_state
 from policies.livevlm import LiveVlm, VisionAttention

@@ -7,13 +7,12 @@ import torch
 
 from hermes import KVMemory, Recall, VideoState
 from hermes.errors import SettingError
+from hermes.memory import append
 from hermes.parts import Recency, Selection, TopK
-from hermes.policy import StreamContext
-from hermes.recent import FrameBuffer, append, frames_that_fit
-from hermes.session import StreamSession
-from hermes.settings import run_config
+from hermes.policy import FrameBuffer, StreamContext, Tier, frames_that_fit
+from hermes.session.config import run_config
+from hermes.session.session import StreamSession
 from hermes.testing import Trial
-from hermes.tiers import Tier
 from policies.dscache import DSCache
 from policies.hermes import Hermes
 from policies.hermes_recent import HermesRecent
@@ -86,7 +85,7 @@ def test_a_memory_behind_another_is_rope_from_scratch(axes, heads, written):
             assert torch.equal(layer.positions[:, 0, row, was.length :], places)
             close("one_shot", layer.keys[0, head, was.length :], rope(plain, places, *turn))
             assert float(layer.clock[0, row]) == float(clock) + 12
-        assert torch.equal(layer.held.id[..., was.length :], more.video.id.expand(1, row_count, 12))
+        assert torch.equal(layer.origin.id[..., was.length :], more.video.id.expand(1, row_count, 12))
         if written:
             assert torch.equal(layer.written[0], layer.keys)
             assert torch.equal(layer.written[1], layer.positions)
@@ -150,7 +149,7 @@ def test_dscache_holds_a_fifo_and_sees_raw_frames_over_the_prefix(family, recent
         old = layer.prefix + sum(sizes[one[0] // group] for one in kept)
         held = session.memory[layer.index]
         assert (
-            layer.held.frame[0, 0, layer.prefix : old].unique().tolist()
+            layer.origin.frame[0, 0, layer.prefix : old].unique().tolist()
             == frames_held(held)[::-1][::stride][::-1]
         )
         assert layer.length - old == other.video_length
@@ -286,7 +285,7 @@ def test_hermes_recent_is_hermes_for_the_frames_that_left(family, over):
 
 
 def frames_in(new, held) -> list[int]:
-    return new[0].held.frame[0, 0, held[0].length :].unique().tolist()
+    return new[0].origin.frame[0, 0, held[0].length :].unique().tolist()
 
 
 @unit

@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 import torch
 
-from hermes.archive import Store
+from hermes.policy import Store
 from policies.rekv import Rekv
 from tests.asking import Asked, holds_exactly, stream_and_ask
 
@@ -82,6 +82,6 @@ def test_integers_change_little():
     coarse = stream_and_ask(Rekv(budget=40, store=Store(precision="int8")))
     assert exact.session.policy.archived_bytes > 1.8 * coarse.session.policy.archived_bytes
     for one, other in zip(exact.fork, coarse.fork, strict=True):
-        assert torch.equal(one.held.id, other.held.id)
+        assert torch.equal(one.origin.id, other.origin.id)
         spread = float(one.keys.max() - one.keys.min())
         assert 0 < float((one.keys - other.keys).abs().max()) < spread / 100

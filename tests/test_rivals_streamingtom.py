@@ -8,13 +8,12 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from hermes.archive import Store
-from hermes.backbone import VideoState
+from hermes.backbone import encode
 from hermes.errors import InputError
-from hermes.reduction import density_peaks, temporal_reduction
-from hermes.saliency import encode
-from hermes.session import StreamSession
+from hermes.policy import Store, density_peaks, temporal_reduction
+from hermes.session.session import StreamSession
 from hermes.testing import Trial
+from hermes.tokens import VideoState
 from policies.streamingtom import StreamingTom
 from tests.asking import stream_and_ask
 from tests.references import FAMILIES, slow_quantise, tiny

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hermes.backbone import VideoState
-from hermes.reduction import segmented
-from hermes.session import StreamSession
+from hermes.policy import segmented
+from hermes.session.session import StreamSession
+from hermes.tokens import VideoState
 from policies.streamkv import StreamKv
 from tests.asking import holds_exactly, stream_and_ask
 from tests.references import FAMILIES, tiny

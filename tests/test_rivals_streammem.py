@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from hermes import Chunk, Provenance
-from hermes.observe import Guidance, _mass
-from hermes.provenance import Kind
-from hermes.session import StreamSession
+from hermes.attention import Guidance
+from hermes.decoding.observer import _mass
+from hermes.session.session import StreamSession
 from hermes.testing import Trial
+from hermes.tokens import TokenKind
 from policies.streammem import StreamMem
 from tests.references import rope, tiny, toy_rotary
 from tests.rivals import HEADS, PREFIX, steps
@@ -28,7 +29,7 @@ def chunk_of(frames: list[torch.Tensor], stamps: int = 0, deep: int = 0) -> Chun
     parts, embeds, at = [], [], 0
     for number, frame in enumerate(frames):
         if stamps:
-            parts.append(Provenance.text(stamps, first_id=at, kind=Kind.TIMESTAMP, frame=number))
+            parts.append(Provenance.text(stamps, first_id=at, kind=TokenKind.TIMESTAMP, frame=number))
             embeds.append(torch.zeros(frame.shape[0], stamps, frame.shape[2]))
         parts.append(
             Provenance.visual(first_id=at + stamps, frame=number, time=number, rows=1, cols=frame.shape[1])
@@ -98,7 +99,7 @@ def test_alike_frames_are_averaged_into_the_first(compare, batch):
     assert out.frames == 8
     assert out.tokens.frame.unique().tolist() == [first for first, _ in expected]
     for (first, mean), after in zip(expected, [*expected[1:], (8, None)], strict=True):
-        own = (out.tokens.frame == first) & (out.tokens.kind == int(Kind.VISUAL))
+        own = (out.tokens.frame == first) & (out.tokens.kind == int(TokenKind.VISUAL))
         assert int((out.tokens.frame == first).sum()) == 5
         close("one_shot", out.embeds[:, own], torch.tensor(mean))
         close("one_shot", out.deepstack[0][:, own], 2 * torch.tensor(mean))
@@ -156,8 +157,8 @@ def test_the_proxy_is_the_end_of_the_chat_template():
     attention = session.observer.attention
     session.observer.attention = lambda requests: seen.append(requests) or attention(requests)
     session.feed(Trial("fifo").frames(8))
-    assert seen[0][0][0].text == session.backbone.turn.after
-    assert "assistant" in session.backbone.turn.after
+    assert seen[0][0][0].text == session.backbone.template_parts.after
+    assert "assistant" in session.backbone.template_parts.after
 
 
 # -- the choice and the prototypes -------------------------------------------------------------------------
@@ -187,14 +188,16 @@ def test_the_best_tokens_and_a_prototype_of_each_new_frame_stay(axes, per_head, 
                 table = step.before[head]
                 kinds, frames = table.kind.tolist(), table.frame.tolist()
                 score = {t: mass[t - PREFIX] for t in range(PREFIX, len(table))}
-                members = {f: [t for t in score if frames[t] == f and kinds[t] == Kind.VISUAL] for f in new}
+                members = {
+                    f: [t for t in score if frames[t] == f and kinds[t] == TokenKind.VISUAL] for f in new
+                }
                 at = (
                     {}
                     if merge == "none"
                     else {f: own[-1 if place == "last" else 2] for f, own in members.items()}
                 )
                 for t in score:
-                    if lifetime == "first" and kinds[t] == Kind.SUMMARY:
+                    if lifetime == "first" and kinds[t] == TokenKind.SUMMARY:
                         score[t] += 10
                     if t in at.values():
                         score[t] += 100
@@ -218,7 +221,7 @@ def test_the_best_tokens_and_a_prototype_of_each_new_frame_stay(axes, per_head, 
                         value += weight / sum(weights) * step.values[head, u].double()
                     close("one_shot", step.now.keys[0, head, slot], key)
                     close("one_shot", step.now.values[0, head, slot], value)
-                    assert (int(now.kind[slot]), int(now.mass[slot])) == (Kind.SUMMARY, 6)
+                    assert (int(now.kind[slot]), int(now.mass[slot])) == (TokenKind.SUMMARY, 6)
                     assert int(now.frame[slot]) == frames[t]
                     prototypes += 1
         if layers[0].update is not None and merge != "none":
@@ -230,7 +233,7 @@ def test_the_best_tokens_and_a_prototype_of_each_new_frame_stay(axes, per_head, 
 def test_prototypes_take_at_most_half_of_the_budget():
     for _, layers, _ in steps(StreamMem(budget=7, delta=1), (6, 5)):
         for step in layers:
-            made = step.after[0].kind.eq(int(Kind.SUMMARY))
+            made = step.after[0].kind.eq(int(TokenKind.SUMMARY))
             assert len(step.after[0]) == PREFIX + 7
             newest = sorted(set(step.before[0].frame.tolist()))[-3:]
             assert step.after[0].frame[made][-3:].tolist() == newest

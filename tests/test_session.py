@@ -11,16 +11,15 @@ import pytest
 import torch
 from transformers import SuppressTokensLogitsProcessor, TextIteratorStreamer
 
-from hermes.attention import attending
-from hermes.backbone import BackboneConfig
-from hermes.callback import Callback
+from hermes.attention import reading
+from hermes.backbone import BackboneConfig, load_backbone
+from hermes.decoding.generation import GenerationConfig
 from hermes.errors import HermesError, InputError, SettingError
-from hermes.generation import GenerationConfig
-from hermes.loading import load_backbone
 from hermes.memory import LayerUpdate
 from hermes.parts import RandomScore
-from hermes.session import StreamSession
-from hermes.tiers import Tier
+from hermes.policy import Tier
+from hermes.session.callback import Callback
+from hermes.session.session import StreamSession
 from hermes.video import Frame
 from policies.full import Full
 from policies.hermes import Hermes
@@ -77,7 +76,7 @@ def test_an_interrupt_neither_loses_nor_repeats_a_frame(backbone, event: str) ->
     stream.feed(frames(4, 8))
     stream.flush()
     assert stream.frames_seen == 12
-    assert torch.equal(stream.memory[0].held.id, plain.memory[0].held.id)
+    assert torch.equal(stream.memory[0].origin.id, plain.memory[0].origin.id)
 
 
 def test_a_frame_that_cannot_be_encoded_does_not_poison_the_stream(backbone) -> None:
@@ -158,7 +157,7 @@ def test_a_memory_is_not_read_without_its_attention(backbone) -> None:
     with pytest.raises(HermesError, match="attending"):
         backbone.decoder(inputs_embeds=embeds, past_key_values=stream.memory.fork(), use_cache=True)
     fork = stream.memory.fork()
-    with attending(fork), pytest.raises(HermesError, match="installed"):
+    with reading(fork), pytest.raises(HermesError, match="installed"):
         backbone.decoder(inputs_embeds=embeds, past_key_values=fork, use_cache=True)
 
 

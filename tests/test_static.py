@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from hermes.attention import folded_sdpa
-from hermes.blocks import same_blocks
-from hermes.generation import GenerationConfig
+from hermes.decoding.generation import GenerationConfig
+from hermes.decoding.layerwise import same_blocks
 from hermes.memory import MemoryConfig
-from hermes.session import StreamSession
+from hermes.session.session import StreamSession
 from policies.hermes import Hermes
 from tests.families import FAMILIES, make_frames, tiny
 from tests.tolerances import close
@@ -73,7 +73,7 @@ assert torch.equal(ours.ask(QUESTION).ids, stock.ask(QUESTION).ids)
 
 @pytest.mark.parametrize("option", ["beams", "probe", "generate"])
 def test_static_falls_back_with_a_reason(option: str, caplog: pytest.LogCaptureFixture) -> None:
-    from hermes.probe import AttentionMass
+    from hermes.attention import AttentionMass
 
     session = _session("llava_onevision", "static")
     given: dict[str, Any] = {

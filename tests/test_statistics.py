@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hermes.evaluation import Score
-from hermes.evaluation.statistics import (
+from hermes.evaluation.scoring.statistics import (
     bootstrap,
     clustered,
     clustered_difference,

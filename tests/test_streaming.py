@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from hermes.backbone import VideoState
+from hermes.decoding.generation import GeneratedRepetitionPenalty
 from hermes.errors import SettingError
-from hermes.generation import GeneratedRepetitionPenalty
 from hermes.memory import KVMemory, MemoryConfig
+from hermes.tokens import VideoState
 from hermes.video import Frame
 from policies.fifo import Fifo
 from policies.full import Full
@@ -125,7 +125,7 @@ def test_keys_kept_as_written_give_the_same_answers(family):
     (plain, answer), (written, other) = states
     assert answer == other
     for a, b in zip(plain, written, strict=True):
-        assert torch.equal(a.held.table, b.held.table)
+        assert torch.equal(a.origin.table, b.origin.table)
         assert torch.equal(a.positions, b.positions)
         close("kept_keys", a.keys, b.keys)
     assert written.memory_bytes > plain.memory_bytes
@@ -260,7 +260,7 @@ def of_memory(backbone, memory: KVMemory) -> DenseDecoder:
         for number, head in enumerate(heads):
             row = number if layer.rows > 1 else 0
             positions = layer.positions[:, 0, row]
-            plain = backbone.rotary.turn(
+            plain = backbone.rotary.rotate(
                 layer.keys[:, number : number + 1], -layer.positions[:, :, row : row + 1]
             )
             head.write(

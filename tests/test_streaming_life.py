@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from hermes import open_session
-from hermes.attention import installed
-from hermes.backbone import VideoState
-from hermes.callback import Callback
+from hermes.attention import memory_attention_set
+from hermes.decoding.observer import DecoderObserver
 from hermes.errors import InputError, SettingError
-from hermes.observe import Observer
 from hermes.policy import Recall
+from hermes.session.callback import Callback
+from hermes.tokens import VideoState
 from hermes.video import Frame
 from policies.fifo import Fifo
 from policies.hermes import Hermes
@@ -110,7 +110,7 @@ def test_recall_changes_the_answer_and_not_the_memory(family):
 def test_the_last_round_leads_the_guidance_prompts():
     session, texts = session_on("llava_onevision", Hermes(budget=40)), []
 
-    class Asked(Observer):
+    class Asked(DecoderObserver):
         def attention(self, requests):
             texts.append({guidance.text for wanted in requests.values() for guidance in wanted})
             return super().attention(requests)
@@ -150,7 +150,7 @@ def test_two_sessions_on_one_model_share_it():
     assert model.config.get_text_config()._attn_implementation == "sdpa"
     assert identical(one.memory, cloned(alone.memory))
     one.close()
-    with installed(model):
+    with memory_attention_set(model):
         pass
     assert model.config.get_text_config()._attn_implementation == "sdpa"
 

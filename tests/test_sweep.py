@@ -12,20 +12,12 @@ import time
 import numpy as np
 import pytest
 
-from hermes.benchmark import bench_identity
+from hermes.bench.stream import bench_identity
 from hermes.config import Extras, available, experiment_extras
 from hermes.errors import InputError, SettingError
-from hermes.evaluation.sweep import (
-    Cell,
-    Outcome,
-    cells_of,
-    in_processes,
-    matching,
-    on_cluster,
-    run_cells,
-    split_axes,
-)
-from hermes.evaluation.tables import check_extras, sweep_rows, write_sweep
+from hermes.evaluation.reports.sweep_page import check_extras, sweep_rows, write_sweep
+from hermes.evaluation.sweeps.cells import SweepCell, cells_of, matching, split_axes
+from hermes.evaluation.sweeps.running import Outcome, in_processes, on_cluster, run_cells
 from tests.command_line import hermes, process
 from tests.runs import experiment
 
@@ -137,7 +129,7 @@ def fake(cells, folder):
 
 def test_the_table_has_a_line_a_cell_and_says_what_failed(tmp_path):
     cells = [
-        Cell({"policy": name, "policy.budget": str(b)}, (), f"{name}{b}")
+        SweepCell({"policy": name, "policy.budget": str(b)}, (), f"{name}{b}")
         for name in "ab"
         for b in (8, 16, 24)
     ]

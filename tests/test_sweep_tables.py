@@ -12,14 +12,15 @@ import pytest
 
 from hermes.config import Extras
 from hermes.errors import SettingError
-from hermes.evaluation import Row, compare_runs
-from hermes.evaluation.compare import compare_rows
-from hermes.evaluation.journal import read_run
-from hermes.evaluation.matched import less, mean_of, persistent, within
-from hermes.evaluation.statistics import clustered, clustered_difference
-from hermes.evaluation.summary import score, summarise
-from hermes.evaluation.sweep import Cell, Outcome, cells_of
-from hermes.evaluation.tables import check_extras, write_sweep
+from hermes.evaluation import AnswerRow, compare_runs
+from hermes.evaluation.reports.sweep_page import check_extras, write_sweep
+from hermes.evaluation.results.journal import read_run
+from hermes.evaluation.scoring.compare import compare_rows
+from hermes.evaluation.scoring.same_bytes import less, mean_of, persistent, within
+from hermes.evaluation.scoring.statistics import clustered, clustered_difference
+from hermes.evaluation.scoring.summary import score, summarise
+from hermes.evaluation.sweeps.cells import SweepCell, cells_of
+from hermes.evaluation.sweeps.running import Outcome
 from tests.command_line import hermes
 from tests.runs import experiment, row, write_run
 
@@ -31,7 +32,7 @@ def test_a_baseline_may_be_no_text():
         check_extras(cells, Extras(baseline={"policy.tiers.sensory.full": None}))
 
 
-def outcome_of(folder: Path, cell: Cell, rows: list[Row]) -> Outcome:
+def outcome_of(folder: Path, cell: SweepCell, rows: list[AnswerRow]) -> Outcome:
     write_run(folder / "cells" / cell.hash, rows)
     return Outcome(cell, summarise(rows).record())
 
@@ -39,11 +40,13 @@ def outcome_of(folder: Path, cell: Cell, rows: list[Row]) -> Outcome:
 def test_a_table_of_few_videos_warns_and_counts_cells_that_were_asked_less(tmp_path):
     outcomes = [
         outcome_of(
-            tmp_path, Cell({name: ""}, (), name), [row(c, n, c + n < most) for c in range(8) for n in (0, 1)]
+            tmp_path,
+            SweepCell({name: ""}, (), name),
+            [row(c, n, c + n < most) for c in range(8) for n in (0, 1)],
         )
         for name, most in (("some", 8), ("most", 9))
     ]
-    other = Cell({"other": ""}, (), "other")
+    other = SweepCell({"other": ""}, (), "other")
     outcomes.append(outcome_of(tmp_path, other, [row(c, n, n > 4) for c in range(40) for n in range(10)]))
     page = write_sweep(outcomes, tmp_path, Extras(baseline="some")).read_text()
     lines = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("| ")}
@@ -59,7 +62,7 @@ def test_pooled_repetitions_of_one_video_are_one_cluster(tmp_path):
     for key, videos in (("seed", 20), ("data.seed", 60)):
         folder = tmp_path / key
         outcomes = [
-            outcome_of(folder, Cell({"policy": policy, key: str(i)}, (), f"{policy}{i}"), rows)
+            outcome_of(folder, SweepCell({"policy": policy, key: str(i)}, (), f"{policy}{i}"), rows)
             for policy in ("fifo", "full")
             for i in range(3)
         ]
@@ -78,7 +81,7 @@ def test_pooled_repetitions_of_one_video_are_one_cluster(tmp_path):
 
 
 def test_ages_have_a_table_for_each_category_and_place_and_few_questions_are_left_out(tmp_path):
-    def rows(right: int) -> list[Row]:
+    def rows(right: int) -> list[AnswerRow]:
         # 20 videos: of each an old question and a fresh one, and one about the present; one is much older.
         old = [row(clip, 0, clip < right, age_s=20.0) for clip in range(20)]
         fresh = [row(clip, 1, True, age_s=5.0) for clip in range(20)]
@@ -87,15 +90,19 @@ def test_ages_have_a_table_for_each_category_and_place_and_few_questions_are_lef
 
     outcomes = [
         outcome_of(
-            tmp_path, Cell({"policy": policy, "policy.budget": str(budget)}, (), f"{policy}{budget}"), found
+            tmp_path,
+            SweepCell({"policy": policy, "policy.budget": str(budget)}, (), f"{policy}{budget}"),
+            found,
         )
         for policy, found in (("fifo", rows(5)), ("full", rows(20)))
         for budget in (8, 16, 32)
     ]
     # Stopped early: 9 of the old questions, 12 of the fresh ones.
     part = [r for r in rows(20) if (r.number == 0 and r.clip < 9) or (r.number == 1 and r.clip < 12)]
-    outcomes.append(outcome_of(tmp_path, Cell({"policy": "part", "policy.budget": "32"}, (), "part"), part))
-    outcomes.append(outcome_of(tmp_path, Cell({"spread": ""}, (), "spread"), rows(10)))
+    outcomes.append(
+        outcome_of(tmp_path, SweepCell({"policy": "part", "policy.budget": "32"}, (), "part"), part)
+    )
+    outcomes.append(outcome_of(tmp_path, SweepCell({"spread": ""}, (), "spread"), rows(10)))
     page = write_sweep(outcomes, tmp_path, Extras()).read_text()
     section = page.partition("## Age of the evidence")[2]
     for place in ("policy.budget=8", "policy.budget=16", "policy.budget=32"):
@@ -117,7 +124,7 @@ def test_ages_have_a_table_for_each_category_and_place_and_few_questions_are_lef
 
 
 def test_without_ages_there_is_no_section(tmp_path):
-    cells = [Cell({"policy": policy}, (), policy) for policy in ("fifo", "full")]
+    cells = [SweepCell({"policy": policy}, (), policy) for policy in ("fifo", "full")]
     outcomes = [outcome_of(tmp_path, cell, [row(clip, 0, True) for clip in range(20)]) for cell in cells]
     assert "Age of" not in write_sweep(outcomes, tmp_path, Extras()).read_text()
     assert not (tmp_path / "ages.png").exists()
@@ -201,9 +208,11 @@ def test_repetitions_are_pooled_and_a_named_baseline_is_that_of_the_same_line(tm
     assert [(line["cell"], line["policy.budget"]) for line in lines] == [
         *(("all of it", "8"), ("all of it", "12"), ("window", "8"), ("window", "12"))
     ]
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[AnswerRow]] = {}
     for cell in cells_of([chosen]):
-        label = Cell({key: value for key, value in cell.values.items() if key != "data.seed"}, (), "").label
+        label = SweepCell(
+            {key: value for key, value in cell.values.items() if key != "data.seed"}, (), ""
+        ).label
         rows.setdefault(label, []).extend(read_run(out / "cells" / cell.hash)[0])
     for line in lines:
         mine = rows[f"{line['cell']} policy.budget={line['policy.budget']}"]
@@ -217,7 +226,7 @@ def test_repetitions_are_pooled_and_a_named_baseline_is_that_of_the_same_line(tm
     assert "pool: got 'seed'" in result.err
 
 
-def sized(size: int, right: int, archive: int = 0) -> list[Row]:
+def sized(size: int, right: int, archive: int = 0) -> list[AnswerRow]:
     """Ten videos of four questions; of each the first ``right`` are answered."""
     held = {"memory_bytes": size, "archived_bytes": archive}
     return [row(c, n, n < right + c % 2, **held) for c in range(10) for n in range(4)]
@@ -262,7 +271,7 @@ def test_whole_answers_have_the_intervals_of_every_table():
 def outcomes_along(folder: Path, names: int) -> Iterator[Outcome]:
     for i in range(names):
         for budget in (8, 16, 32):
-            cell = Cell({f"m{i}": "", "policy.budget": str(budget)}, (), f"m{i}-{budget}")
+            cell = SweepCell({f"m{i}": "", "policy.budget": str(budget)}, (), f"m{i}-{budget}")
             yield outcome_of(folder, cell, sized(1000 * budget * (1 + i % 2), (budget // 8 + i) % 4))
 
 
@@ -321,7 +330,7 @@ def test_a_logarithm_of_bytes_is_not_a_share_of_them():
 
 def test_cells_without_a_place_on_the_axis_are_shown(tmp_path):
     outcomes = list(outcomes_along(tmp_path, 9))
-    outcomes.append(outcome_of(tmp_path, Cell({"beside": ""}, (), "beside"), sized(1000, 3)))
+    outcomes.append(outcome_of(tmp_path, SweepCell({"beside": ""}, (), "beside"), sized(1000, 3)))
     page = write_sweep(outcomes, tmp_path, Extras(baseline="m0", measures=["memory"])).read_text()
     assert "### Without policy.budget" in page
     assert "| policy.budget | 8 | 16 | 32 | none |" in page

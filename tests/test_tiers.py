@@ -9,12 +9,10 @@ import torch
 from hermes.config import build
 from hermes.errors import SettingError
 from hermes.memory import KVMemory
-from hermes.parts import Blend, Chain, Recency, Summary, TopK
-from hermes.parts.scorers import Blending, LayerContext
-from hermes.policy import StreamContext
-from hermes.run import open_session
-from hermes.session import StreamSession
-from hermes.tiers import Tier, TieredPolicy
+from hermes.parts import Blend, Chain, FusedBlend, LayerContext, Recency, Summary, TopK
+from hermes.policy import StreamContext, Tier, TieredPolicy
+from hermes.session.opening import open_session
+from hermes.session.session import StreamSession
 from hermes.video import open_source
 from policies.hermes import Hermes
 from tests.families import make_frames
@@ -95,7 +93,7 @@ def test_parts_of_a_users_own_are_asked_themselves():
 
     layer = KVMemory(1, toy_rotary(1))[0]
     context = LayerContext(layer, 0.5, False, lambda kind: kind, torch.Generator())
-    assert Recency().blending(context) == Blending(None, 1.0, 20.0)
+    assert Recency().blending(context) == FusedBlend(None, 1.0, 20.0)
     assert Mine().blending(context) is None
     assert Blend(second=Mine()).blending(context) is None
     assert Other().blending(context) is None

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hermes.backbone import load_backbone
 from hermes.config import build
 from hermes.data.wanderer import KINDS
 from hermes.data.wanderer.rendering import render
 from hermes.data.wanderer.world import codes
+from hermes.dialogue import multiple_choice
 from hermes.errors import SettingError
-from hermes.loading import load_backbone
-from hermes.prompts import multiple_choice
 from hermes.training import attention
 from hermes.training.card import write_card
 from hermes.training.decoder import DecoderModule
@@ -89,7 +89,7 @@ def test_the_directory_is_plain_transformers(prompt, model, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert type(loaded).__name__ == "LlavaOnevisionForConditionalGeneration"
     # Four tokens a frame and the newline of the native layout.
-    text = f"{prompt.turn.prefix}{'<video>' * (2 * 4 + 1)}\nWhere are we now?\nASSISTANT:"
+    text = f"{prompt.template_parts.prefix}{'<video>' * (2 * 4 + 1)}\nWhere are we now?\nASSISTANT:"
     ids = tokenizer(text, return_tensors="pt").input_ids
     out = loaded.generate(
         input_ids=ids,

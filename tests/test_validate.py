@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-import hermes.loading
+import hermes.backbone.loading
 from hermes.samples import CLIP
 from tests.command_line import hermes as run
 from tests.reader_cases import KINDS, faulty, save, shared

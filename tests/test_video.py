@@ -18,8 +18,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from hermes.samples import CLIP
-from hermes.video import Sampling, TimedImage, open_source, sample, video_encoders, write_video
-from hermes.video.av_source import orient
+from hermes.video import Sampling, TimedImage, open_source, orient, sample, video_encoders, write_video
 from tests.video_files import (
     NTSC,
     grey,

@@ -11,7 +11,7 @@ import pytest
 from hermes.data.wanderer import KINDS, Wanderer, WorldConfig, sample_stream
 from hermes.data.wanderer.questions import History, Question, ask
 from hermes.data.wanderer.world import COLOURS, CORNERS, PLACES, SHAPES, codes
-from hermes.settings import VideoConfig
+from hermes.video import VideoConfig
 
 # code -> place, object, corner; -1 where there is none
 LOOKS = {int(row[0]): tuple(int(x) for x in row[1:]) for row in codes()}

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from hermes import __version__
 from hermes.cli.arguments import spread_choices
 from hermes.cli.output import log_on_stderr, note, out
 from hermes.errors import HermesError, InputError, SettingError
 from hermes.registry import registry
+from hermes.version import __version__
 
 _DEBUG = "--debug"
 

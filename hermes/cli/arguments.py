@@ -59,7 +59,7 @@ def _ends_choices(word: str) -> bool:
 
 def _resembles_setting(name: str) -> bool:
     """Whether `name=...` means a setting, perhaps mistyped: a choice such as `x=3` does not."""
-    from hermes.config.schema import settings_of
-    from hermes.settings import RunConfig
+    from hermes.config import settings_of
+    from hermes.session.config import RunConfig
 
     return nearest(name, [*settings_of(RunConfig), "experiment"]) is not None

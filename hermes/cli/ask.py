@@ -108,10 +108,10 @@ def ask(
     spec, asked = _what_to_ask(words, at, tuple(choices or ()), questions)
 
     # From here on torch is needed, which takes seconds to import.
-    from hermes.cli.report import Lines, Page
+    from hermes.cli.answers import Lines, Page
     from hermes.cli.watching import watch
-    from hermes.memory_map import check_map_path
-    from hermes.storage import check_file_path
+    from hermes.files import check_file_path
+    from hermes.session.memory_map import check_map_path
 
     if memory_map is not None:
         check_map_path(memory_map)

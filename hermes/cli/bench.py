@@ -19,9 +19,9 @@ from hermes.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hermes.benchmark import Record
-    from hermes.evaluation.efficiency import Measured
-    from hermes.evaluation.sweep import Outcome
+    from hermes.bench.cells import Measured
+    from hermes.bench.records import Record
+    from hermes.evaluation.sweeps.running import Outcome
 
 
 def bench(
@@ -82,14 +82,15 @@ def bench(
     if rounds is not None:
         given.append(f"bench.rounds={rounds}")
 
-    from hermes.evaluation.sweep import split_axes
+    from hermes.evaluation.sweeps.cells import split_axes
 
     if split_axes(given)[1] or any(word.startswith("experiment=") for word in given):
         if csv is not None or plot is not None:
             raise InputError("--csv and --plot are of one measurement; several are kept below output=FOLDER")
         _experiment(given, only, again=again)
         return
-    from hermes.benchmark import measure, plot_stream, write_records
+    from hermes.bench.records import write_records
+    from hermes.bench.stream import measure, plot_stream
 
     records = measure(given)
     if csv is not None:
@@ -110,10 +111,11 @@ def _numbers(text: str, separator: str, option: str) -> list[int]:
 
 
 def _experiment(given: Sequence[str], only: str, *, again: bool) -> None:
-    from hermes.benchmark import bench_identity
+    from hermes.bench.cells import measure_cells, measured, write_bench
+    from hermes.bench.stream import bench_identity
     from hermes.config import experiment_extras
-    from hermes.evaluation.efficiency import measure_cells, measured, write_bench
-    from hermes.evaluation.sweep import cells_of, is_done, matching, run_cells
+    from hermes.evaluation.sweeps.cells import cells_of, matching
+    from hermes.evaluation.sweeps.running import is_done, run_cells
 
     overrides = [word for word in given if not word.startswith("output=")]
     cells = cells_of(overrides, identify=bench_identity)
@@ -142,7 +144,8 @@ def _experiment(given: Sequence[str], only: str, *, again: bool) -> None:
 
 
 def _show(records: Sequence[Record]) -> None:
-    from hermes.benchmark import PAPER, frames_of
+    from hermes.bench.records import frames_of
+    from hermes.bench.stream import PAPER
 
     counts = list(dict.fromkeys(map(frames_of, records)))
     table = Table(title=f"{records[0].machine} | {records[0].versions}", title_justify="left")
@@ -160,7 +163,7 @@ def _show(records: Sequence[Record]) -> None:
 
 def _show_cells(found: Sequence[Measured]) -> None:
     """Latency and memory, cell by cell; the page has the rest."""
-    from hermes.benchmark import frames_of
+    from hermes.bench.records import frames_of
 
     counts = sorted({frames_of(record) for item in found for record in item.records})
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")

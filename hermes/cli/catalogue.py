@@ -12,10 +12,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from hermes.cli.arguments import split_settings
 from hermes.cli.output import out
-from hermes.config import Part, available, build, config_hash, config_source, resolved_yaml, settings_table
-from hermes.errors import InputError, SettingError, did_you_mean
+from hermes.config import Part, available, build, config_source, resolved_yaml, settings_table
+from hermes.errors import SettingError, did_you_mean
 from hermes.registry import KINDS, OURS, registry
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def _only_configured(kind: str, also_registered: bool = False) -> list[str]:
 
 def _configured(kind: str, name: str) -> Any:
     """The settings that `kind=name` stands for."""
-    from hermes.settings import run_config
+    from hermes.session.config import run_config
 
     return getattr(run_config([f"{kind}={name}"]), kind)
 
@@ -262,35 +261,6 @@ def _show_file(kind: str, name: str) -> None:
         console.print(Text("\nwith every setting", style="bold"))
         _write(resolved_yaml(_configured(kind, name)))
     _write("\n")
-
-
-def validate(
-    settings: Annotated[
-        list[str] | None, typer.Argument(help="As for hermes ask and hermes eval.", metavar="KEY=VALUE")
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="List every fault, not only the first few.")
-    ] = False,
-) -> None:
-    """Check settings and print all of them as YAML; no model is loaded.
-
-    With a benchmark (data=NAME data.annotations=FILE data.videos=FOLDER) also read it whole: how many videos
-    and questions there are, missing videos, bad times, answers that are no option, what comes twice. The exit
-    code is then 1 if anything is wrong.
-    """
-    words, overrides = split_settings(settings or [])
-    if words:
-        raise InputError(f"unexpected: {', '.join(map(repr, words))}; settings are key=value")
-    if any(text.partition("=")[0].partition(".")[0] == "data" for text in overrides):
-        from hermes.cli.survey import surveyed
-
-        if surveyed(overrides, everything):
-            raise typer.Exit(1)
-        return
-    from hermes.settings import run_config
-
-    config = run_config(overrides)
-    _write(f"# config_hash: {config_hash(config)}\n{resolved_yaml(config)}")
 
 
 def _write(text: str) -> None:

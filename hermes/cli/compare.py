@@ -13,7 +13,7 @@ from rich.text import Text
 from hermes.cli.output import out
 
 if TYPE_CHECKING:
-    from hermes.evaluation import Comparison
+    from hermes.evaluation.scoring.compare import Comparison
 
 
 def compare(
@@ -32,7 +32,7 @@ def compare(
     \b
     hermes compare runs/eval/wanderer-fifo-64-1a2b3c4d runs/eval/wanderer-hermes-64-5e6f7a8b
     """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
-    from hermes.evaluation import compare_runs
+    from hermes.evaluation.scoring.compare import compare_runs
 
     found = compare_runs(a, b)
     if as_json:

@@ -31,9 +31,10 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="The environment as one JSON object.")] = False,
 ) -> None:
     """Look at versions, devices, codecs and the model hub; say what is missing and how to get it."""
-    from hermes.environment import environment
+    from hermes.attention import NAME
+    from hermes.machine.environment import environment
 
-    about = environment()
+    about = environment(NAME)
     if as_json:
         import json
 

@@ -19,8 +19,8 @@ from hermes.cli.output import err, out
 from hermes.errors import InputError
 
 if TYPE_CHECKING:
-    from hermes.evaluation import Score, Summary
-    from hermes.evaluation.verdicts import MeanScore
+    from hermes.evaluation.scoring.summary import Score, Summary
+    from hermes.evaluation.scoring.verdicts import MeanScore
 
 
 def eval_(
@@ -52,8 +52,9 @@ def eval_(
     words, given = split_settings(settings or [])
     if words:
         raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as policy=fifo")
-    from hermes.evaluation import default_folder, eval_config, evaluate, is_worker
-    from hermes.trainers import quiet_lightning
+    from hermes.evaluation.running.run import evaluate, is_worker
+    from hermes.evaluation.running.settings import default_folder, eval_config
+    from hermes.machine.lightning import quiet_lightning
 
     config = eval_config(given)
     folder = config.output or default_folder(config)

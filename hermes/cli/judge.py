@@ -46,8 +46,8 @@ def judge(
     words, given = split_settings(settings or [])
     if words:
         raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as judge=words")
-    from hermes.evaluation.judging import judge_run
-    from hermes.evaluation.settings import judge_config
+    from hermes.evaluation.judging.judge import judge_config
+    from hermes.evaluation.judging.judge_run import judge_run
 
     judge = judge_config(given)
     columns = (TextColumn("judged"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from hermes.cli.output import err
 from hermes.config import config_hash, resolved_yaml
 from hermes.data.benchmark import Survey
-from hermes.evaluation import eval_config
+from hermes.evaluation.running.settings import eval_config
 
 # Of each kind of fault.
 _SHOWN = 10

@@ -21,7 +21,8 @@ from hermes.errors import InputError, SettingError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hermes.evaluation.sweep import Cell, Launch, Outcome
+    from hermes.evaluation.sweeps.cells import SweepCell
+    from hermes.evaluation.sweeps.running import Launch, Outcome
 
 _LAUNCHERS = ("processes", "submitit-local", "submitit-slurm")
 
@@ -65,8 +66,9 @@ def sweep(
     if words:
         raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as policy=fifo,hermes")
     from hermes.config import experiment_extras
-    from hermes.evaluation.sweep import cells_of, is_done, matching, run_cells
-    from hermes.evaluation.tables import check_extras, write_sweep
+    from hermes.evaluation.reports.sweep_page import check_extras, write_sweep
+    from hermes.evaluation.sweeps.cells import cells_of, matching
+    from hermes.evaluation.sweeps.running import is_done, run_cells
 
     overrides = [word for word in given if not word.startswith("output=")]
     cells, extras = cells_of(overrides), experiment_extras(overrides)
@@ -102,7 +104,7 @@ def sweep(
         raise typer.Exit(1)
 
 
-def sweep_folder(root: Path, given: Sequence[str], cells: Sequence[Cell]) -> Path:
+def sweep_folder(root: Path, given: Sequence[str], cells: Sequence[SweepCell]) -> Path:
     """What output= names; otherwise one below root by the experiment's name, or by what the cells are."""
     named = [word.partition("=")[2] for word in given if word.startswith("output=")]
     if named:
@@ -115,7 +117,7 @@ def sweep_folder(root: Path, given: Sequence[str], cells: Sequence[Cell]) -> Pat
 
 
 def _launch(name: str, jobs: int, given: Sequence[str]) -> Launch:
-    from hermes.evaluation.sweep import in_processes, on_cluster
+    from hermes.evaluation.sweeps.running import in_processes, on_cluster
 
     if name not in _LAUNCHERS:
         raise SettingError("--launcher", name, _LAUNCHERS, did_you_mean(name, _LAUNCHERS))
@@ -128,8 +130,8 @@ def _launch(name: str, jobs: int, given: Sequence[str]) -> Launch:
     return on_cluster(name.partition("-")[2], jobs, values)
 
 
-def _list(cells: Sequence[Cell], folder: Path) -> None:
-    from hermes.evaluation.sweep import is_done
+def _list(cells: Sequence[SweepCell], folder: Path) -> None:
+    from hermes.evaluation.sweeps.running import is_done
 
     for cell in cells:
         done = is_done(cell, folder)
@@ -138,7 +140,7 @@ def _list(cells: Sequence[Cell], folder: Path) -> None:
 
 
 def _show(found: Sequence[Outcome]) -> None:
-    from hermes.evaluation.sweep_pages import unscored
+    from hermes.evaluation.reports.sweep_sections import unscored
 
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("cell", overflow="fold")

@@ -44,7 +44,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     kept.write_text(resolved, encoding="utf-8")
     err().print(f"training in {folder}; progress in {folder}/logs")
-    from hermes.trainers import quiet_lightning
+    from hermes.machine.lightning import quiet_lightning
 
     with quiet_lightning():
         model = train_model(run.training, folder)

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from hermes.cli.answers import Writer, run_record
 from hermes.cli.output import err, note
 from hermes.cli.questions import Question, check_times
-from hermes.cli.report import Writer, run_record
 from hermes.config import resolved_yaml
 from hermes.errors import InputError
-from hermes.memory_map import session_map
-from hermes.run import session_from
-from hermes.session import StreamSession
-from hermes.settings import RunConfig, run_config
+from hermes.session.config import RunConfig, run_config
+from hermes.session.memory_map import session_map
+from hermes.session.opening import session_from
+from hermes.session.session import StreamSession
 from hermes.video import Frame, FrameSource, open_source
 
 

@@ -4,15 +4,18 @@ A policy, a part, or any group of settings is a plain dataclass whose fields are
 one from plain values and `to_dict` is its inverse; `compose` makes a whole run's.
 """
 
-from hermes.config.composition import Extras, Fallback, available, compose, config_source, experiment_extras
-from hermes.config.schema import Part, setting
-from hermes.config.specs import Row, build, config_hash, resolved_yaml, settings_table, to_dict
+from hermes.config.building import build
+from hermes.config.composition import Fallback, compose
+from hermes.config.experiments import Extras, experiment_extras
+from hermes.config.exporting import SettingRow, config_hash, resolved_yaml, settings_table
+from hermes.config.files import available, config_source
+from hermes.config.schema import Part, setting, settings_of, to_dict
 
 __all__ = [
     "Extras",
     "Fallback",
     "Part",
-    "Row",
+    "SettingRow",
     "available",
     "build",
     "compose",
@@ -21,6 +24,7 @@ __all__ = [
     "experiment_extras",
     "resolved_yaml",
     "setting",
+    "settings_of",
     "settings_table",
     "to_dict",
 ]

@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
-from hermes.errors import HermesError, SettingError
+from hermes.errors import HermesError, InputError, SettingError
 from hermes.registry import registry
 
 __all__ = ["Part", "Setting", "convert", "elements", "join", "part_type", "setting", "settings_of", "words"]
@@ -242,3 +242,28 @@ def _within(value: Any, limits: Mapping[str, Any]) -> bool:
     # Written so that NaN is outside any bound.
     tests = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
     return all(test(value, limits[key]) for key, test in tests.items() if key in limits)
+
+
+def to_dict(obj: object) -> Any:
+    """Plain containers that `build` turns into an equal object; safe for YAML and JSON (this project).
+
+    Raises:
+        InputError: a value that no setting can hold.
+
+    >>> to_dict((1, {"a": None}))
+    [1, {'a': None}]
+    """
+    if isinstance(obj, Part) or (dataclasses.is_dataclass(obj) and not isinstance(obj, type)):
+        plain = {name: to_dict(getattr(obj, name)) for name in settings_of(type(obj))}
+        return {"name": registry(obj.kind).name_of(type(obj)), **plain} if isinstance(obj, Part) else plain
+    if isinstance(obj, Enum):
+        return obj.name
+    if isinstance(obj, Path):
+        return str(obj)
+    if isinstance(obj, Mapping):
+        return {to_dict(key): to_dict(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [to_dict(value) for value in obj]
+    if obj is None or isinstance(obj, (bool, int, float, str)):
+        return obj
+    raise InputError(f"a setting cannot hold {obj!r}: only plain values, parts and settings dataclasses")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.data.clips import Clip, Problem, TimedQuestion
-from hermes.data.entries import Entry, collect
+from hermes.data.entries import RawQuestion, collect
 from hermes.data.tables import load
 from hermes.errors import InputError
 
@@ -25,7 +25,7 @@ def is_shared(content: Any) -> bool:
     return any(isinstance(row, dict) and "video_path" in row and "conversations" in row for row in rows)
 
 
-def shared_entries(content: Any, path: Path) -> Iterator[Entry | Problem]:
+def shared_entries(content: Any, path: Path) -> Iterator[RawQuestion | Problem]:
     """The questions of a list of videos, each with ``video_path`` and ``conversations``.
 
     Source: the annotation files of the release of arXiv 2601.14724, as far as they show their format. A
@@ -56,12 +56,12 @@ def shared_entries(content: Any, path: Path) -> Iterator[Entry | Problem]:
             yield _entry(video, question, f"{where}, question {j}")
 
 
-def _entry(video: dict[str, Any], question: dict[str, Any], where: str) -> Entry:
+def _entry(video: dict[str, Any], question: dict[str, Any], where: str) -> RawQuestion:
     clip = video.get("clip")
     start, end = clip if isinstance(clip, (list, tuple)) and len(clip) == 2 else (None, None)
     time, first = question.get("end_time"), question.get("start_time")
     known = (*_OF_QUESTION, "start_time")
-    return Entry(
+    return RawQuestion(
         where=where,
         video=video["video_path"],
         question=question["question"],

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from hermes.data.clips import Clip, Problem, TimedQuestion
 
-__all__ = ["Entry", "Reading", "collect", "option_of", "seconds", "unlabelled"]
+__all__ = ["RawQuestion", "Reading", "collect", "option_of", "seconds", "unlabelled"]
 
 # Times in annotations are often whole seconds of a video that is a fraction shorter.
 ROUNDING = 1.0
@@ -20,7 +20,7 @@ _LABEL = re.compile(r"\s*\(?([A-Z])\s*[.):]\s*")
 
 
 @dataclass(frozen=True)
-class Entry:
+class RawQuestion:
     """One question as a file has it, its fields named alike for every format, nothing checked yet.
 
     Source: this project.
@@ -133,7 +133,9 @@ def option_of(answer: Any, options: Sequence[str], form: str = "text") -> str | 
     return found[0] if found else None
 
 
-def collect(items: Iterable[Entry | Problem], place: Callable[[str], str], *, cut: bool = False) -> Reading:
+def collect(
+    items: Iterable[RawQuestion | Problem], place: Callable[[str], str], *, cut: bool = False
+) -> Reading:
     """Check every entry and gather the questions by clip, each in order of time.
 
     Source: this project. Questions belong together if path, bounds and frame rate agree.
@@ -181,7 +183,9 @@ class _Seen:
         self.questions: dict[tuple[Any, ...], str] = {}
         self.bounds: dict[str, tuple[Any, Any]] = {}
 
-    def again(self, entry: Entry, key: tuple[Any, ...], question: TimedQuestion | None) -> Iterator[Problem]:
+    def again(
+        self, entry: RawQuestion, key: tuple[Any, ...], question: TimedQuestion | None
+    ) -> Iterator[Problem]:
         where = _where(entry)
         if entry.id and (first := self.ids.setdefault(entry.id, where)) is not where:
             yield Problem(where, f"the id {entry.id!r} is also that of {first}", "duplicate ids", False)
@@ -195,14 +199,14 @@ class _Seen:
                 yield Problem(where, what, "questions asked twice", False)
 
 
-def _where(entry: Entry) -> str:
+def _where(entry: RawQuestion) -> str:
     return f"{entry.where} ({entry.video.rstrip('/').rpartition('/')[2]})"
 
 
 class _Checked:
     """One entry with its values checked: the question, if it can be asked, and what is wrong."""
 
-    def __init__(self, entry: Entry, cut: bool, first_bounds: tuple[Any, Any]) -> None:
+    def __init__(self, entry: RawQuestion, cut: bool, first_bounds: tuple[Any, Any]) -> None:
         self.entry = entry
         self.problems: list[Problem] = []
         self.fits = True

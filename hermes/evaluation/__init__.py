@@ -3,18 +3,19 @@
 Source: this project.
 """
 
-from hermes.evaluation.compare import Comparison, Difference, compare_runs
-from hermes.evaluation.journal import Journal
-from hermes.evaluation.judge import Judge, RefusedError, Verdict
-from hermes.evaluation.judging import judge_run
-from hermes.evaluation.module import EvalData, EvalModule
-from hermes.evaluation.rows import Row
-from hermes.evaluation.run import evaluate, is_worker
-from hermes.evaluation.settings import EvalConfig, TrainerConfig, default_folder, eval_config
-from hermes.evaluation.statistics import wilson
-from hermes.evaluation.summary import Score, Summary, age_bin, summarise
+from hermes.evaluation.judging.judge import Judge, RefusedError, Verdict
+from hermes.evaluation.judging.judge_run import judge_run
+from hermes.evaluation.results.journal import Journal
+from hermes.evaluation.results.rows import AnswerRow
+from hermes.evaluation.running.module import EvalData, EvalModule
+from hermes.evaluation.running.run import evaluate, is_worker
+from hermes.evaluation.running.settings import EvalConfig, TrainerConfig, default_folder, eval_config
+from hermes.evaluation.scoring.compare import Comparison, Difference, compare_runs
+from hermes.evaluation.scoring.statistics import wilson
+from hermes.evaluation.scoring.summary import Score, Summary, age_bin, summarise
 
 __all__ = [
+    "AnswerRow",
     "Comparison",
     "Difference",
     "EvalConfig",
@@ -23,7 +24,6 @@ __all__ = [
     "Journal",
     "Judge",
     "RefusedError",
-    "Row",
     "Score",
     "Summary",
     "TrainerConfig",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes.kernels.rotate import Turn, rotate
+from hermes.kernels.rotate import Rotation, rotate
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class MixPlan:
     weights: Float[Tensor, "B R E"]
     groups: Int[Tensor, "B R E"] | None
     size: int
-    turn: Turn
+    rotation: Rotation
     targets: Int[Tensor, "B R S"] | None = None
 
 
@@ -55,7 +55,7 @@ def compact_layer(
     keys: Float[Tensor, "B H T D"],
     values: Float[Tensor, "B H T D"],
     keep: Int[Tensor, "#B R K"] | None,
-    turn: Turn | None,
+    rotation: Rotation | None,
     mix: MixPlan | None,
     source: Float[Tensor, "B H T D"] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -68,7 +68,7 @@ def compact_layer(
 
     Args:
         keep: slots kept, ascending; None keeps all.
-        turn: position change of each kept key; None leaves keys as they are, bit for bit.
+        rotation: position change of each kept key; None leaves keys as they are, bit for bit.
         mix: evicted tokens to mix; None drops them.
         source: the keys that ``turn`` applies to, where they are not ``keys`` (keys as first written).
 
@@ -76,14 +76,14 @@ def compact_layer(
     >>> compact_layer(k, k, torch.tensor([[[1]]]), None, None)[0]
     tensor([[[[2., 3.]]]])
     """
-    rotated = keys if turn is None or source is None else source
+    rotated = keys if rotation is None or source is None else source
     new_keys = rotated if keep is None else gather(rotated, keep)
     new_values = values if keep is None else gather(values, keep)
-    if turn is not None:
-        new_keys = rotate(new_keys, *turn.angles())
+    if rotation is not None:
+        new_keys = rotate(new_keys, *rotation.angles())
     if mix is None:
         return new_keys, new_values
-    key = _mix(rotate(gather(keys, mix.members).float(), *mix.turn.angles()), mix).to(keys.dtype)
+    key = _mix(rotate(gather(keys, mix.members).float(), *mix.rotation.angles()), mix).to(keys.dtype)
     value = _mix(gather(values, mix.members), mix).to(values.dtype)
     if mix.targets is None:
         return torch.cat((new_keys, key), dim=2), torch.cat((new_values, value), dim=2)

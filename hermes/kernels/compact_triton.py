@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hermes.kernels.compact import MixPlan
-from hermes.kernels.rotate import Turn
+from hermes.kernels.rotate import Rotation
 
 BLOCK = 32
 # Members of one mixed token are summed in slices of this many, at most SLICES of them.
@@ -150,7 +150,7 @@ def compact_layer(
     keys: Tensor,
     values: Tensor,
     keep: Tensor | None,
-    turn: Turn | None,
+    rotation: Rotation | None,
     mix: MixPlan | None,
     source: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -158,17 +158,17 @@ def compact_layer(
 
     Source: arXiv 2601.14724, Eq. 6, Sec. 3.3, App. E and F. Arguments and results as the reference's.
     """
-    if keep is None and turn is None and mix is None:
+    if keep is None and rotation is None and mix is None:
         return keys, values
     batch, heads, held, dim = keys.shape
-    rotated = keys if turn is None or source is None else source
+    rotated = keys if rotation is None or source is None else source
     keys, values, rotated = (x if x.stride(-1) == 1 else x.contiguous() for x in (keys, values, rotated))
     kept = held if keep is None else keep.shape[-1]
     appended = mix.size if mix is not None and mix.targets is None else 0
     new_keys = torch.empty(batch, heads, kept + appended, dim, dtype=keys.dtype, device=keys.device)
     new_values = torch.empty_like(new_keys, dtype=values.dtype)
 
-    shift, member_list = None if turn is None else turn.shift, None if mix is None else mix.members
+    shift, member_list = None if rotation is None else rotation.shift, None if mix is None else mix.members
     rows = max(x.shape[-2] for x in (keep, shift, member_list) if x is not None)
     empty = keys.new_empty(0)
 
@@ -182,8 +182,8 @@ def compact_layer(
     parts = 0 if mix is None else 1 if grouped else max(1, min(SLICES, triton.cdiv(count, SLICE)))
     partial = torch.empty(parts, 2, batch, heads, size, dim, dtype=torch.float32, device=keys.device)
     blocks = triton.cdiv(kept, BLOCK)
-    any_turn = turn if turn is not None else None if mix is None else mix.turn
-    axes = 1 if any_turn is None else any_turn.shift.shape[0]
+    any_rotation = rotation if rotation is not None else None if mix is None else mix.rotation
+    axes = 1 if any_rotation is None else any_rotation.shift.shape[0]
     grid: Any = (batch * heads, blocks + size * parts)
     if grid[0] * grid[1] > 0:
         _compact[grid](
@@ -191,13 +191,13 @@ def compact_layer(
             values,
             rotated,
             full(keep),
-            empty if turn is None else full(turn.shift.float(), axes),
+            empty if rotation is None else full(rotation.shift.float(), axes),
             members,
             full(None if mix is None else mix.weights),
             full(None if mix is None else mix.groups),
-            empty if mix is None else full(mix.turn.shift.float(), axes),
-            empty if any_turn is None else any_turn.frequencies.to(keys.device),
-            empty if any_turn is None else any_turn.axis.to(keys.device),
+            empty if mix is None else full(mix.rotation.shift.float(), axes),
+            empty if any_rotation is None else any_rotation.frequencies.to(keys.device),
+            empty if any_rotation is None else any_rotation.axis.to(keys.device),
             new_keys,
             new_values,
             partial,
@@ -217,7 +217,7 @@ def compact_layer(
             WIDTH=triton.next_power_of_2(dim // 2),
             PER_HEAD=rows > 1,
             KEEP=keep is not None,
-            TURN=turn is not None,
+            TURN=rotation is not None,
             MIX=mix is not None,
             GROUPS=grouped,
             ONE=axes == 1,

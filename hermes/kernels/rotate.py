@@ -12,7 +12,7 @@ Angles = tuple[Tensor, Tensor]  # cosine and sine, float32 [*batch, T, D/2]
 
 
 @dataclass(frozen=True)
-class Turn:
+class Rotation:
     """A rotation given by position differences, whose angles a kernel may compute as it goes.
 
     Source: this project. Channel pair ``c`` turns by ``shift[axis[c]] * frequencies[c]``: one formula for 1-D

@@ -1,15 +1,24 @@
 """The parts a policy is composed of: scorers, smoothers, selectors, mergers, re-indexers."""
 
-from hermes.parts.buckets import Buckets
+from hermes.parts.buckets import Buckets, bucketed
 from hermes.parts.mergers import Drop, Merger, Summary
 from hermes.parts.norms import KeyNorm, ValueNorm
-from hermes.parts.observed import AttentionSum, Following, WindowAttention
+from hermes.parts.received_attention import AttentionLedger, AttentionSum, WindowAttention
 from hermes.parts.reindexers import Eager, Lazy, Never, Reindexer
-from hermes.parts.scorers import Blend, GuidedAttention, LayerContext, RandomScore, Recency, Scorer
+from hermes.parts.scorers import (
+    Blend,
+    FusedBlend,
+    GuidedAttention,
+    LayerContext,
+    RandomScore,
+    Recency,
+    Scorer,
+)
 from hermes.parts.selectors import EvenFrames, Selection, Selector, TopK
 from hermes.parts.smoothers import Chain, Smoother
 
 __all__ = [
+    "AttentionLedger",
     "AttentionSum",
     "Blend",
     "Buckets",
@@ -17,7 +26,7 @@ __all__ = [
     "Drop",
     "Eager",
     "EvenFrames",
-    "Following",
+    "FusedBlend",
     "GuidedAttention",
     "KeyNorm",
     "LayerContext",
@@ -35,4 +44,5 @@ __all__ = [
     "TopK",
     "ValueNorm",
     "WindowAttention",
+    "bucketed",
 ]

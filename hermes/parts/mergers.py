@@ -66,6 +66,6 @@ class Summary(Merger):
         """A weighted mean of all evicted tokens."""
         weight = torch.ones(evicted.shape, device=evicted.device)
         if self.weights == "mass" and layer.tokens is not None:
-            mass = layer.tokens.mass
+            mass = layer.tokens.weight
             weight = mass.expand(-1, evicted.shape[1], -1).gather(-1, evicted).float()
         return Mix(evicted, weight / weight.sum(-1, keepdim=True))

@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes.attention import AttentionView
+from hermes.attention import AttentionView, Guidance
 from hermes.config import Part, setting
 from hermes.errors import SettingError
 from hermes.memory import KVLayer
-from hermes.observe import Guidance
 
 
 def normalise(x: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
@@ -59,7 +58,7 @@ class LayerContext:
 
 
 @dataclass(frozen=True)
-class Blending:
+class FusedBlend:
     """A score as :func:`hermes.kernels.blended_scores` makes it for all layers at once.
 
     Source: arXiv 2601.14724, Sec. 3.1: ``(1 - weight) n(attention) + weight n(exp(-rate age))``.
@@ -106,8 +105,8 @@ class Scorer(Part, ABC):
         """
         return view.received(per_head=per_head)
 
-    def blending(self, context: LayerContext) -> Blending | None:
-        """The same score as a :class:`Blending`, which all layers share an operation for; None by default."""
+    def blending(self, context: LayerContext) -> FusedBlend | None:
+        """The same score as a :class:`FusedBlend`, which all layers share an operation for; None by default."""
         return None
 
     @abstractmethod
@@ -126,9 +125,9 @@ class Recency(Scorer):
     k: float = setting(20.0, help="forgetting rate at the tier's first layer", ge=0)
     k_drop: float = setting(0.0, help="by how much k has fallen at the end of the tier")
 
-    def blending(self, context: LayerContext) -> Blending | None:
+    def blending(self, context: LayerContext) -> FusedBlend | None:
         """Recency alone; None for subclasses, which may score otherwise."""
-        return Blending(None, 1.0, self._rate(context)) if type(self) is Recency else None
+        return FusedBlend(None, 1.0, self._rate(context)) if type(self) is Recency else None
 
     def _rate(self, context: LayerContext) -> float:
         return self.k - self.k_drop * context.depth
@@ -161,9 +160,9 @@ class GuidedAttention(Scorer):
         """The guidance prompt, as it reads now."""
         return (self._guidance(context),)
 
-    def blending(self, context: LayerContext) -> Blending | None:
+    def blending(self, context: LayerContext) -> FusedBlend | None:
         """Attention alone; None for subclasses."""
-        return Blending(self._guidance(context), 0.0, 0.0) if type(self) is GuidedAttention else None
+        return FusedBlend(self._guidance(context), 0.0, 0.0) if type(self) is GuidedAttention else None
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
         """The observed attention, normalised."""
@@ -208,7 +207,7 @@ class Blend(Scorer):
         """What either scorer asks for."""
         return (*self.first.queries(context), *self.second.queries(context))
 
-    def blending(self, context: LayerContext) -> Blending | None:
+    def blending(self, context: LayerContext) -> FusedBlend | None:
         """Attention and recency, in either order; None for other pairs and for subclasses."""
         pair, w = (self.first, self.second), self._weight(context)
         if type(self) is not Blend or {type(one) for one in pair} != {GuidedAttention, Recency}:
@@ -218,7 +217,7 @@ class Blend(Scorer):
             return None
         if first.guidance is None:
             first, second, w = second, first, 1 - w
-        return Blending(first.guidance, w, second.rate)
+        return FusedBlend(first.guidance, w, second.rate)
 
     def _weight(self, context: LayerContext) -> float:
         return self.weight - self.weight_drop * context.depth

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from hermes.config import Part, setting
 from hermes.memory import KVLayer
-from hermes.positions import dense_ranks
-from hermes.provenance import Kind
+from hermes.tokens import TokenKind, dense_ranks
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ class TopK(Selector):
             bonus = bonus + (_rank_in_frame(scores, video.frame) < aside.floor).long()
         if aside.stamps:
             room = int(self.timestamps * budget)
-            stamp = (video.kind == int(Kind.TIMESTAMP)).expand_as(rank)
+            stamp = (video.kind == int(TokenKind.TIMESTAMP)).expand_as(rank)
             kept = _best_stamps(scores, video.frame, stamp, room)
             bonus = torch.where(kept, 4, torch.where(stamp, -1, bonus))
         return (rank + bonus * length).topk(budget, dim=-1).indices

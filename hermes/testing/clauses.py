@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from hermes.backbone import Backbone, Chunk
+from hermes.backbone import Backbone
 from hermes.config import config_hash, to_dict
+from hermes.decoding.observer import DecoderObserver
+from hermes.decoding.prefill import prefill
 from hermes.errors import SettingError
-from hermes.observe import Observer
-from hermes.prefill import prefill
-from hermes.provenance import Kind, Provenance
-from hermes.storage import load_memory
+from hermes.memory import load_memory
 from hermes.testing.trial import CHUNK_FRAMES, CHUNKS, ContractError, State, Trial, copy_state, fingerprint
+from hermes.tokens import Chunk, Provenance, TokenKind
 
 Clause = Callable[[Trial], None]
 
@@ -141,7 +141,7 @@ def keys_are_rope_from_scratch(trial: Trial) -> None:
         for head in range(layer.after["keys"].shape[1]):
             row = head if tokens.id.shape[1] > 1 else 0
             # A mixed token has no key of its own.
-            slots = (tokens.kind[0, row] != int(Kind.SUMMARY)).nonzero().flatten()
+            slots = (tokens.kind[0, row] != int(TokenKind.SUMMARY)).nonzero().flatten()
             ids = tokens.id[0, row, slots].tolist()
             where = f"{layer.where}, head {head}"
             _require(all(name in own_keys for name in ids), f"{where}: holds a token that was never written")
@@ -317,7 +317,7 @@ def saved_memory_goes_on(trial: Trial) -> None:
         session.memory.save(folder)
         loaded = load_memory(folder, trial.backbone.rotary, trial.backbone.device)
     _require(_same(copy_state(session.memory), copy_state(loaded)), "the memory comes back different")
-    session.memory, session.observer = loaded, Observer(trial.backbone, loaded)
+    session.memory, session.observer = loaded, DecoderObserver(trial.backbone, loaded)
     session.feed(trial.frames(CHUNKS * CHUNK_FRAMES)[3 * CHUNK_FRAMES :])
     _require(_same(copy_state(session.memory), trial.usual), "streaming goes on differently")
 
@@ -365,7 +365,7 @@ def stateless_is_stateless(trial: Trial) -> None:
     prefill(trial.backbone, fork, chunk)
     for policy in (session.policy, session.policy, fresh):
         memory = fork.fork()
-        memory.apply(policy.compress(memory, Observer(trial.backbone, memory)))
+        memory.apply(policy.compress(memory, DecoderObserver(trial.backbone, memory)))
         found.append(copy_state(memory))
     _require(_same(found[0], found[1]), "it says stateless, and the same step twice comes to two things")
     _require(_same(found[0], found[2]), "it says stateless, and what it did before makes a difference")

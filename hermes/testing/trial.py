@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hermes.backbone import Backbone, Chunk, VideoState
-from hermes.callback import Callback
+from hermes.attention import Observer
+from hermes.backbone import Backbone, load_backbone
 from hermes.config import build, to_dict
+from hermes.decoding.generation import GenerationConfig
 from hermes.errors import HermesError
-from hermes.generation import GenerationConfig
-from hermes.loading import load_backbone
 from hermes.memory import KVMemory, LayerUpdate
-from hermes.observe import Observer
 from hermes.policy import MemoryPolicy
-from hermes.session import StreamSession
+from hermes.session.callback import Callback
+from hermes.session.session import StreamSession
+from hermes.tokens import Chunk, VideoState
 from hermes.video import Frame
 
 __all__ = [
@@ -255,7 +255,7 @@ class _Recorder(Callback):
             # The chunk, and before the first one the prefix.
             keys = torch.cat(self._projected[index], dim=2)
             count = keys.shape[2]
-            ids = layer.held.id[0, 0, -count:].tolist()
+            ids = layer.origin.id[0, 0, -count:].tolist()
             self.keys[index].update(zip(ids, keys[0].unbind(1), strict=True))
             self.values[index].update(zip(ids, layer.values[0, :, -count:].unbind(1), strict=True))
 

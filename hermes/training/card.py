@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hermes import __version__
+from hermes.backbone import load_backbone
 from hermes.config import resolved_yaml
-from hermes.data.wanderer import KINDS
-from hermes.evaluation import Score, Summary, eval_config, evaluate
-from hermes.loading import load_backbone
+from hermes.data.wanderer.questions import KINDS
+from hermes.evaluation.running.run import evaluate
+from hermes.evaluation.running.settings import eval_config
+from hermes.evaluation.scoring.summary import Score, Summary
 from hermes.training.settings import Schedule, TrainConfig
+from hermes.version import __version__
 
 __all__ = ["measure", "write_card"]
 

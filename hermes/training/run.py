@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from hermes.config import setting
-from hermes.trainers import interruptible
+from hermes.machine.lightning import interruptible
 from hermes.training.card import write_card
 from hermes.training.decoder import DecoderModule
 from hermes.training.model import build_model, save_model

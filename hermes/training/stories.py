@@ -10,7 +10,7 @@ import numpy as np
 
 from hermes.data.wanderer.questions import History
 from hermes.data.wanderer.world import COLOURS, CORNERS, OBJECTS, PLACES, SHAPES, Scene, object_name
-from hermes.prompts import GuidancePrompts
+from hermes.dialogue import GuidancePrompts
 from hermes.training.words import NOTHING
 
 __all__ = ["STORIES", "Story", "tell"]

@@ -17,15 +17,7 @@ from torch.utils.data import Dataset
 from hermes.backbone import visual_features
 from hermes.config import setting
 from hermes.data.wanderer.rendering import render
-from hermes.data.wanderer.world import (
-    COLOURS,
-    CORNERS,
-    OBJECTS,
-    PLACES,
-    SHAPES,
-    Split,
-    codes,
-)
+from hermes.data.wanderer.world import COLOURS, CORNERS, OBJECTS, PLACES, SHAPES, Split, codes
 from hermes.training.words import Prompt, visual_words
 
 __all__ = ["Pictures", "VisionConfig", "VisionModule", "feature_table", "targets"]

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from hermes.chat import split_template
 from hermes.data.wanderer.questions import KINDS, NUMBERS
 from hermes.data.wanderer.world import COLOURS, CORNERS, OBJECTS, PLACES, SHAPES, object_name
-from hermes.prompts import GuidancePrompts, multiple_choice
+from hermes.dialogue import GuidancePrompts, multiple_choice, split_template
 
 __all__ = [
     "ANSWER_PREFIX",
@@ -106,7 +105,7 @@ class Prompt:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.turn = split_template(tokenizer, [TEMPLATE], SYSTEM_PROMPT, "<video>")
+        self.template_parts = split_template(tokenizer, [TEMPLATE], SYSTEM_PROMPT, "<video>")
         self.end = int(tokenizer.eos_token_id)
         self._pieces: dict[str, list[int]] = {}
         self._split = re.compile(_PIECES)
@@ -127,10 +126,12 @@ class Prompt:
 
     def prefix(self) -> list[int]:
         """Everything before the first frame."""
-        return self.ids(self.turn.prefix)
+        return self.ids(self.template_parts.prefix)
 
     def question(self, text: str, options: Iterable[str] = ()) -> list[int]:
         """Everything after the last frame, up to the answer."""
         options = tuple(options)
         text = multiple_choice(text, options) if options else text
-        return self.ids(f"{self.turn.before}{text}{self.turn.after}{ANSWER_PREFIX if options else ''}")
+        return self.ids(
+            f"{self.template_parts.before}{text}{self.template_parts.after}{ANSWER_PREFIX if options else ''}"
+        )

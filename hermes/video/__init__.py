@@ -1,5 +1,7 @@
 """Video as a stream of frames with true timestamps, from files, folders, arrays, cameras and iterators."""
 
+from hermes.video.av_source import orient
+from hermes.video.config import VideoConfig
 from hermes.video.link import Link
 from hermes.video.opening import open_source
 from hermes.video.source import Frame, FrameSource, Sampling, TimedImage, sample
@@ -11,7 +13,9 @@ __all__ = [
     "Link",
     "Sampling",
     "TimedImage",
+    "VideoConfig",
     "open_source",
+    "orient",
     "sample",
     "video_encoders",
     "write_video",

@@ -9,10 +9,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from hermes.config import (
-    Part,
-    setting,
-)
+from hermes.config import Part, setting
 from hermes.errors import InputError, SettingError
 
 

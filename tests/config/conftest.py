@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes.config import (
-    compose,
-)
+from hermes.config import compose
 from hermes.registry import registry
 from tests.config.cases import (
     Chance,

@@ -15,14 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from hermes.config import (
-    build,
-    config_hash,
-    resolved_yaml,
-    setting,
-    settings_table,
-    to_dict,
-)
+from hermes.config import build, config_hash, resolved_yaml, setting, settings_table, to_dict
 from hermes.errors import HermesError, InputError
 from tests.config.cases import (
     Chance,

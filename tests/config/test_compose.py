@@ -8,13 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from hermes.config import (
-    available,
-    build,
-    config_hash,
-    config_source,
-    resolved_yaml,
-)
+from hermes.config import available, build, config_hash, config_source, resolved_yaml
 from hermes.errors import InputError, SettingError, UnsupportedModelError, nearest
 from tests.config.cases import (
     Backbone,

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from hermes.config import setting
 from hermes.data.clips import Problem
-from hermes.data.entries import Entry, unlabelled
+from hermes.data.entries import RawQuestion, unlabelled
 from hermes.data.readers.published import Published, objects
 from hermes.data.tables import load
 from hermes.errors import InputError
@@ -35,12 +35,12 @@ class VideoMME(Published):
 
     label: ClassVar[str] = "Video-MME"
 
-    def completed(self, entry: Entry) -> Entry:
+    def completed(self, entry: RawQuestion) -> RawQuestion:
         """With the class of its video's length as category."""
         category = entry.category or str(entry.extra.get("duration_category", ""))
         return replace(super().completed(entry), category=category)
 
-    def own_entries(self, content: Any) -> Iterator[Entry | Problem]:
+    def own_entries(self, content: Any) -> Iterator[RawQuestion | Problem]:
         """The questions of the repository's JSON file, or of the data set's table."""
         for found in self.objects(content, "video_id"):
             if isinstance(found, Problem):
@@ -53,7 +53,7 @@ class VideoMME(Published):
             for question in objects(rows, named, "question", "answer"):
                 yield question if isinstance(question, Problem) else self._entry(video, *question)
 
-    def _entry(self, video: Mapping[str, Any], where: str, row: Mapping[str, Any]) -> Entry:
+    def _entry(self, video: Mapping[str, Any], where: str, row: Mapping[str, Any]) -> RawQuestion:
         options = row.get("options", row.get("choices", ()))
         if isinstance(options, str):  # of a CSV file
             options = _literal(options)
@@ -68,7 +68,7 @@ class VideoMME(Published):
             "question_id",
             "duration",
         )
-        return Entry(
+        return RawQuestion(
             where=where,
             video=f"{video.get('videoID') or url or video['video_id']}{self.suffix}",
             question=str(row["question"]),
@@ -152,7 +152,7 @@ class MVBench(Published):
             raise InputError(f"{self.annotations}: no JSON file in this folder")
         return {file.stem: load(file) for file in files}
 
-    def completed(self, entry: Entry) -> Entry:
+    def completed(self, entry: RawQuestion) -> RawQuestion:
         """With the task that the shared form leaves out."""
         if entry.task:
             return entry
@@ -165,7 +165,7 @@ class MVBench(Published):
                 return replace(entry, task=task)
         return replace(entry, task=parts[-2] if len(parts) > 1 else self.label)
 
-    def own_entries(self, content: Any) -> Iterator[Entry | Problem]:
+    def own_entries(self, content: Any) -> Iterator[RawQuestion | Problem]:
         """The questions of the data set's files."""
         files = content if isinstance(content, dict) else {self.annotations.stem: content}
         for stem, rows in files.items():
@@ -177,7 +177,7 @@ class MVBench(Published):
                 where, row = found
                 known = ("video", "question", "candidates", "answer", "start", "end", "fps", "question_id")
                 frames = folder.startswith("tvqa")
-                yield Entry(
+                yield RawQuestion(
                     where=f"{stem}, {where}",
                     video=str(PurePosixPath(folder, str(row["video"]))),
                     question=str(row["question"]),
@@ -208,7 +208,7 @@ class EgoSchema(Published):
 
     answers: Path | None = setting(None, help="file of the public answers; only what is in it is asked")
 
-    def own_entries(self, content: Any) -> Iterator[Entry | Problem]:
+    def own_entries(self, content: Any) -> Iterator[RawQuestion | Problem]:
         """The questions of the repository's file."""
         answers = None if self.answers is None else load(self.answers)
         if answers is not None and not isinstance(answers, dict):
@@ -222,7 +222,7 @@ class EgoSchema(Published):
             if answers is not None and name not in answers:
                 continue
             known = ("q_uid", "question", "answer")
-            yield Entry(
+            yield RawQuestion(
                 where=where,
                 video=f"{name}{self.suffix}",
                 question=str(row["question"]),

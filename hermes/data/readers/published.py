@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from hermes.config import setting
+from hermes.data.annotated import Annotated
 from hermes.data.annotations import is_shared, shared_entries
-from hermes.data.benchmark import Annotated
 from hermes.data.clips import Problem
-from hermes.data.entries import Entry
+from hermes.data.entries import RawQuestion
 from hermes.data.tables import load
 from hermes.errors import InputError, SettingError, did_you_mean
 
@@ -53,20 +53,20 @@ class Published(Annotated):
         return load(self.annotations)
 
     @abstractmethod
-    def own_entries(self, content: Any) -> Iterator[Entry | Problem]:
+    def own_entries(self, content: Any) -> Iterator[RawQuestion | Problem]:
         """The questions of a file as the benchmark publishes it."""
 
-    def completed(self, entry: Entry) -> Entry:
+    def completed(self, entry: RawQuestion) -> RawQuestion:
         """The entry with the names of task and category that the file does not have."""
         return entry if entry.task else replace(entry, task=self.label)
 
-    def entries(self) -> Iterator[Entry | Problem]:
+    def entries(self) -> Iterator[RawQuestion | Problem]:
         """Every question of the file, unchecked; a problem for what cannot be read."""
         content = self.content()
         shared = is_shared(content) if self.format == "auto" else self.format == "shared"
         found = shared_entries(content, self.annotations) if shared else self.own_entries(content)
         for item in found:
-            yield self.completed(item) if isinstance(item, Entry) else item
+            yield self.completed(item) if isinstance(item, RawQuestion) else item
 
     def objects(self, content: Any, *needed: str) -> Iterator[tuple[str, dict[str, Any]] | Problem]:
         """The rows of a published file, see :func:`objects`.

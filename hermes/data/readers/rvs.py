@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from hermes.config import setting
 from hermes.data.clips import Problem
-from hermes.data.entries import Entry
+from hermes.data.entries import RawQuestion
 from hermes.data.readers.published import Published, objects
 from hermes.data.tables import load
 
@@ -25,12 +25,12 @@ class _Rvs(Published):
         help="list of clips (rvs_ego.json or rvs_movie.json), if the videos are the original ones, uncut",
     )
 
-    def completed(self, entry: Entry) -> Entry:
+    def completed(self, entry: RawQuestion) -> RawQuestion:
         """Marked as open-ended: an answer in other words may be right."""
         entry = super().completed(entry)
         return replace(entry, extra={**entry.extra, "open_ended": True})
 
-    def own_entries(self, content: Any) -> Iterator[Entry | Problem]:
+    def own_entries(self, content: Any) -> Iterator[RawQuestion | Problem]:
         """The questions of ``test_qa_*.json``, each about a clip."""
         clips: dict[str, dict[str, Any]] = {}
         for found in [] if self.clips is None else objects(load(self.clips), "clip", "video_id"):
@@ -51,7 +51,7 @@ class _Rvs(Published):
             start, end = (clip.get(f"{side}_time", clip.get(f"{side}_shot")) for side in ("start", "end"))
             first, time = row.get("start_time"), row.get("end_time")
             known = ("video_id", "question", "answer", "answer_type", "id", "start_time", "end_time")
-            yield Entry(
+            yield RawQuestion(
                 where=where,
                 video=f"{clip.get('original_video', name)}{self.suffix}",
                 question=str(row["question"]),

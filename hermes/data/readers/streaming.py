@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from hermes.data.clips import Problem
-from hermes.data.entries import Entry, unlabelled
+from hermes.data.entries import RawQuestion, unlabelled
 from hermes.data.readers.published import Published, objects
 
 __all__ = ["OvoBench", "StreamingBench"]
@@ -30,7 +30,7 @@ class StreamingBench(Published):
 
     label: ClassVar[str] = "StreamingBench"
 
-    def own_entries(self, content: Any) -> Iterator[Entry | Problem]:
+    def own_entries(self, content: Any) -> Iterator[RawQuestion | Problem]:
         """The questions of the repository's JSON file, or of the data set's table."""
         first = content[0] if isinstance(content, list) and content else None
         table = isinstance(first, dict) and "question_id" in first
@@ -46,14 +46,14 @@ class StreamingBench(Published):
             else:
                 yield from self._questions(row["questions"], f"{where}, question", str(row["video_path"]))
 
-    def _questions(self, rows: Any, where: str, video: str) -> Iterator[Entry | Problem]:
+    def _questions(self, rows: Any, where: str, video: str) -> Iterator[RawQuestion | Problem]:
         for found in objects(rows, where, "question", "time_stamp", "options"):
             if isinstance(found, Problem):
                 yield found
                 continue
             at, row = found
             known = ("question", "answer", "options", "time_stamp", "task_type", "question_id")
-            yield Entry(
+            yield RawQuestion(
                 where=at,
                 video=video,
                 question=str(row["question"]),
@@ -99,13 +99,13 @@ class OvoBench(Published):
     average: ClassVar[Literal["questions", "tasks", "categories"]] = "categories"
     refused: ClassVar[Mapping[str, str]] = dict.fromkeys(("REC", "SSR", "CRR"), _WHY)
 
-    def completed(self, entry: Entry) -> Entry:
+    def completed(self, entry: RawQuestion) -> RawQuestion:
         """With the category of its task."""
         entry = super().completed(entry)
         category = "backward" if entry.task in _BACKWARD else "real-time"
         return replace(entry, category=category if entry.task in (*_BACKWARD, *_REAL_TIME) else "other")
 
-    def own_entries(self, content: Any) -> Iterator[Entry | Problem]:
+    def own_entries(self, content: Any) -> Iterator[RawQuestion | Problem]:
         """The questions of the repository's file; each probe of a forward task counts as one."""
         for found in self.objects(content, "video", "task"):
             if isinstance(found, Problem):
@@ -116,11 +116,11 @@ class OvoBench(Published):
             if task in self.refused:
                 probes = row.get("test_info")
                 for _ in probes if isinstance(probes, list) else [None]:
-                    yield Entry(where=where, video=video, question=str(row.get("question")), task=task)
+                    yield RawQuestion(where=where, video=video, question=str(row.get("question")), task=task)
                 continue
             known = ("video", "task", "id", "realtime", "question", "options", "gt", "answer")
             by_index = row.get("gt") is not None
-            yield Entry(
+            yield RawQuestion(
                 where=where,
                 video=video,
                 question=str(row.get("question") or ""),

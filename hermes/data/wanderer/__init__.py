@@ -3,7 +3,7 @@
 Source: this project.
 """
 
-from hermes.data.wanderer.files import Walk, Wanderer, write_wanderer
+from hermes.data.wanderer.benchmark import Walk, Wanderer, write_wanderer
 from hermes.data.wanderer.questions import KINDS, Question
 from hermes.data.wanderer.world import Stream, WorldConfig, sample_stream
 

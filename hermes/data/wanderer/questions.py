@@ -9,26 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from hermes.data.wanderer.world import (
-    COLOURS,
-    CORNERS,
-    OBJECTS,
-    PLACES,
-    SHAPES,
-    Scene,
-    Stream,
-    object_name,
-)
+from hermes.data.wanderer.world import COLOURS, CORNERS, OBJECTS, PLACES, SHAPES, Scene, Stream, object_name
 
-__all__ = [
-    "KINDS",
-    "Category",
-    "History",
-    "Kind",
-    "Question",
-    "ask",
-    "questions",
-]
+__all__ = ["KINDS", "Category", "History", "Kind", "Question", "ask", "questions"]
 
 Category = Literal["real-time", "backward", "sequence", "counting", "hallucination"]
 NUMBERS = tuple(str(n) for n in range(len(PLACES) + 1))

@@ -1,0 +1,35 @@
+"""Attention over the memory, what a probe sees of it, and what a policy may ask about it."""
+
+from hermes.attention.guidance import Guidance, Mode, Observer
+from hermes.attention.memory_attention import (
+    NAME,
+    AttentionScope,
+    StopForwardError,
+    causal_bias,
+    folded_sdpa,
+    memory_attention,
+    memory_attention_set,
+    reading,
+    rotate_query,
+)
+from hermes.attention.probe import AttentionMass, AttentionProbe, together
+from hermes.attention.view import AttentionView
+
+__all__ = [
+    "AttentionMass",
+    "AttentionProbe",
+    "AttentionScope",
+    "AttentionView",
+    "Guidance",
+    "Mode",
+    "NAME",
+    "Observer",
+    "StopForwardError",
+    "causal_bias",
+    "folded_sdpa",
+    "memory_attention",
+    "memory_attention_set",
+    "reading",
+    "rotate_query",
+    "together",
+]

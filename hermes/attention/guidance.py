@@ -1,0 +1,72 @@
+"""What a policy may ask about attention, and the interface that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from hermes.memory import KVMemory
+
+__all__ = ["Guidance", "Mode", "Observer"]
+
+Mode = Literal["exact", "embedding"]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a scorer wants to know: the attention of a text to the video tokens.
+
+    Source: arXiv 2601.14724, Sec. 3.1 (pseudo-queries); ``embedding`` as its release.
+
+    Attributes:
+        text: the pseudo-query.
+        mode: ``exact``, a true forward of the text over the memory; or ``embedding``, in which every layer
+            reads the text's input embeddings (the release's shortcut: cheaper, and not what the model sees).
+        per_head: one row per KV head instead of the mean over heads.
+        half: round logits and probabilities to float16 (the release, for Qwen2.5-VL).
+        among: the softmax is over everything held and the text itself, or over the video tokens alone.
+        pool: mean over query tokens and heads, or the largest (float32 only).
+    """
+
+    text: str
+    mode: Mode = "exact"
+    per_head: bool = False
+    half: bool = False
+    among: Literal["all", "video"] = "all"
+    pool: Literal["mean", "max"] = "mean"
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Answers requests for attention on behalf of a policy, which knows no model.
+
+    Source: arXiv 2601.14724, Sec. 3.1. A session hands its own to every hook that may ask.
+
+    Attributes:
+        memory: what is attended to.
+    """
+
+    memory: KVMemory
+
+    def attention(
+        self, requests: Mapping[int, Sequence[Guidance]]
+    ) -> dict[tuple[int, Guidance], Float[Tensor, "B R V"]]:
+        """Mean attention to each video token, for every layer and guidance asked for.
+
+        Args:
+            requests: what is wanted at each layer index.
+
+        Returns:
+            by (layer, guidance): softmax over everything held and the pseudo-query itself, mean over heads
+            and query tokens, restricted to the tokens after the prefix.
+        """
+
+    def over(self, memory: KVMemory) -> Observer:
+        """The same, over another memory of the same model."""
+
+    def queries(self, text: str) -> list[Float[Tensor, "B Hq n D"]]:
+        """Every layer's queries of a text before rotation, from a true forward of it over the memory."""

@@ -1,0 +1,36 @@
+"""Model families: from pixels to chunks, and from a checkpoint to a model that has been checked."""
+
+from hermes.backbone.backbone import Backbone, visual_features
+from hermes.backbone.config import BackboneConfig
+from hermes.backbone.loading import backbone_fallback, load_backbone, save_checkpoint
+from hermes.backbone.pixels import (
+    PixelRecipe,
+    normalize,
+    patchify,
+    prepare,
+    prepare_patches,
+    resize,
+    smart_resize,
+    stack,
+)
+from hermes.backbone.saliency import encode
+from hermes.backbone.self_check import self_check
+
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "PixelRecipe",
+    "backbone_fallback",
+    "encode",
+    "load_backbone",
+    "normalize",
+    "patchify",
+    "prepare",
+    "prepare_patches",
+    "resize",
+    "save_checkpoint",
+    "self_check",
+    "smart_resize",
+    "stack",
+    "visual_features",
+]

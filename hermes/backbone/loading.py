@@ -1,0 +1,131 @@
+"""From a hub id, a local folder or a configuration's name to a ready backbone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hermes.backbone.backbone import Backbone
+from hermes.backbone.checkpoint import _folder, _quiet, _read_json
+from hermes.backbone.config import BackboneConfig
+from hermes.config import build, compose
+from hermes.errors import HermesError, InputError, SettingError, UnsupportedModelError
+from hermes.registry import registry
+
+__all__ = ["backbone_fallback", "load_backbone", "save_checkpoint"]
+
+
+@dataclass
+class _Run:
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+
+
+def load_backbone(config: BackboneConfig | Mapping[str, Any] | str) -> Backbone:
+    """Load a model, its tokenizer and its preprocessing, ready for a session.
+
+    Source: this project.
+
+    Args:
+        config: settings, or what ``backbone=`` takes on the command line: the name of a configuration
+            (``llava_onevision_7b``), a hub id, or a folder.
+
+    Returns:
+        The family's backbone, in evaluation mode, without gradients.
+
+    Raises:
+        SettingError: a bad setting, such as a device that is not there.
+        UnsupportedModelError: a family Hermes does not know, or a decoder it cannot stream through.
+        InputError: no such checkpoint, no network, or files missing or broken.
+    """
+    if isinstance(config, str):
+        config = compose({"backbone": config}, [], _Run, fallbacks={"backbone": backbone_fallback}).backbone
+    elif not isinstance(config, BackboneConfig):
+        config = build(BackboneConfig, config, "backbone")
+    backbone = _family(config).load(config)
+    backbone.check()
+    return backbone
+
+
+def backbone_fallback(name: str) -> dict[str, object] | None:
+    """What ``backbone=name`` means where no configuration has that name: a folder, a hub id, or a family.
+
+    Source: this project.
+
+    >>> backbone_fallback("Qwen/Qwen2.5-VL-7B-Instruct")
+    {'checkpoint': 'Qwen/Qwen2.5-VL-7B-Instruct'}
+    """
+    if "/" in name or Path(name).expanduser().exists():
+        return {"checkpoint": name}
+    return {"family": name} if name in registry("backbone").names() else None
+
+
+def _family(config: BackboneConfig) -> type[Backbone]:
+    """The family that is named, or else the one that serves the checkpoint's model type."""
+    if not config.family:
+        return _serving(config)
+    named: Any = registry("backbone").get(config.family, "backbone.family")
+    if not (isinstance(named, type) and issubclass(named, Backbone)):
+        raise SettingError("backbone.family", config.family, "a subclass of hermes.backbone.Backbone")
+    # One that serves no model type by itself, such as a user's own, takes any checkpoint.
+    if (
+        named.model_types
+        and (model_type := _model_settings(config).get("model_type")) not in named.model_types
+    ):
+        hint = f"It serves {', '.join(named.model_types)}; {config.checkpoint!r} is {model_type!r}."
+        raise SettingError("backbone.family", config.family, hint=hint)
+    return named
+
+
+def _serving(config: BackboneConfig) -> type[Backbone]:
+    settings, families = _model_settings(config), _families()
+    model_type = str(settings.get("model_type", ""))
+    if model_type in families:
+        return families[model_type]
+    supported = f"Supported: {', '.join(families) or '(none is installed)'}."
+    if "vision_config" not in settings:
+        raise UnsupportedModelError(
+            f"{config.checkpoint!r} is a text-only checkpoint (model type {model_type!r}): it cannot see. "
+            f"{supported}"
+        )
+    raise UnsupportedModelError(
+        f"{config.checkpoint!r} is of model type {model_type!r}, which no family serves. {supported} "
+        "To add one, subclass hermes.backbone.Backbone and name it: backbone.family=my_module.MyFamily, or "
+        "the entry point group 'hermes.backbones' of your package."
+    )
+
+
+def _model_settings(config: BackboneConfig) -> dict[str, Any]:
+    with _quiet():
+        folder = _folder(config, ["config.json"])
+    settings = _read_json(folder / "config.json")
+    if settings is None:
+        raise InputError(f"{config.checkpoint!r} has no config.json, so it is no checkpoint")
+    return settings
+
+
+def _families() -> dict[str, type[Backbone]]:
+    """Registered families by the model types they serve; those that cannot be imported are left out."""
+    found: dict[str, type[Backbone]] = {}
+    for name in registry("backbone").names():
+        try:
+            family = registry("backbone").get(name)
+        except HermesError:
+            continue
+        for model_type in getattr(family, "model_types", ()):
+            found.setdefault(model_type, family)
+    return found
+
+
+def save_checkpoint(backbone: Backbone, folder: str | Path) -> None:
+    """Write a backbone as a checkpoint folder that Hermes and transformers can load (this project)."""
+    path = Path(folder)
+    with _quiet():
+        backbone.model.save_pretrained(path)
+        backbone.tokenizer.save_pretrained(path)
+    settings = json.dumps({**backbone.pixel_defaults, **backbone.preprocessor}, indent=2)
+    (path / "video_preprocessor_config.json").write_text(settings + "\n", encoding="utf-8")
+    if backbone.chat_template:
+        (path / "chat_template.jinja").write_text(backbone.chat_template, encoding="utf-8")

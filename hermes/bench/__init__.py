@@ -1,0 +1,1 @@
+"""Measurements: time, memory and bytes of a stream."""

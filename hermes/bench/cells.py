@@ -1,0 +1,169 @@
+"""Latency and memory of many settings: each measured in a process of its own, one table and one plot."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hermes.bench.records import Record, frames_of
+from hermes.bench.stream import draw_stream, measure
+from hermes.evaluation.sweeps.cells import SweepCell
+from hermes.evaluation.sweeps.running import Outcome, run_cell
+from hermes.pages.styles import STYLES
+
+__all__ = ["QUANTITIES", "Measured", "measure_cells", "measured", "write_bench"]
+
+# What a table is about, by operation, in the order of the page.
+QUANTITIES: Mapping[str, str] = {
+    "ttft": "Time to the first token",
+    "tpot": "Time per token after it",
+    "memory": "Memory held: keys, values, positions, provenance",
+    "peak_memory": "Peak memory of the GPU, or on a CPU of the process",
+    "encode": "Frames encoded",
+    "compress": "Compression of a chunk",
+}
+_DRAWN = ("ttft", "tpot", "memory", "peak_memory")
+_DASHES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell and its records (this project)."""
+
+    cell: SweepCell
+    records: tuple[Record, ...]
+
+    def of(self, operation: str) -> list[Record]:
+        """Its records of one operation, by number of frames."""
+        return [record for record in self.records if record.operation == operation]
+
+
+def measure_cells(cells: Sequence[SweepCell], folder: Path) -> Iterator[Outcome]:
+    """Measure cells one after another, each in a process of its own, so that its peak memory is its own.
+
+    Source: this project. A launcher for :func:`hermes.evaluation.sweep.run_cells`.
+    """
+    for cell in cells:
+        yield Outcome(cell, *run_cell(cell.overrides, folder / "cells" / cell.hash, _alone))
+
+
+def _alone(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return {"records": [asdict(record) for record in pool.submit(measure, overrides).result()]}
+
+
+def measured(outcomes: Sequence[Outcome]) -> list[Measured]:
+    """The cells that were measured, with their records (this project)."""
+    done = [outcome for outcome in outcomes if outcome.record is not None]
+    return [
+        Measured(outcome.cell, tuple(Record(**record) for record in (outcome.record or {})["records"]))
+        for outcome in done
+    ]
+
+
+def write_bench(outcomes: Sequence[Outcome], folder: Path, title: str, paper: Mapping[str, Any]) -> Path:
+    """Write ``records.csv``, ``table.md`` and ``plot.png``; returns the page.
+
+    Source: this project.
+
+    Args:
+        outcomes: of all cells.
+        folder: of the experiment.
+        title: of the page.
+        paper: published numbers, printed below ours: cell -> operation -> frames -> number.
+    """
+    found = measured(outcomes)
+    parts = [f"# {title}\n"]
+    if found:
+        _write_csv(found, folder / "records.csv")
+        _plot(found, folder / "plot.png")
+        parts += ["![Latency and memory over frames](plot.png)\n", _about(found)]
+        parts += [_table(found, operation, paper) for operation in QUANTITIES]
+    failed = [outcome for outcome in outcomes if outcome.record is None]
+    if failed:
+        parts += ["Failed:\n", *(f"- {outcome.cell.label}: {outcome.error}" for outcome in failed), ""]
+    page = folder / "table.md"
+    page.write_text("\n".join(parts), encoding="utf-8")
+    return page
+
+
+def _write_csv(found: Sequence[Measured], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ["cell", *(field.name for field in fields(Record))])
+        writer.writeheader()
+        for item in found:
+            writer.writerows({"cell": item.cell.label, **asdict(record)} for record in item.records)
+
+
+def _about(found: Sequence[Measured]) -> str:
+    """Where and with what: once, if it is the same for all."""
+    records = [record for item in found for record in item.records]
+    places = dict.fromkeys(
+        f"{record.machine}; {record.versions}; {record.dtype}; commit {record.commit}" for record in records
+    )
+    how = (
+        "Medians, with first and last decile where there are several: of the questions asked, or of the "
+        "chunks since the column before. Each row was measured in a process of its own."
+    )
+    return "\n\n".join([how, *(f"{place}." for place in places)]) + "\n"
+
+
+def _table(found: Sequence[Measured], operation: str, paper: Mapping[str, Any]) -> str:
+    mine = [(item.cell.label, item.of(operation)) for item in found]
+    mine = [(label, records) for label, records in mine if records]
+    if not mine:
+        return ""
+    frames = sorted({frames_of(record) for _, records in mine for record in records})
+    head = ["cell", *(f"{count} frames" for count in frames)]
+    lines = [f"## {QUANTITIES[operation]} ({mine[0][1][0].unit})\n", _line(head), "|---" * len(head) + "|"]
+    for label, records in mine:
+        values = {frames_of(record): _value(record) for record in records}
+        lines.append(_line([label, *(values.get(count, "-") for count in frames)]))
+        if published := paper.get(label, {}).get(operation):
+            lines.append(_line(["*published*", *(str(published.get(count, "-")) for count in frames)]))
+    return "\n".join([*lines, ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _value(record: Record) -> str:
+    if record.low == record.high:
+        return f"{record.median:.3g}"
+    return f"{record.median:.3g} ({record.low:.3g}-{record.high:.3g})"
+
+
+def _plot(found: Sequence[Measured], path: Path) -> None:
+    """A panel a quantity; a colour for each value of the first setting, a dash for the others'."""
+    from matplotlib.figure import Figure
+
+    first = [_name(list(item.cell.values.items())[:1]) for item in found]
+    others = [_name(list(item.cell.values.items())[1:]) for item in found]
+    colours, dashes = list(dict.fromkeys(first)), list(dict.fromkeys(others))
+    drawn = [name for name in _DRAWN if any(item.of(name) for item in found)]
+    figure = Figure(figsize=(3.1 * len(drawn), 3.9), layout="constrained")
+    axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for panel, operation in zip(axes, drawn, strict=True):
+        for item, colour, dash in zip(found, first, others, strict=True):
+            own = STYLES[colours.index(colour) % len(STYLES)]
+            style = {"color": own.colour, "marker": own.mark, "markersize": 4.5}
+            line = _DASHES[dashes.index(dash) % len(_DASHES)]
+            if records := item.of(operation):
+                draw_stream(panel, records, **style, linestyle=line, label=item.cell.label)
+        # The heading of the table, up to what explains it.
+        panel.set_ylim(bottom=0)
+        panel.set_title(QUANTITIES[operation].partition(":")[0].partition(" of ")[0], fontsize="medium")
+    handles, labels = axes[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def _name(values: Sequence[tuple[str, str]]) -> str:
+    return " ".join(f"{key}={value}" if value else key for key, value in values)

@@ -1,0 +1,218 @@
+"""Plain mappings to dataclass instances and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar, Union, cast
+
+from hermes.config.schema import Part, convert, elements, join, part_type, settings_of, to_dict, words
+from hermes.errors import InputError, SettingError, did_you_mean
+from hermes.registry import registry
+
+__all__ = ["REMOVE", "build", "expand", "patch"]
+
+T = TypeVar("T")
+
+# In a change given to `patch`: take this key away.
+REMOVE = object()
+
+_NO_LIMITS: Mapping[str, Any] = MappingProxyType({})
+
+
+def build(cls: type[T], spec: object = None, where: str = "") -> T:
+    """An instance of a settings dataclass from plain values, checked (this project).
+
+    A mapping is complete: what it leaves out has the class's default. Only where a setting's own default is
+    an instance does a mapping without `name` edit that default.
+
+    Args:
+        cls: a dataclass, or a `Part` (then `spec` may choose any part of its kind).
+        spec: mapping of settings, name or dotted path of a part, ready instance, or None for all defaults.
+        where: dotted key of the whole, for error messages.
+
+    Raises:
+        SettingError: unknown, missing, mistyped or out-of-bounds setting, or unknown part.
+
+    >>> from hermes.config.schema import setting
+    >>> @dataclasses.dataclass
+    ... class Tier:
+    ...     share: float = setting(0.1, ge=0, le=1)
+    >>> build(Tier, {"share": "lots"}, "policy.tiers.sensory")
+    Traceback (most recent call last):
+    hermes.errors.SettingError: policy.tiers.sensory.share: got 'lots'; allowed: a number from 0 to 1
+    """
+    return cast(T, _walk(cls, {} if spec is None else spec, where, _NO_LIMITS, make=True))
+
+
+def expand(hint: object, spec: object, where: str = "") -> Any:
+    """The plain spec with every default written out, so that it can be edited and referred to (this project).
+
+    Values are not checked yet, since they may be interpolations; names and keys are.
+
+    Raises:
+        SettingError: unknown setting or part.
+    """
+    return _walk(hint, spec, where, _NO_LIMITS, make=False)
+
+
+def _walk(
+    hint: object, spec: Any, where: str, limits: Mapping[str, Any], make: bool, default: object = None
+) -> Any:
+    """The spec as an instance (`make`), or with its defaults written out; `default` is the setting's own."""
+    core, optional, args = elements(hint)
+    if (spec is None and optional) or (not make and _interpolated(spec)):
+        return spec
+    if part := part_type(hint):
+        return _part(part, spec, where, make, default)
+    if dataclasses.is_dataclass(core) and isinstance(core, type):
+        if isinstance(spec, core):
+            return spec
+        mine = default if isinstance(default, core) else None
+        return _settings(core, _mapping(spec, hint, where), where, make, mine)
+    if core is dict and (make or isinstance(spec, Mapping)):
+        entries = {}
+        for key, value in _mapping(spec, hint, where).items():
+            at = join(where, key)
+            entries[convert(args[0], key, at, _NO_LIMITS)] = _walk(args[1], value, at, limits, make)
+        return entries
+    if core in (list, tuple) and (make or isinstance(spec, (list, tuple))):
+        return _sequence(hint, spec, where, limits, make)
+    if not make:
+        return spec
+    if core is Union:
+        return _union(hint, args, spec, where, limits)
+    return convert(hint, spec, where, limits)
+
+
+def _interpolated(spec: object) -> bool:
+    return isinstance(spec, str) and "${" in spec
+
+
+def _sequence(hint: object, spec: Any, where: str, limits: Mapping[str, Any], make: bool) -> Any:
+    core, _, args = elements(hint)
+    if not isinstance(spec, (list, tuple)):
+        raise SettingError(where, spec, words(hint, limits))
+    types = args[:1] * len(spec) if core is list or args[-1] is ... else args
+    if len(types) != len(spec):
+        raise SettingError(where, spec, words(hint, limits))
+    pairs = enumerate(zip(types, spec, strict=True))
+    found = [_walk(item, value, f"{where}[{i}]", limits, make) for i, (item, value) in pairs]
+    return tuple(found) if make and core is tuple else found
+
+
+def _union(hint: object, args: tuple[object, ...], spec: Any, where: str, limits: Mapping[str, Any]) -> Any:
+    # The member of exactly this type first: "4" stays text where both numbers and text are allowed.
+    for member in sorted(args, key=lambda arg: arg is not type(spec)):
+        try:
+            return _walk(member, spec, where, limits, make=True)
+        except SettingError:
+            continue
+    raise SettingError(where, spec, words(hint, limits))
+
+
+def _mapping(spec: Any, hint: object, where: str) -> Mapping[Any, Any]:
+    if not isinstance(spec, Mapping):
+        raise SettingError(where, spec, words(hint))
+    return spec
+
+
+def _part(base: type[Part], spec: Any, where: str, make: bool, default: object) -> Any:
+    if isinstance(spec, base):
+        return spec
+    rest = dict(_mapping({"name": spec} if isinstance(spec, str) else spec, base, where))
+    name = rest.pop("name", None)
+    mine = default if isinstance(default, base) and name is None else None
+    if mine is not None or (name is None and not inspect.isabstract(base) and "kind" not in vars(base)):
+        cls = base if mine is None else type(mine)
+        name = registry(base.kind).name_of(cls)
+    elif isinstance(name, str):
+        cls = _part_class(base, name, where)
+    else:
+        hint = "The mapping has no 'name', which chooses the part." if name is None else ""
+        raise SettingError(where, spec, words(base), hint)
+    settings = _settings(cls, rest, where, make, mine)
+    return settings if make else {"name": name, **settings}
+
+
+def _part_class(base: type[Part], name: str, where: str) -> type[Part]:
+    found = registry(base.kind).get(name, where)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise SettingError(where, name, words(base), f"{found!r} is not a subclass of {base.__qualname__}.")
+    return found
+
+
+def _settings(cls: type, spec: Mapping[str, Any], where: str, make: bool, default: object) -> Any:
+    settings = settings_of(cls)
+    for key in spec:
+        if key not in settings:
+            raise unknown(where, key, spec[key], settings)
+    values = {}
+    for name, setting in settings.items():
+        at = join(where, name)
+        limits = setting.field.metadata
+        value = setting.default() if default is None else getattr(default, name)
+        if name in spec:
+            values[name] = _walk(setting.type, spec[name], at, limits, make, value)
+        elif value is not dataclasses.MISSING:
+            values[name] = value if make else to_dict(value)
+        elif make:
+            raise SettingError(at, None, words(setting.type, limits), "This setting is required.")
+    if not make:
+        return values
+    try:
+        return cls(**values)
+    except SettingError as error:
+        raise SettingError(join(where, error.where), error.given, error.allowed, error.hint) from error
+    except ValueError as error:
+        raise InputError(f"{where}: {error}" if where else str(error)) from error
+
+
+def unknown(where: str, key: object, given: object, options: Mapping[str, object]) -> SettingError:
+    """The error for a key that no setting has (this project)."""
+    hint = f"There is no setting {key!r}. {did_you_mean(str(key), options)}".strip()
+    return SettingError(join(where, key), given, f"the settings {', '.join(options) or '(none)'}", hint)
+
+
+def patch(hint: object, base: Any, change: Any, where: str = "") -> Any:
+    """A change laid over a spec: mappings merge, everything else replaces (this project).
+
+    A part under another `name` replaces the part with all its settings. In a named mapping, null and
+    `REMOVE` take an entry away, and a change that names every entry also sets their order.
+
+    Args:
+        hint: type of the setting that `base` is the spec of.
+        base: plain spec, expanded; it is not modified.
+        change: plain spec.
+
+    Raises:
+        SettingError: nothing there to remove.
+    """
+    core, _, args = elements(hint)
+    part = part_type(hint)
+    if part and isinstance(change, str) and not _interpolated(change):
+        change = {"name": change}
+    if not isinstance(change, Mapping):
+        return change
+    out = dict(base) if isinstance(base, Mapping) else {}
+    if part and change.get("name", out.get("name")) != out.get("name"):
+        out = {}
+    cls = core
+    if part and isinstance(name := change.get("name", out.get("name")), str):
+        cls = _part_class(part, name, where)
+    settings = settings_of(cls) if dataclasses.is_dataclass(cls) and isinstance(cls, type) else {}
+    for key, value in change.items():
+        key = convert(args[0], key, join(where, key), _NO_LIMITS) if core is dict else key
+        child = settings[key].type if key in settings else args[1] if core is dict else Any
+        if value is REMOVE or (value is None and core is dict and not elements(child)[1]):
+            if key not in out:
+                hint = f"There is nothing to remove. {did_you_mean(str(key), map(str, out))}".strip()
+                raise SettingError(join(where, key), None, list(out), hint)
+            del out[key]
+        else:
+            out[key] = patch(child, out.get(key), value, join(where, key))
+    if core is dict and all(key in change for key in out):
+        out = {key: out[key] for key in change if key in out}
+    return out

@@ -1,0 +1,72 @@
+"""Settings as YAML, as a hash and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from hermes.config.schema import Part, elements, join, settings_of, to_dict, words
+
+
+class SettingRow(NamedTuple):
+    """One setting in the documentation: dotted key, type in words, default, help (this project)."""
+
+    key: str
+    type: str
+    default: str
+    help: str
+
+
+def resolved_yaml(obj: object) -> str:
+    """Every setting of an object as YAML, in order (this project).
+
+    Raises:
+        InputError: a value that no setting can hold.
+    """
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(obj)))
+
+
+def config_hash(obj: object) -> str:
+    """16 hexadecimal digits that depend on every setting, and on nothing else (this project).
+
+    Raises:
+        InputError: a value that no setting can hold.
+    """
+    # Unsorted: the order of tiers matters, and that of fields is the class's.
+    text = json.dumps(to_dict(obj), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def settings_table(cls: type, where: str = "") -> list[SettingRow]:
+    """The settings of a dataclass, one row each, nested dataclasses included (this project).
+
+    In a named mapping NAME stands for the entry's name. Parts have tables of their own.
+
+    Raises:
+        HermesError: the class itself is at fault.
+    """
+    rows = []
+    for setting in settings_of(cls).values():
+        key = join(where, setting.name)
+        core, _, args = elements(setting.type)
+        inner, at = (elements(args[1])[0], f"{key}.NAME") if core is dict else (core, key)
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type) and not issubclass(inner, Part):
+            rows += settings_table(inner, at)
+            continue
+        default = setting.default()
+        shown = "required" if default is dataclasses.MISSING else _short(to_dict(default))
+        metadata = setting.field.metadata
+        unit = f"({metadata['unit']})" if "unit" in metadata else ""
+        help = f"{metadata.get('help', '')} {unit}".strip()
+        rows.append(SettingRow(key, words(setting.type, metadata), shown, help))
+    return rows
+
+
+def _short(plain: Any) -> str:
+    if isinstance(plain, dict) and "name" in plain:
+        return str(plain["name"])
+    return plain if isinstance(plain, str) and plain else json.dumps(plain, ensure_ascii=False)

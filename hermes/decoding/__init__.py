@@ -1,0 +1,1 @@
+"""The decoder at work: reading chunks, observing attention, answering."""

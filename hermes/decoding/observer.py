@@ -1,0 +1,350 @@
+"""Attention of a pseudo-query over the memory, as policies ask for it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hermes.attention import (
+    AttentionProbe,
+    AttentionView,
+    Guidance,
+    Observer,
+    StopForwardError,
+    memory_attention_set,
+    reading,
+    rotate_query,
+)
+from hermes.backbone import Backbone
+from hermes.memory import KVLayer, KVMemory
+from hermes.tokens import Rotary, expand_axes
+
+# Runs one layer: its index, hidden states [B, q, hidden], a mask or None for a causal one.
+Layer = Callable[[int, Tensor, "Tensor | None"], Tensor]
+
+
+@dataclass
+class _Segment:
+    """One pseudo-query going through the decoder, with what is wanted of it at each layer.
+
+    ``wanted[layer]`` lists (guidance, rows): a text that is a causal prefix of this one rides on its rows.
+    """
+
+    ids: Int[Tensor, "1 n"]
+    wanted: dict[int, list[tuple[Guidance, int]]]
+
+    @property
+    def last(self) -> int:
+        return max(self.wanted)
+
+
+@dataclass
+class _Text:
+    """A pseudo-query: its tokens, on the device and on the host, and what layers make of its embeddings."""
+
+    ids: Int[Tensor, "1 n"]
+    host: list[int]
+    # Unrotated queries and keys, [layers, heads, n, D]; they change only with the text.
+    made: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def projections(self, backbone: Backbone, layers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        if layers not in self.made:
+            embeds = backbone.embed(self.ids)
+            each = [backbone.project(index, embeds) for index in layers]
+            query, own = (torch.cat(parts) for parts in zip(*each, strict=True))
+            self.made[layers] = (query, own)
+        return self.made[layers]
+
+
+class DecoderObserver(Observer):
+    """Answers a policy's requests for attention with the decoder itself.
+
+    Source: arXiv 2601.14724, Sec. 3.1; the shortcut as the release computes it.
+
+    Args:
+        backbone: a loaded model family.
+        memory: what is attended to.
+    """
+
+    # Pseudo-queries kept between chunks: three prompts, before and after the history changes.
+    _KEPT = 6
+
+    def __init__(self, backbone: Backbone, memory: KVMemory) -> None:
+        self.backbone = backbone
+        self.memory = memory
+        self.texts: OrderedDict[str, _Text] = OrderedDict()
+
+    @torch.no_grad()
+    def attention(
+        self, requests: Mapping[int, Sequence[Guidance]]
+    ) -> dict[tuple[int, Guidance], Float[Tensor, "B R V"]]:
+        """Mean attention to each video token, for every layer and guidance asked for.
+
+        Args:
+            requests: what is wanted at each layer index.
+
+        Returns:
+            by (layer, guidance): softmax over everything held and the pseudo-query itself, mean over heads
+            and query tokens, restricted to the tokens after the prefix.
+        """
+        out: dict[tuple[int, Guidance], Tensor] = {}
+        exact: dict[int, list[Guidance]] = {}
+        embedded: dict[Guidance, list[int]] = {}
+        for layer, guidances in requests.items():
+            for guidance in dict.fromkeys(guidances):
+                if guidance.mode == "exact":
+                    exact.setdefault(layer, []).append(guidance)
+                else:
+                    embedded.setdefault(guidance, []).append(layer)
+        for guidance, layers in embedded.items():
+            self._embedding(guidance, layers, out)
+        if exact:
+            with memory_attention_set(self.backbone.model):
+                self._exact(exact, out)
+        return out
+
+    def _text(self, text: str) -> _Text:
+        known = self.texts.get(text)
+        if known is None:
+            ids = self.backbone.encode(text)
+            known = self.texts[text] = _Text(ids, ids[0].tolist())
+        self.texts.move_to_end(text)
+        if len(self.texts) > self._KEPT:
+            self.texts.popitem(last=False)
+        return known
+
+    def over(self, memory: KVMemory) -> DecoderObserver:
+        """The same, over another memory of the same model."""
+        return DecoderObserver(self.backbone, memory)
+
+    @torch.no_grad()
+    def queries(self, text: str) -> list[Float[Tensor, "B Hq n D"]]:
+        """Every layer's queries of a text before rotation, from a true forward of it over the memory.
+
+        Source: arXiv 2503.00540 (ReKV): what blocks of archived tokens are retrieved by (this project's
+        second pass; there the pass is the answer's own).
+        """
+        ids = self.backbone.encode(text)
+        n, batch, axes = ids.shape[1], max(self.memory.batch_size, 1), self.backbone.axes
+        steps = torch.arange(n, device=ids.device, dtype=torch.float32).expand(batch, n)
+        positions = self.memory.next_position + steps
+        seen = _Queries(self.memory, self.backbone.rotary, len(self.memory.layers))
+        fork = self.memory.fork()
+        with memory_attention_set(self.backbone.model), reading(fork, seen):
+            self.backbone.decoder(
+                inputs_embeds=self.backbone.embed(ids).expand(batch, -1, -1),
+                position_ids=expand_axes(positions, axes) if axes > 1 else positions,
+                past_key_values=fork,
+                use_cache=True,
+            )
+        return seen.found
+
+    # -- the release's shortcut ----------------------------------------------------------------------------
+
+    def _embedding(
+        self, guidance: Guidance, layers: Sequence[int], out: dict[tuple[int, Guidance], Tensor]
+    ) -> None:
+        held = [self.memory.layers[index] for index in layers]
+        if len({(layer.clock.shape, layer.keys.device) for layer in held}) > 1:
+            for index in layers:
+                self._embedding(guidance, [index], out)
+            return
+        batch = held[0].clock.shape[0]
+        both = self._text(guidance.text).projections(self.backbone, tuple(layers))
+        # Layers are taken as more streams, so that all their queries and keys turn in one operation.
+        query, own = (x.repeat_interleave(batch, dim=0) if batch > 1 else x for x in both)
+        steps = torch.arange(query.shape[2], device=query.device)
+        positions = torch.cat([layer.clock for layer in held]).to(query.device)[..., None] + steps
+        rotary, kernels = self.backbone.rotary, held[0].kernels
+        cos, sin = rotary.angles(expand_axes(positions, rotary.axes))
+        if rotary.scaling != 1:
+            cos, sin = cos * rotary.scaling, sin * rotary.scaling
+        query = rotate_query(query, cos, sin, own.shape[1], kernels)
+        own = rotate_query(own, cos, sin, own.shape[1], kernels)
+        parts = zip(layers, held, query.split(batch), own.split(batch), strict=True)
+        for index, layer, asked, text in parts:
+            keys = layer.keys[:, :, : layer.length]
+            out[index, guidance] = _mass(asked, keys, text, layer, guidance, causal=False)
+
+    def _exact(self, wanted: dict[int, list[Guidance]], out: dict[tuple[int, Guidance], Tensor]) -> None:
+        """All pseudo-queries through the decoder at once, each over the memory and itself only.
+
+        A segment is dropped after the last layer that wants it, and nothing is computed past the last
+        attention that is wanted.
+        """
+        segments = sorted(self._segments(wanted), key=lambda segment: -segment.last)
+        sizes = [segment.ids.shape[1] for segment in segments]
+        hidden = self.backbone.embed(torch.cat([segment.ids for segment in segments], dim=1))
+        hidden = hidden.expand(self.memory.batch_size, -1, -1)
+        steps = torch.cat([torch.arange(size, device=hidden.device) for size in sizes])
+        watch = _Watch(segments, out)
+        masks: dict[tuple[int, int], Tensor] = {}
+        with self._layers(hidden, steps, watch) as layer:
+            for index in range(len(self.memory.layers)):
+                active = [segment for segment in segments if segment.last >= index]
+                rows = sum(sizes[: len(active)])
+                hidden = hidden[:, :rows]
+                watch.stop_after = index == segments[0].last
+                mask = None
+                if len(active) > 1:
+                    key = (rows, self.memory.layers[index].length)
+                    if key not in masks:
+                        masks[key] = _block_bias(sizes[: len(active)], key[1], hidden)
+                    mask = masks[key]
+                try:
+                    hidden = layer(index, hidden, mask)
+                except StopForwardError:
+                    return
+
+    @contextmanager
+    def _layers(self, hidden: Tensor, steps: Tensor, watch: AttentionProbe) -> Iterator[Layer]:
+        """The decoder's own layers over a fork of the memory, at the shared clock."""
+        fork, decoder, axes = self.memory.fork(), self.backbone.decoder, self.backbone.axes
+        rotary: Any = decoder.rotary_emb
+        blocks: Any = decoder.layers
+        positions = (self.memory.next_position + steps).float().unsqueeze(0)
+        cos, sin = rotary(hidden, expand_axes(positions, axes) if axes > 1 else positions)
+
+        def layer(index: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
+            rows = hidden.shape[1]
+            block: Any = blocks[index]
+            output = block(
+                hidden,
+                attention_mask=mask,
+                past_key_values=fork,
+                use_cache=True,
+                position_embeddings=(cos[:, :rows], sin[:, :rows]),
+            )
+            out: Tensor = output[0] if isinstance(output, tuple) else output
+            return out
+
+        with reading(fork, watch):
+            yield layer
+
+    def _segments(self, wanted: dict[int, list[Guidance]]) -> list[_Segment]:
+        asked = dict.fromkeys(guidance.text for guidances in wanted.values() for guidance in guidances)
+        texts = {text: self._text(text) for text in asked}
+        host: dict[str, _Segment] = {}
+        for text in sorted(texts, key=lambda text: -len(texts[text].host)):
+            own = texts[text]
+            for longer, other in host.items():
+                if texts[longer].host[: len(own.host)] == own.host:
+                    # Causality: the longer text's first n states are this text's states.
+                    host[text] = other
+                    break
+            else:
+                host[text] = _Segment(own.ids, {})
+        for layer, guidances in wanted.items():
+            for guidance in guidances:
+                rows = len(texts[guidance.text].host)
+                host[guidance.text].wanted.setdefault(layer, []).append((guidance, rows))
+        return list({id(segment): segment for segment in host.values()}.values())
+
+
+class _Watch(AttentionProbe):
+    def __init__(self, segments: Sequence[_Segment], out: dict[tuple[int, Guidance], Tensor]) -> None:
+        self.segments = segments
+        self.out = out
+        self.stop_after = False
+
+    def observe(self, view: AttentionView) -> None:
+        start = 0
+        for segment in self.segments:
+            for guidance, rows in segment.wanted.get(view.index, ()):
+                span = slice(start, start + rows)
+                query, own = view.query[:, :, span], view.own[:, :, span]
+                mass = _mass(query, view.memory, own, view.layer, guidance, causal=True, scaling=view.scaling)
+                self.out[view.index, guidance] = mass
+            start += segment.ids.shape[1]
+        if self.stop_after:
+            raise StopForwardError
+
+
+class _Queries(AttentionProbe):
+    """Takes the rotation off every layer's queries."""
+
+    def __init__(self, memory: KVMemory, rotary: Rotary, count: int) -> None:
+        self.memory = memory
+        self.rotary = rotary
+        self.found: list[Tensor] = [torch.empty(0)] * count
+
+    def observe(self, view: AttentionView) -> None:
+        held = view.layer
+        shared = torch.full_like(held.clock, float(self.memory.next_position))
+        # A layer without a turn of its own rotates at the shared clock.
+        start = (shared if held.to_shared_clock is None else held.clock).to(view.query.device)
+        steps = torch.arange(view.query.shape[2], device=start.device)
+        cos, sin = self.rotary.angles(expand_axes(start[..., None] + steps, self.rotary.axes))
+        kv_heads = view.own.shape[1]
+        plain = rotate_query(view.query.float(), cos, -sin, kv_heads, held.kernels)
+        self.found[view.index] = plain / self.rotary.scaling
+
+
+def _mass(
+    query: Tensor,
+    memory: Tensor,
+    own: Tensor,
+    layer: KVLayer,
+    guidance: Guidance,
+    *,
+    causal: bool,
+    scaling: float | None = None,
+) -> Tensor:
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    per_head, prefix = guidance.per_head or layer.rows > 1, layer.prefix
+    tail: Tensor | None = own
+    if guidance.among == "video":
+        memory, tail, prefix = memory[:, :, prefix:], None, 0
+    if guidance.pool == "max":
+        return _largest(query, memory, tail, scaling, causal, per_head)[..., prefix:]
+    mass = layer.kernels.attention_mass(
+        query,
+        memory,
+        tail,
+        scaling=scaling,
+        causal=causal,
+        per_head=per_head,
+        dtype=torch.float16 if guidance.half else torch.float32,
+    )
+    return mass[..., prefix:]
+
+
+def _largest(
+    query: Tensor, memory: Tensor, own: Tensor | None, scaling: float, causal: bool, per_head: bool
+) -> Tensor:
+    """The largest attention of any query token and head to each memory token; a text is short."""
+    b, hkv, t, d = memory.shape
+    rows = (query.float() * scaling).reshape(b, hkv, -1, d)  # row = g * Q + i
+    logits = rows @ memory.float().mT
+    if own is not None:
+        tail = rows @ own.float().mT
+        if causal:
+            n, p = query.shape[2], own.shape[2]
+            future = torch.ones(n, p, dtype=torch.bool, device=tail.device).triu(p - n + 1)
+            tail = tail.masked_fill(future.repeat(rows.shape[2] // n, 1), float("-inf"))
+        logits = torch.cat((logits, tail), dim=-1)
+    best = logits.softmax(-1)[..., :t].amax(2)
+    return best if per_head else best.amax(1, keepdim=True)
+
+
+def _block_bias(sizes: Sequence[int], held: int, like: Tensor) -> Tensor:
+    """Additive mask ``[1, 1, Q, T + Q]``: every query sees the memory, and its own segment causally."""
+    total = sum(sizes)
+    seen = torch.zeros(total, held + total, dtype=torch.bool, device=like.device)
+    seen[:, :held] = True
+    start = 0
+    for size in sizes:
+        stop = start + size
+        seen[start:stop, held + start : held + stop] = torch.ones(
+            size, size, dtype=torch.bool, device=like.device
+        ).tril()
+        start = stop
+    bias = torch.zeros(total, held + total, dtype=like.dtype, device=like.device)
+    return bias.masked_fill_(~seen, float("-inf"))[None, None]

@@ -1,0 +1,54 @@
+"""Writing a chunk into a memory: one forward of the decoder, then the commit."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import torch
+
+from hermes.attention import AttentionProbe, StopForwardError, memory_attention_set, reading
+from hermes.backbone import Backbone
+from hermes.memory import KVMemory
+from hermes.tokens import Chunk
+
+
+@torch.no_grad()
+def prefill(
+    backbone: Backbone,
+    memory: KVMemory,
+    chunk: Chunk,
+    *,
+    probe: AttentionProbe | None = None,
+    prefix: bool = False,
+) -> None:
+    """Run a chunk through the decoder on top of the memory and take its tokens in (this project).
+
+    After an exception, or an interruption, the memory is as it was.
+
+    Args:
+        probe: watches the chunk's attention.
+        prefix: the chunk is the fixed prefix, never evicted.
+    """
+    if len(chunk) == 0:
+        return
+    batch = chunk.embeds.shape[0]
+    # [A, n] -> [B, n] for 1-D positions, [3, B, n] for M-RoPE
+    positions = (memory.next_position + chunk.positions).to(chunk.embeds.device)
+    positions = positions[:, None].expand(-1, batch, -1) if backbone.axes > 1 else positions.expand(batch, -1)
+    try:
+        with (
+            memory_attention_set(backbone.model),
+            suppress(StopForwardError),
+            reading(memory, probe, chunk.tokens, writes_only=True),
+        ):
+            backbone.decoder(
+                inputs_embeds=chunk.embeds,
+                position_ids=positions,
+                past_key_values=memory,
+                use_cache=True,
+                **backbone.prefill_kwargs(chunk),
+            )
+        memory.commit(chunk.positions, chunk.tokens, chunk.advance, prefix=prefix)
+    except BaseException:
+        memory.rollback()
+        raise

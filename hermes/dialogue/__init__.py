@@ -1,0 +1,20 @@
+"""Questions and answers as text: rounds, options, prompts and the chat template."""
+
+from hermes.dialogue.choices import check_choices, choice_of, is_correct, letters, multiple_choice
+from hermes.dialogue.prompts import PROMPT_KINDS, GuidancePrompts
+from hermes.dialogue.rounds import Round
+from hermes.dialogue.template import TemplateParts, chatml, split_template
+
+__all__ = [
+    "GuidancePrompts",
+    "PROMPT_KINDS",
+    "Round",
+    "TemplateParts",
+    "chatml",
+    "check_choices",
+    "choice_of",
+    "is_correct",
+    "letters",
+    "multiple_choice",
+    "split_template",
+]

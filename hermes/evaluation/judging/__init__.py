@@ -1,0 +1,1 @@
+"""Answers judged by a model, or by their words."""

@@ -1,0 +1,253 @@
+"""A run as a page: tables of accuracies, plots beside them, and what it was run with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from hermes.errors import InputError
+from hermes.evaluation.reports.run_plots import plot_accuracy, plot_ages, plot_calibration, plot_times
+from hermes.evaluation.reports.sweep_plots import plot_losses
+from hermes.evaluation.results.journal import read_run
+from hermes.evaluation.results.rows import AnswerRow
+from hermes.evaluation.scoring.measures import MEASURES
+from hermes.evaluation.scoring.metrics import calibration_error, unreadable
+from hermes.evaluation.scoring.summary import Score, Summary, score, summarise
+
+__all__ = ["calibration", "write_report"]
+
+_BINS = 10
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.md`` and its plots (``plots/*.png``) into the folder of a run.
+
+    Source: this project. Nothing in it depends on when it is written.
+
+    Args:
+        folder: of a run of ``hermes eval``, also of one that is not finished.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: no run in the folder, or a folder that cannot be written to.
+    """
+    rows, manifest = read_run(folder)
+    plots, page = folder / "plots", folder / "report.md"
+    try:
+        plots.mkdir(exist_ok=True)
+        page.write_text(_page(folder, rows, manifest, plots), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{page}: cannot be written ({error.strerror or error})") from error
+    return page
+
+
+def calibration(rows: Iterable[AnswerRow]) -> dict[str, tuple[float, Score]]:
+    """Mean confidence and score of multiple-choice answers, by tenths of confidence that have answers.
+
+    Source: Guo et al., arXiv 1706.04599; the confidence is the probability of the option chosen.
+    """
+    bins: dict[int, list[tuple[float, AnswerRow]]] = {}
+    for row in rows:
+        share = None if row.choice is None else (row.probabilities or {}).get(row.choice)
+        if share is not None and row.correct is not None:
+            bins.setdefault(min(int(share * _BINS), _BINS - 1), []).append((share, row))
+    found = {}
+    for place, part in sorted(bins.items()):
+        mean = sum(share for share, _ in part) / len(part)
+        found[f"{place / _BINS:.1f}-{(place + 1) / _BINS:.1f}"] = mean, score([row for _, row in part])
+    return found
+
+
+def _page(folder: Path, rows: Sequence[AnswerRow], manifest: Mapping[str, Any], plots: Path) -> str:
+    summary = summarise(rows)
+    # What was asked again has a part of its own.
+    rows = [row for row in rows if not row.delay_s]
+    parts = [
+        f"# {folder.resolve().name}\n\n{_headline(rows, summary)}\n\n{_METHOD}",
+        _accuracy(summary, plots),
+        _judged(summary, manifest),
+        _averages(summary, manifest),
+        _ages(summary, plots),
+        _delays(summary, plots),
+        _times(rows, plots),
+        _costs(summary),
+        _calibrated(rows, plots),
+        _settings(manifest),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _headline(rows: Sequence[AnswerRow], summary: Summary) -> str:
+    overall = summary.overall
+    videos = len(overall.by_video)
+    text = f"{overall.n} questions scored, in {videos} video{'s' * (videos != 1)}"
+    if overall.n:
+        text = f"**{100 * overall.accuracy:.1f} %** right ({overall.span}); {text}"
+    if summary.unscored:
+        text += f"; {summary.unscored} of {len(rows)} have no answer in the benchmark and are not scored"
+    lost = unreadable(rows)
+    if lost is not None:
+        text += f"; {100 * lost:.1f} % of the multiple-choice answers name no option when read as text"
+    return " ".join([f"{text}.", *(f"{note}." for note in summary.verdicts.notes())])
+
+
+def _judged(summary: Summary, manifest: Mapping[str, Any]) -> str:
+    scores = summary.verdicts.scores
+    if not scores:
+        return ""
+    judge = manifest.get("judge") or {}
+    who = " ".join(str(judge[key]) for key in ("name", "model") if key in judge)
+    head = f"## Judge's scores\n\nMeans of 0 to 5, given to open-ended answers by `{who}`.\n\n"
+    cells = [[name, str(s.n), f"{s.mean:.2f}", s.span] for name, s in scores.items()]
+    return head + _table(["category", "n", "mean", "95 % interval"], cells)
+
+
+def _accuracy(summary: Summary, plots: Path) -> str:
+    if not summary.overall.n:
+        return ""
+    shown = {**summary.by_category, "all": summary.overall}
+    plot_accuracy(plots / "accuracy.png", shown)
+    text = "## Accuracy\n\n![Accuracy by category](plots/accuracy.png)\n\n" + _scores("category", shown)
+    if set(summary.by_kind) != set(summary.by_category):
+        text += "\n\nBy kind of question:\n\n" + _scores("kind", summary.by_kind)
+    return text
+
+
+def _averages(summary: Summary, manifest: Mapping[str, Any]) -> str:
+    if not summary.averages:
+        return ""
+    cells = [["questions", f"{100 * summary.overall.accuracy:.1f}", summary.overall.span]]
+    cells += [[name, f"{100 * each.value:.1f}", each.span] for name, each in summary.averages.items()]
+    own = manifest.get("average")
+    note = f" The benchmark's own figure is the one over {own}." if own else ""
+    head = f"## Averages\n\nMeans of accuracies, with intervals over videos.{note}\n\n"
+    return head + _table(["mean over", "right %", "95 % interval"], cells)
+
+
+def _ages(summary: Summary, plots: Path) -> str:
+    if not summary.by_age:
+        return ""
+    aged = {f"{name}, {age} s": s for name, ages in summary.by_age.items() for age, s in ages.items()}
+    plot = ""
+    # A single point says no more than the table.
+    drawn = {name: ages for name, ages in summary.by_age.items() if len(ages) > 1}
+    if drawn:
+        plot_ages(plots / "age.png", drawn)
+        plot = "![Accuracy by age of the evidence](plots/age.png)\n\n"
+    head = "## Age of the evidence\n\nHow long before the question the evidence was last on screen.\n\n"
+    return head + plot + _scores("category, age", aged)
+
+
+def _delays(summary: Summary, plots: Path) -> str:
+    if not summary.by_delay:
+        return ""
+    drawn = plot_losses({"": summary.record()["by_delay"]}, plots / "delay.png")
+    cells = []
+    for name, losses in summary.by_delay.items():
+        for delay, loss in losses.items():
+            change = 100 * (loss.now.accuracy - loss.before.accuracy)
+            low, high, doubtful = loss.change
+            ends = f"{100 * low:+.1f} to {100 * high:+.1f}{'*' * doubtful}"
+            now, before = 100 * loss.now.accuracy, 100 * loss.before.accuracy
+            cells.append(
+                [name, delay, str(loss.now.n), f"{before:.1f}", f"{now:.1f}", f"{change:+.1f}", ends]
+            )
+    head = (
+        "## Asked again\n\nThe same questions later, where the answer still holds; the change is paired.\n\n"
+    )
+    head += "![Change of accuracy by delay](plots/delay.png)\n\n" if drawn else ""
+    names = ["category", "delay (s)", "n", "right % at first", "right % later", "change", "95 % interval"]
+    return head + _table(names, cells)
+
+
+def _costs(summary: Summary) -> str:
+    cells = [
+        [MEASURES[name][0], f"{cost.median:.4g}", f"{cost.mean:.4g}", f"{cost.high:.4g}"]
+        for name, cost in summary.costs.items()
+    ]
+    head = (
+        "## Costs\n\nAt the questions. Lag: how long after one all that had arrived was in the memory, "
+        "were the stream live on this machine.\n\n"
+    )
+    return head + _table(["", "median", "mean", "95 %"], cells) if cells else ""
+
+
+def _times(rows: Sequence[AnswerRow], plots: Path) -> str:
+    times = np.array([row.ttft_ms for row in rows if row.ttft_ms is not None], dtype=np.float64)
+    if not times.size:
+        return ""
+    plot_times(plots / "ttft.png", times)
+    shares = (0, 25, 50, 75, 95, 99, 100)
+    values = [f"{value:.1f}" for value in np.percentile(times, shares)]
+    names = [{0: "least", 50: "median", 100: "most"}.get(share, f"{share} %") for share in shares]
+    table = _table(["answers", *names], [[str(times.size), *values]])
+    head = "## Time to first token\n\nFrom a question to the first token of its answer, ms.\n\n"
+    return head + "![Time to first token](plots/ttft.png)\n\n" + table
+
+
+def _calibrated(rows: Sequence[AnswerRow], plots: Path) -> str:
+    bins = calibration(rows)
+    error = calibration_error(rows, _BINS)
+    if error is None:
+        return ""
+    plot_calibration(plots / "calibration.png", list(bins.values()))
+    head = (
+        "## Calibration\n\nMultiple-choice answers by the probability of the option chosen: of a calibrated "
+        f"model, as many are right. Expected calibration error: {100 * error:.1f} points.\n\n"
+        "![Calibration](plots/calibration.png)\n\n"
+    )
+    cells = [
+        [name, str(s.n), f"{100 * mean:.1f}", f"{100 * s.accuracy:.1f}", s.span]
+        for name, (mean, s) in bins.items()
+    ]
+    return head + _table(["confidence", "n", "mean confidence %", "right %", "95 % interval"], cells)
+
+
+def _settings(manifest: Mapping[str, Any]) -> str:
+    settings = str(manifest.get("settings", ""))
+    chosen = OmegaConf.create(settings or "{}")
+    about = {
+        key: OmegaConf.select(chosen, key)
+        for key in ("data.name", "policy.name", "policy.budget", "backbone.family", "backbone.checkpoint")
+    }
+    keys = ("weights", "seed", "device", "device_name", "threads", "attention", "platform", "config_hash")
+    about |= {key: manifest.get(key) for key in keys}
+    about["versions"] = ", ".join(f"{name} {v}" for name, v in (manifest.get("versions") or {}).items())
+    prompts = manifest.get("prompts") or {}
+    about |= {f"prompt {name}": f"sha256 {hashed}" for name, hashed in prompts.items()}
+    judge = manifest.get("judge") or {}
+    about |= {f"judge.{key}": value for key, value in judge.items() if key != "prompt"}
+    shown = [[key, str(value)] for key, value in about.items() if value not in (None, "")]
+    return f"## Run with\n\n{_table(['', ''], shown)}\n\nAll settings:\n\n```yaml\n{settings.strip()}\n```"
+
+
+def _scores(head: str, scores: Mapping[str, Score]) -> str:
+    cells = [
+        [
+            name,
+            str(s.n),
+            str(len(s.by_video)),
+            f"{100 * s.accuracy:.1f}",
+            s.span,
+            s.method,
+            "-" if s.chance is None else f"{100 * s.chance:.0f}",
+        ]
+        for name, s in scores.items()
+    ]
+    return _table([head, "n", "videos", "right %", "95 % interval", "method", "chance %"], cells)
+
+
+def _table(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    lines = [names, ["---"] * len(names), *cells]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+_METHOD = """Intervals are 95 %. `clustered`: the videos are the sample, as questions of one video are no
+independent trials; `wilson`: one question a video. A star: few videos and few answers of one kind, so that
+the interval may be too narrow. Chance: the accuracy of a guess."""

@@ -1,0 +1,1 @@
+"""What a run leaves: a row for every answer, in a folder."""

@@ -1,0 +1,66 @@
+"""What a run was made with, and whether a folder is of that run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hermes.errors import InputError, SettingError
+
+__all__ = ["DONE", "claim", "finish", "note"]
+
+# In the folder of a sweep's cell that is done: what it came to.
+DONE = "done.json"
+
+
+def claim(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write the manifest of a run to its folder, or see that the one that is there is of the same run.
+
+    Source: this project.
+
+    Raises:
+        SettingError: the folder holds another run.
+        InputError: a manifest that cannot be read.
+    """
+    path = folder / "manifest.json"
+    if path.exists():
+        kept = _read(path)
+        others = [key for key in ("config_hash", "weights", "questions") if kept.get(key, "") != about[key]]
+        if others:
+            hint = f"It holds a run with another {' and '.join(others)}: {path}."
+            raise SettingError("output", str(folder), "a new folder, or one of this very run", hint)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(path, about)
+
+
+def note(folder: Path, name: str, value: Any) -> None:
+    """Add an entry to the manifest of a run, or replace it.
+
+    Source: this project.
+
+    Raises:
+        InputError: a manifest that cannot be read.
+    """
+    path = folder / "manifest.json"
+    _write(path, {**_read(path), name: value})
+
+
+def finish(folder: Path, record: Mapping[str, Any]) -> None:
+    """Say that a cell of a sweep is done, and what it came to (this project)."""
+    _write(folder / DONE, record)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+
+
+def _write(path: Path, about: Mapping[str, Any]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)

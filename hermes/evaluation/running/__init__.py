@@ -1,0 +1,1 @@
+"""Running an evaluation: its settings, its questions, its clock."""

@@ -1,0 +1,1 @@
+"""Sweeps: many evaluations, resumable, several at a time."""

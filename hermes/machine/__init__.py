@@ -1,0 +1,1 @@
+"""The machine that a run is on: device, memory, versions, signals, and a quiet Lightning."""

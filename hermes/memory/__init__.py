@@ -1,0 +1,29 @@
+"""The memory: a transformers cache whose layers hold different tokens at positions of their own."""
+
+from hermes.memory.config import ExecutionMode, MemoryConfig
+from hermes.memory.insertion import append_memory, insert_blocks
+from hermes.memory.layer import KVLayer, Tokens, keeping
+from hermes.memory.memory import KVMemory, load_memory
+from hermes.memory.scope import Scope, check_scope, current_scope
+from hermes.memory.storage import load_record, save_memory
+from hermes.memory.updates import LayerUpdate, Mix, join_updates
+
+__all__ = [
+    "ExecutionMode",
+    "KVLayer",
+    "KVMemory",
+    "LayerUpdate",
+    "MemoryConfig",
+    "Mix",
+    "Scope",
+    "Tokens",
+    "append_memory",
+    "check_scope",
+    "current_scope",
+    "insert_blocks",
+    "join_updates",
+    "keeping",
+    "load_memory",
+    "load_record",
+    "save_memory",
+]

@@ -1,0 +1,1 @@
+"""How a page and a figure look."""

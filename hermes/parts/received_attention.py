@@ -1,0 +1,169 @@
+"""Scorers that follow the attention of every chunk as the decoder reads it, and what they remember of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from hermes.attention import AttentionProbe, AttentionView
+from hermes.config import setting
+from hermes.memory import KVLayer, LayerUpdate
+from hermes.parts.scorers import LayerContext, Scorer
+from hermes.tokens import Provenance
+
+
+@dataclass
+class WindowAttention(Scorer):
+    """Attention of the last tokens of the newest chunk, pooled along the cache.
+
+    Source: arXiv 2404.14469 (SnapKV), Sec. 4, and 2401.06104 (TOVA) with ``window=1 kernel=1``. The window
+    is of the newest frame's tokens: at the end of a prompt it would be the question's, which a stream does
+    not know yet. It is never longer than that frame, and its own tokens score highest.
+    """
+
+    window: int = setting(
+        32, help="last tokens of the newest frame whose queries are read", unit="tokens", ge=1
+    )
+    kernel: int = setting(5, help="tokens pooled around each; 1: none", unit="tokens", ge=1)
+    pool: Literal["mean", "max"] = setting("mean", help="how they are pooled; the ends count as 0 in a mean")
+
+    @property
+    def follows(self) -> bool:
+        """It does."""
+        return True
+
+    def follow(
+        self, view: AttentionView, before: Float[Tensor, "B _R T"], per_head: bool
+    ) -> Float[Tensor, "B R T_P"]:
+        """The newest window's attention, whatever was before."""
+        window = self.window if view.chunk is None else self._window(view.chunk)
+        return view.received(last=window, per_head=per_head)
+
+    def _window(self, tokens: Provenance) -> int:
+        """Tokens at the end that are of the newest frame, ``window`` at most; all rows end alike."""
+        frame = tokens.frame.flatten(0, -2)[0] if tokens.frame.ndim > 1 else tokens.frame
+        return int((frame[-self.window :] == frame[-1:]).sum())
+
+    def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
+        """Pooled attention; the window above everything."""
+        mass = context.followed
+        old = mass[..., : mass.shape[-1] - self._window(context.layer.video)]
+        if self.kernel > 1 and old.shape[-1]:
+            pool = F.avg_pool1d if self.pool == "mean" else F.max_pool1d
+            size = old.shape[-1]
+            old = pool(old, self.kernel, stride=1, padding=self.kernel // 2)[..., :size]
+        window = torch.full_like(mass[..., old.shape[-1] :], 2.0)
+        return torch.cat((old, window), dim=-1)
+
+
+@dataclass
+class AttentionSum(Scorer):
+    """All attention a token has received since it was written, from every query.
+
+    Source: arXiv 2306.14048 (H2O), Alg. 1. Summed over queries, mean over heads. The plain sum favours old
+    tokens, which more queries have seen: ``per_query`` divides by their number.
+    """
+
+    per_query: bool = setting(False, help="divide by the number of queries that could see the token")
+
+    @property
+    def follows(self) -> bool:
+        """It does."""
+        return True
+
+    def follow(
+        self, view: AttentionView, before: Float[Tensor, "B _R T"], per_head: bool
+    ) -> Float[Tensor, "B R T_P"]:
+        """The sums so far and the chunk's."""
+        fresh = view.received(per_head=per_head) * view.query.shape[2]
+        fresh[..., : before.shape[-1]] += before
+        return fresh
+
+    def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
+        """The sums, or their mean over queries."""
+        if not self.per_query:
+            return context.followed
+        ids = context.layer.video.id
+        # Ids count up by one along the stream; a summary's is negative, and it counts as the oldest.
+        queries = ids.amax(dim=-1, keepdim=True) + 1 - ids.clamp(min=0)
+        return context.followed / queries
+
+
+class AttentionLedger(AttentionProbe):
+    """What the scorers of a policy follow, a number per held token and layer, carried through evictions.
+
+    Source: this project.
+
+    Args:
+        scorers: by layer, those that follow.
+        per_head: whether tokens are ranked per KV head.
+    """
+
+    def __init__(self, scorers: Mapping[int, Scorer], per_head: bool) -> None:
+        self.scorers = scorers
+        self.per_head = per_head
+        self.held: dict[int, Tensor] = {}
+        # Seen, and in the memory once the chunk is committed.
+        self._seen: dict[int, Tensor] = {}
+
+    def layers(self, num_layers: int) -> Iterable[int]:
+        """Those with a scorer that follows."""
+        return self.scorers.keys()
+
+    def observe(self, view: AttentionView) -> None:
+        """Let the layer's scorer see it."""
+        per_head = self.per_head or view.layer.rows > 1
+        before = self._settled(view.layer)
+        self._seen[view.index] = self.scorers[view.index].follow(view, before, per_head)
+
+    def _settled(self, layer: KVLayer) -> Tensor:
+        seen = self._seen.pop(layer.index, None)
+        # Of a chunk that failed the tokens never came, and the lengths differ.
+        if seen is not None and seen.shape[-1] == layer.length:
+            self.held[layer.index] = seen
+        held = self.held.get(layer.index)
+        if held is None or held.shape[-1] != layer.length:
+            batch = layer.keys.shape[0] if layer.length else 1
+            held = torch.zeros(batch, 1, layer.length, device=layer.clock.device)
+        return held
+
+    def of(self, layer: KVLayer) -> Float[Tensor, "B R V"]:
+        """What is known of the layer's video tokens."""
+        self.held[layer.index] = self._settled(layer)
+        return self.held[layer.index][..., layer.prefix :]
+
+    def evict(self, layer: KVLayer, update: LayerUpdate) -> None:
+        """Follow an update; a mixed token gets the sum of what it is mixed of."""
+        if layer.index not in self.scorers:
+            return
+        held = self._settled(layer)
+        rows = max(held.shape[1], update.keep.shape[1])
+        held = held.expand(-1, rows, -1)
+        keep = update.keep.expand(held.shape[0], rows, -1)
+        kept, mix = held.gather(-1, keep), update.mix
+        if mix is not None:
+            members = mix.members.expand(held.shape[0], rows, -1)
+            group = torch.zeros_like(members) if mix.groups is None else mix.groups.expand_as(members)
+            blank = held.new_zeros(held.shape[0], rows, mix.size)
+            mixed = blank.scatter_add(-1, group, held.gather(-1, members))
+            if mix.targets is None:
+                kept = torch.cat((kept, mixed), dim=-1)
+            else:
+                targets = mix.targets.expand(held.shape[0], rows, -1).contiguous()
+                kept = kept.scatter(-1, torch.searchsorted(keep.contiguous(), targets), mixed)
+        self.held[layer.index] = kept
+
+    def state(self) -> dict[str, Tensor]:
+        """By layer index, as text, for a saved stream; after the layers' evictions."""
+        return {str(index): tensor for index, tensor in {**self.held, **self._seen}.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`state` gave."""
+        self.held = {int(index): tensor for index, tensor in state.items() if index.isdigit()}
+        self._seen = {}

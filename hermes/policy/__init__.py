@@ -1,0 +1,69 @@
+"""Memory policies: the interface, tiers, and what policies share. Nothing here knows a model."""
+
+from hermes.policy.archive import Archive, Store, mean_keys
+from hermes.policy.archiving import Archiving
+from hermes.policy.embedded_frames import Buffering
+from hermes.policy.policy import Bound, MemoryPolicy, Recall, StreamContext, check_budget, check_streams
+from hermes.policy.quantise import dequantise, quantise
+from hermes.policy.raw_frames import FrameBuffer, encode_apart, frames_that_fit
+from hermes.policy.reduction import (
+    cosine,
+    density_peaks,
+    frame_slots,
+    segmented,
+    temporal_reduction,
+    with_background,
+)
+from hermes.policy.retrieval import (
+    Context,
+    FrameRetrieval,
+    best,
+    head_means,
+    newer,
+    question_queries,
+    run_lengths,
+    shared_threshold,
+    similarity,
+)
+from hermes.policy.spatial import merged, otsu, thinned
+from hermes.policy.tiers import Tier, TieredPolicy, hierarchy
+
+__all__ = [
+    "Archive",
+    "Archiving",
+    "Bound",
+    "Buffering",
+    "Context",
+    "FrameBuffer",
+    "FrameRetrieval",
+    "MemoryPolicy",
+    "Recall",
+    "Store",
+    "StreamContext",
+    "Tier",
+    "TieredPolicy",
+    "best",
+    "check_budget",
+    "check_streams",
+    "cosine",
+    "density_peaks",
+    "dequantise",
+    "encode_apart",
+    "frame_slots",
+    "frames_that_fit",
+    "head_means",
+    "hierarchy",
+    "mean_keys",
+    "merged",
+    "newer",
+    "otsu",
+    "quantise",
+    "question_queries",
+    "run_lengths",
+    "segmented",
+    "shared_threshold",
+    "similarity",
+    "temporal_reduction",
+    "thinned",
+    "with_background",
+]

@@ -1,0 +1,211 @@
+"""Memory policies: what to keep, mix and re-index after a chunk, and what to do at a question."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+
+from hermes.attention import AttentionProbe, Observer
+from hermes.config import Part
+from hermes.dialogue import GuidancePrompts, Round
+from hermes.errors import SettingError
+from hermes.memory import KVMemory, LayerUpdate
+from hermes.parts import Lazy, Reindexer
+from hermes.tokens import Chunk
+from hermes.video import Frame
+
+Bound = Literal["bounded", "growing", "unbounded"]
+
+
+@dataclass
+class StreamContext:
+    """What a policy may know of the stream it serves; ``history`` and ``extent`` change as it runs.
+
+    Source: this project.
+
+    Attributes:
+        num_layers, num_kv_heads: of the decoder.
+        max_position: positions the decoder was built for.
+        generator: random numbers of this stream, seeded.
+        tokens_per_frame: tokens a frame of (height, width) pixels takes.
+        axes: position axes of the decoder, 1 or 3.
+        frames_per_group: frames encoded together; an incomplete group costs as much as a full one.
+        template_tail: what the chat template writes after a question: its end and the start of the answer.
+        extent: positions the last chunk took.
+        history: rounds answered so far.
+    """
+
+    num_layers: int
+    num_kv_heads: int
+    max_position: int
+    generator: torch.Generator
+    tokens_per_frame: Callable[[int, int], int]
+    axes: int = 1
+    frames_per_group: int = 1
+    template_tail: str = ""
+    extent: int = 0
+    history: list[Round] = field(default_factory=list)
+
+
+@dataclass
+class Recall:
+    """What a policy may work with at a question (this project).
+
+    Attributes:
+        memory: a fork of the stream's memory; changes to it are dropped after the answer.
+        question: the user's text.
+        encode: ``encode(frames)`` prefills frames, or a chunk, at the end of ``memory``, or of ``into=``.
+        observe: attention of any text over ``memory``.
+    """
+
+    memory: KVMemory
+    question: str
+    encode: Callable[..., None]
+    observe: Observer
+
+
+class MemoryPolicy(Part, ABC):
+    """How a stream's memory is kept within its budget.
+
+    Source: this project. Subclass it as a dataclass whose fields are the settings (``policy.*``), and
+    implement :meth:`compress`; the other hooks are optional. A policy holds the state of one stream:
+    :meth:`start` makes it fresh.
+    """
+
+    kind: ClassVar[str] = "policy"
+    bound: ClassVar[Bound] = "bounded"
+    unit: ClassVar[Literal["tokens", "frames"]] = "tokens"
+    source: ClassVar[str] = "this project"
+    needs_attention: ClassVar[bool] = False
+    # Whether streams of a batch may share it: not where they keep different numbers of a chunk's tokens, or
+    # where it holds what a question needs of one stream.
+    lockstep: ClassVar[bool] = True
+    # Whether compress reads the layers, the settings and the last round alone and remembers nothing: a
+    # recorded step may then stand for it (memory.execution=compile). A class with members of its own says so
+    # anew.
+    stateless: ClassVar[bool] = False
+
+    budget: int
+    context: StreamContext
+
+    def start(self, context: StreamContext) -> None:
+        """Begin a stream. Called once before the first chunk, and again after a reset."""
+        self.context = context
+
+    def admit(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+        """Frames that are encoded into the memory; the others cost no vision and no prefill."""
+        return frames
+
+    def reduce(self, chunk: Chunk) -> Chunk:
+        """Tokens of a chunk that the decoder reads.
+
+        What it remembers is replaced, never changed in place: where the chunk then cannot be read, the
+        session puts back what was, and the chunk comes again.
+        """
+        return chunk
+
+    def watch(self) -> AttentionProbe | None:
+        """A probe that sees the attention of each chunk as the decoder reads it; None costs nothing.
+
+        Asked for before every chunk. A chunk may fail after some layers were seen: its tokens are then not
+        in the memory, and it comes again.
+        """
+        return None
+
+    @abstractmethod
+    def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
+        """After a chunk: what each layer keeps. Layers not named keep every token."""
+
+    def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate], observe: Observer) -> None:
+        """Before an eviction: store elsewhere what a question may need of the memory as it is."""
+        return None
+
+    def recall(self, call: Recall) -> None:
+        """At a question: change the fork that answers it; the stream's memory stays as it is."""
+        return None
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """What a saved stream must hold of the policy besides the memory; nothing by default."""
+        return {}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take up a state that :meth:`state` gave, after :meth:`start`."""
+        return None
+
+    @property
+    def needs_saliency(self) -> bool:
+        """Whether :meth:`reduce` reads the chunks' ``saliency``, which costs the vision encoder some time."""
+        return False
+
+    @property
+    def archived_bytes(self) -> int:
+        """Bytes kept outside the memory, on the host or on disk; they may grow with the stream."""
+        return 0
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes held beside the memory: tensors on the model's device, and raw frames."""
+        return 0
+
+    @property
+    def reindexing(self) -> Reindexer:
+        """When positions are compacted; ``self.reindex`` where the policy has such a setting."""
+        own = getattr(self, "reindex", None)
+        return own if isinstance(own, Reindexer) else Lazy()
+
+    def step(self, memory: KVMemory, observe: Observer) -> bool:
+        """Compress and re-index; returns whether the memory changed."""
+        updates = self.compress(memory, observe)
+        compact = self.reindexing.due(
+            memory,
+            compressing=bool(updates),
+            max_position=self.context.max_position,
+            extent=self.context.extent,
+        )
+        self.archive(memory, updates, observe)
+        memory.apply(updates, compact=compact)
+        return bool(updates) or compact
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a recorded compression may stand for another: ``stateless``, said by the class itself."""
+        cls = type(self)
+        if not cls.stateless or cls.step is not MemoryPolicy.step or cls.archive is not MemoryPolicy.archive:
+            return False
+        said = next(kind for kind in cls.__mro__ if "stateless" in vars(kind))
+        own = cls.__mro__[: cls.__mro__.index(said)]
+        members = {name for kind in own for name in vars(kind).keys() - vars(kind).get("__annotations__", {})}
+        return all(name.startswith(("__", "_abc_")) for name in members)
+
+    def prompts_used(self) -> GuidancePrompts | None:
+        """The guidance prompts, for the record of a run; None where there are none."""
+        own = getattr(self, "prompts", None)
+        return own if isinstance(own, GuidancePrompts) else None
+
+
+def check_budget(policy: MemoryPolicy, chunk: Chunk) -> None:
+    """Refuse a budget that cannot hold one frame (this project); one below a chunk is fine.
+
+    Raises:
+        SettingError: the budget is below the tokens of the chunk's first frame.
+    """
+    frame = chunk.tokens.frame
+    cost = int((frame == frame[0]).sum()) if len(frame) else 0
+    if policy.bound != "unbounded" and policy.budget < cost:
+        raise SettingError("policy.budget", policy.budget, f"at least {cost}, the tokens of one frame")
+
+
+def check_streams(policy: MemoryPolicy, streams: int) -> None:
+    """Refuse a batch of streams for a policy whose streams cannot go in lockstep (this project).
+
+    Raises:
+        SettingError: more than one stream, and the policy is not ``lockstep``.
+    """
+    if streams > 1 and not policy.lockstep:
+        raise SettingError(
+            "streams", streams, "1 for this policy", f"{type(policy).__name__} keeps streams of their own."
+        )

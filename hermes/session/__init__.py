@@ -1,0 +1,1 @@
+"""A stream, its memory, and questions at any time."""

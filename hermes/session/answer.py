@@ -1,0 +1,107 @@
+"""What a question gets back, and what a session counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hermes.backbone import Backbone
+from hermes.decoding.generation import Generated
+from hermes.dialogue import is_correct, letters
+from hermes.machine.device import peak_memory_bytes
+
+
+@dataclass
+class Answer:
+    """One answered question and what it cost (this project).
+
+    Times are of the stream in seconds (``time_s``) or wall-clock in milliseconds (``*_ms``);
+    ``encode_ms`` and ``compress_ms`` are the sums over the stream so far. ``memory_bytes`` are those of the
+    memory and of what the policy holds beside it, ``archived_bytes`` those it keeps elsewhere.
+    ``tokens_per_layer`` are in the memory, ``read_per_layer`` those the question was answered over, with what
+    the policy recalled.
+    """
+
+    question: str
+    time_s: float
+    answer: str
+    choice: str | None
+    probabilities: dict[str, float] | None
+    correct: bool | None
+    ttft_ms: float
+    tpot_ms: float | None
+    encode_ms: float
+    compress_ms: float
+    frames_seen: int
+    tokens_per_layer: list[int]
+    memory_bytes: int
+    peak_memory_bytes: int
+    ids: Int[Tensor, " n"] = field(repr=False)
+    archived_bytes: int = 0
+    read_per_layer: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        made: Generated,
+        stats: Stats,
+        question: str,
+        choices: Sequence[str],
+        correct: str | None,
+        *,
+        time_s: float,
+        read_per_layer: list[int],
+    ) -> Answer:
+        """The answer that generated tokens stand for, with what the session's counts say of its cost."""
+        text = backbone.decode(made.ids).strip()
+        odds = letter_odds(made.first_logits, backbone.encode, len(choices))
+        choice = max(odds, key=lambda name: odds[name]) if odds else None
+        return cls(
+            question=question,
+            time_s=time_s,
+            answer=text,
+            choice=choice,
+            probabilities=odds or None,
+            correct=None if correct is None else is_correct(correct, choice or text, choices),
+            ttft_ms=1e3 * made.ttft,
+            tpot_ms=None if made.tpot is None else 1e3 * made.tpot,
+            encode_ms=stats.encode_ms,
+            compress_ms=stats.compress_ms,
+            frames_seen=stats.frames,
+            tokens_per_layer=stats.tokens_per_layer,
+            memory_bytes=stats.memory_bytes,
+            peak_memory_bytes=peak_memory_bytes(backbone.device),
+            ids=made.ids,
+            archived_bytes=stats.archived_bytes,
+            read_per_layer=read_per_layer,
+        )
+
+
+@dataclass
+class Stats:
+    """What a session has done so far; milliseconds are wall-clock sums (this project)."""
+
+    frames: int = 0
+    chunks: int = 0
+    questions: int = 0
+    encode_ms: float = 0.0
+    compress_ms: float = 0.0
+    tokens_per_layer: list[int] = field(default_factory=list)
+    memory_bytes: int = 0
+    archived_bytes: int = 0
+
+
+def letter_odds(
+    logits: Float[Tensor, " vocab"], encode: Callable[[str], Tensor], count: int
+) -> dict[str, float]:
+    """Softmax of the first token's logits over the option letters, ``count`` of them (this project)."""
+    names = letters(count)
+    if not names:
+        return {}
+    ids = torch.tensor([int(encode(name)[0, -1]) for name in names])
+    return dict(zip(names, logits.cpu()[ids].softmax(-1).tolist(), strict=True))

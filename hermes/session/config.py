@@ -1,0 +1,59 @@
+"""Everything a run can be told, in one documented tree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes.attention import AttentionProbe
+from hermes.backbone import BackboneConfig, backbone_fallback
+from hermes.config import Fallback, compose, setting
+from hermes.decoding.generation import GenerationConfig
+from hermes.memory import MemoryConfig
+from hermes.policy import MemoryPolicy
+from hermes.session.callback import Callback
+from hermes.video import VideoConfig
+
+
+@dataclass
+class StreamConfig:
+    """How the stream is cut (settings ``stream.*``; this project)."""
+
+    chunk_frames: int = setting(
+        16, help="frames encoded at once; a question cuts a chunk short", unit="frames", ge=1
+    )
+
+
+@dataclass
+class RunConfig:
+    """The settings of one run; every one is ``key=value`` on the command line (this project)."""
+
+    policy: MemoryPolicy = setting(help="the memory policy")
+    backbone: BackboneConfig = setting(BackboneConfig(), help="the model")
+    video: VideoConfig = setting(VideoConfig(), help="how frames are read")
+    stream: StreamConfig = setting(StreamConfig(), help="how the stream is cut")
+    memory: MemoryConfig = setting(MemoryConfig(), help="how keys are stored")
+    generation: GenerationConfig = setting(GenerationConfig(), help="how answers are generated")
+    callbacks: dict[str, Callback] = setting({}, help="what watches the session, by a name of your own")
+    probe: AttentionProbe | None = setting(None, help="what watches attention")
+    seed: int = setting(0, help="of policies and sampling", ge=0)
+    threads: int | None = setting(None, help="CPU threads; default: PyTorch's choice", ge=1)
+
+
+DEFAULTS: Mapping[str, str] = {"backbone": "embedded", "policy": "hermes"}
+
+
+FALLBACKS: Mapping[str, Fallback] = {"backbone": backbone_fallback}
+
+
+def run_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> RunConfig:
+    """The settings of a run from ``key=value`` overrides on the defaults (this project).
+
+    Raises:
+        SettingError: an unknown setting, a wrong type or value, an unknown policy or backbone.
+
+    >>> run_config(["policy=fifo", "policy.budget=64"]).policy.budget
+    64
+    """
+    return compose(DEFAULTS, overrides, RunConfig, config_dirs=config_dirs, fallbacks=FALLBACKS)
