@@ -24,7 +24,7 @@ from hermes.policy import TieredPolicy
 from hermes.session.session import StreamSession
 from hermes.tokens import Chunk, Provenance, VideoState
 from policies.hermes_release import HermesRelease, release_tiers
-from tests.tolerances import close
+from tests.support.tolerances import close
 
 KV, SCORES, HALF_SCORES = "oracle_kv", "oracle_scores", "oracle_half_scores"
 

@@ -17,7 +17,7 @@ class MixPlan:
 
     Source: arXiv 2601.14724, Eq. 6 and App. F, generalised.
 
-    ``turn`` takes each member's key to the position of the token it goes into; weights sum to 1 a group.
+    ``rotation`` takes each member's key to the position of the token it goes into; weights sum to 1 a group.
     ``targets`` are the slots, among the kept ones, that the mixes replace; without them they are appended.
     """
 
@@ -70,7 +70,7 @@ def compact_layer(
         keep: slots kept, ascending; None keeps all.
         rotation: position change of each kept key; None leaves keys as they are, bit for bit.
         mix: evicted tokens to mix; None drops them.
-        source: the keys that ``turn`` applies to, where they are not ``keys`` (keys as first written).
+        source: the keys that ``rotation`` applies to, where they are not ``keys`` (keys as first written).
 
     >>> k = torch.arange(4.0).view(1, 1, 2, 2)
     >>> compact_layer(k, k, torch.tensor([[[1]]]), None, None)[0]
