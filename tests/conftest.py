@@ -75,8 +75,10 @@ class _OracleModels(dict[str, "Backbone"]):
         if not source.is_dir():
             base, _, suffix = name.rpartition("_")
             source = self.scratch / name
-            shutil.copytree(self.folder / base, source)
-            shutil.copy(self.folder / base / f"config_{suffix}.json", source / "config.json")
+            # What is recorded may be read-only, which a plain copy would be, too.
+            shutil.copytree(self.folder / base, source, copy_function=shutil.copyfile)
+            source.chmod(0o755)
+            shutil.copyfile(self.folder / base / f"config_{suffix}.json", source / "config.json")
         self[name] = load_backbone(BackboneConfig(checkpoint=str(source), device="cpu"))
         return self[name]
 
@@ -91,7 +93,14 @@ def annotations(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def oracle_backbones(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Mapping[str, Backbone]:
-    return _OracleModels(request.config.getoption("--oracle"), tmp_path_factory.mktemp("oracle_models"))
+def oracle(request: pytest.FixtureRequest) -> Path:
+    """The folder of ``--oracle``."""
+    folder: Path | None = request.config.getoption("--oracle")
+    if folder is None:
+        pytest.skip("no --oracle folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def oracle_backbones(oracle: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Backbone]:
+    return _OracleModels(oracle, tmp_path_factory.mktemp("oracle_models"))

@@ -239,7 +239,7 @@ def test_a_memory_is_not_read_by_attention_that_cannot():
         "past_key_values": memory,
         "use_cache": True,
     }
-    with pytest.raises(HermesError, match=r"attending\(memory\)"), memory_attention_set(backbone.model):
+    with pytest.raises(HermesError, match=r"reading\(memory\)"), memory_attention_set(backbone.model):
         backbone.decoder(**options)
     memory.rollback()
     with pytest.raises(HermesError, match=r"installed\(model\)"), reading(memory):

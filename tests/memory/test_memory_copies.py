@@ -113,10 +113,10 @@ def test_a_reset_memory_is_a_new_one():
 
 
 @pytest.mark.unit
-def test_layers_at_different_clocks_are_written_inside_attending_only():
+def test_layers_at_different_clocks_are_written_inside_reading_only():
     memory, _ = toy()
     memory.apply({1: memory[1].keeping(torch.tensor([0, 1]))})
-    with pytest.raises(HermesError, match=r"hermes\.attention\.attending"):
+    with pytest.raises(HermesError, match=r"hermes\.attention\.reading"):
         memory.update(torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8), 1)
 
 

@@ -97,7 +97,7 @@ def test_what_is_held_is_what_the_basis_explains_worst(family, budget):
         held = [
             (int(i), x, int(m))
             for p in session.policy.pieces
-            for i, x, m in zip(p.tokens.id, p.embeds[0], p.tokens.mass, strict=True)
+            for i, x, m in zip(p.tokens.id, p.embeds[0], p.tokens.weight, strict=True)
         ]
         assert len(held) <= budget
         assert [name for name, _, _ in held] == [name for _, name, _, _ in slow.tokens]

@@ -60,7 +60,7 @@ def test_segments_end_where_frames_differ(family, least, most, room):
         assert out.advance >= chunk.advance + len(summaries) * (backbone.axes == 1)
         assert int(out.positions.max()) < out.advance
         for at in summaries:
-            found.append((int(out.tokens.id[at + 1]), out.embeds[0, at], int(out.tokens.mass[at])))
+            found.append((int(out.tokens.id[at + 1]), out.embeds[0, at], int(out.tokens.weight[at])))
             assert float(out.positions[:, at].min()) > float(out.positions[:, :at].max() if at else -1)
             assert float(out.positions[:, at].max()) < float(out.positions[:, at + 1 :].min())
         rest = [i for i in range(len(out)) if i not in summaries]

@@ -103,7 +103,7 @@ def test_alike_frames_are_averaged_into_the_first(compare, batch):
         assert int((out.tokens.frame == first).sum()) == 5
         close("one_shot", out.embeds[:, own], torch.tensor(mean))
         close("one_shot", out.deepstack[0][:, own], 2 * torch.tensor(mean))
-        assert out.tokens.mass[own].tolist() == [after[0] - first] * 3
+        assert out.tokens.weight[own].tolist() == [after[0] - first] * 3
         assert out.positions[0, own].tolist() == chunk.positions[0, chunk.tokens.frame == first][2:].tolist()
     # The chunk that came in is as it was.
     assert torch.equal(chunk.embeds, chunk_of(frames, stamps=2).embeds)

@@ -157,7 +157,7 @@ def test_a_memory_is_not_read_without_its_attention(backbone) -> None:
     with pytest.raises(HermesError, match="reading"):
         backbone.decoder(inputs_embeds=embeds, past_key_values=stream.memory.fork(), use_cache=True)
     fork = stream.memory.fork()
-    with reading(fork), pytest.raises(HermesError, match="installed"):
+    with reading(fork), pytest.raises(HermesError, match="memory_attention_set"):
         backbone.decoder(inputs_embeds=embeds, past_key_values=fork, use_cache=True)
 
 
