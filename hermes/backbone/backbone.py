@@ -138,7 +138,7 @@ class Backbone(ABC):
         """The decoder's rotary embedding.
 
         Raises:
-            UnsupportedModelError: see :meth:`hermes.positions.Rotary.of`.
+            UnsupportedModelError: see :meth:`hermes.tokens.Rotary.of`.
         """
         return Rotary.of(self.decoder, self.axes)
 
@@ -218,7 +218,7 @@ class Backbone(ABC):
         """The chat template cut at the video and the question, as the layout wants it.
 
         Raises:
-            InputError: no chat template can be cut, see :func:`hermes.chat.split_template`.
+            InputError: no chat template can be cut, see :func:`hermes.dialogue.split_template`.
         """
         templates = [self.chat_template] if self.chat_template else []
         prompt = self.config.system_prompt

@@ -49,7 +49,7 @@ class Kernels:
         chosen: the last choice made for each operation.
 
     Raises:
-        SettingError: ``triton`` where it is not memory_attention_set, or without a GPU and without its interpreter.
+        SettingError: ``triton`` where it is not installed, or without a GPU and without its interpreter.
 
     >>> kernels = Kernels("auto")
     >>> kernels.choose("rotate", torch.zeros(1, 2, 64, 64)).reason

@@ -1,4 +1,4 @@
-"""Rotation by given angles as one Triton kernel; the reference is :func:`hermes.kernels.rotate.rotate`."""
+"""Rotation by given angles as one Triton kernel; the reference is :func:`hermes.kernels.rotate`."""
 
 from __future__ import annotations
 

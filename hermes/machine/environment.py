@@ -59,7 +59,8 @@ def attention_backend(name: str, device: torch.device) -> str:
         "efficient": backends.mem_efficient_sdp_enabled(),
         "math": backends.math_sdp_enabled(),
     }
-    return f"{name} on PyTorch SDPA (cuda: {', '.join(kernel for kernel, enabled in kernels.items() if enabled)})"
+    enabled = ", ".join(kernel for kernel, on in kernels.items() if on)
+    return f"{name} on PyTorch SDPA (cuda: {enabled})"
 
 
 def _cpu_name() -> str:

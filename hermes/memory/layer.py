@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,6 +221,27 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
         if self.written is not None:
             named |= {"written_keys": self.written[0], "written_positions": self.written[1]}
         return named
+
+    def facts(self) -> dict[str, Any]:
+        """What a saved layer must hold besides its tensors."""
+        return {
+            "prefix": self.prefix,
+            "has_timestamps": self.has_timestamps,
+            "has_protected": self.has_protected,
+        }
+
+    def load(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Hold what :meth:`facts` and :meth:`tensors` gave."""
+        self.prefix = facts["prefix"]
+        self.has_timestamps, self.has_protected = facts["has_timestamps"], facts["has_protected"]
+        if not tensors:
+            return
+        self.keys, self.values = tensors["keys"], tensors["values"]
+        self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
+        self.positions, self.clock = tensors["positions"], tensors["clock"]
+        self.tokens = Provenance(tensors["tokens"])
+        if "written_keys" in tensors:
+            self.written = (tensors["written_keys"], tensors["written_positions"])
 
     def fork(self) -> KVLayer:
         """A shallow copy that shares every tensor."""

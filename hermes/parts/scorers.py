@@ -106,7 +106,7 @@ class Scorer(Part, ABC):
         return view.received(per_head=per_head)
 
     def blending(self, context: LayerContext) -> FusedBlend | None:
-        """The same score as a :class:`FusedBlend`, which all layers share an operation for; None by default."""
+        """The same score as a :class:`FusedBlend`, one operation for all layers; None by default."""
         return None
 
     @abstractmethod

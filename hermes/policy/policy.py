@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Bool
 
 from hermes.attention import AttentionProbe, Observer
 from hermes.config import Part
 from hermes.dialogue import GuidancePrompts, Round
-from hermes.errors import SettingError
-from hermes.memory import KVMemory, LayerUpdate
+from hermes.errors import InputError, SettingError
+from hermes.memory import KVMemory, LayerUpdate, join_updates
 from hermes.parts import Lazy, Reindexer
 from hermes.tokens import Chunk
 from hermes.video import Frame
@@ -159,16 +160,7 @@ class MemoryPolicy(Part, ABC):
 
     def step(self, memory: KVMemory, observe: Observer) -> bool:
         """Compress and re-index; returns whether the memory changed."""
-        updates = self.compress(memory, observe)
-        compact = self.reindexing.due(
-            memory,
-            compressing=bool(updates),
-            max_position=self.context.max_position,
-            extent=self.context.extent,
-        )
-        self.archive(memory, updates, observe)
-        memory.apply(updates, compact=compact)
-        return bool(updates) or compact
+        return compress_together([self], memory, observe)
 
     @property
     def repeats(self) -> bool:
@@ -185,6 +177,67 @@ class MemoryPolicy(Part, ABC):
         """The guidance prompts, for the record of a run; None where there are none."""
         own = getattr(self, "prompts", None)
         return own if isinstance(own, GuidancePrompts) else None
+
+
+def group_by_round(policies: Sequence[MemoryPolicy]) -> list[list[int]]:
+    """Which streams compress alike: those whose last rounds, and so their guidance, are the same."""
+    rounds: dict[str, list[int]] = {}
+    for index, policy in enumerate(policies):
+        rounds.setdefault(repr(policy.context.history[-1:]), []).append(index)
+    return list(rounds.values())
+
+
+def reindex_due(
+    policies: Sequence[MemoryPolicy], memory: KVMemory, *, compressing: bool
+) -> bool | Bool[torch.Tensor, " B"]:
+    """Whether positions are to be compacted, or for which streams of a batch: each goes by its own.
+
+    Args:
+        policies: one a stream.
+        compressing: whether this step evicts.
+    """
+    context, reindexer = policies[0].context, policies[0].reindexing
+
+    def due(memory: KVMemory) -> bool:
+        return reindexer.due(
+            memory, compressing=compressing, max_position=context.max_position, extent=context.extent
+        )
+
+    if len(policies) == 1 or not due(memory):
+        return due(memory)
+    each = [due(memory.select([index])) for index in range(len(policies))]
+    return all(each) or torch.tensor(each)
+
+
+def compress_together(policies: Sequence[MemoryPolicy], memory: KVMemory, observe: Observer) -> bool:
+    """One step of a stream, or of streams in lockstep: compress, archive, evict and re-index.
+
+    Args:
+        policies: one a stream, all of one kind and of the same settings.
+        memory: what all of them hold, a batch entry a stream.
+
+    Returns:
+        whether the memory changed.
+
+    Raises:
+        InputError: streams were asked different questions, and their policy keeps one state for all of them.
+    """
+    groups = group_by_round(policies)
+    if len(groups) > 1 and policies[0].watch() is not None:
+        raise InputError(
+            "a policy that follows the chunks' attention keeps one state for all streams of a batch: "
+            "ask all of them the same questions"
+        )
+    parts = []
+    for group in groups:
+        first, own = policies[group[0]], memory if len(groups) == 1 else memory.select(group)
+        asked = observe if len(groups) == 1 else observe.over(own)
+        parts.append(first.compress(own, asked))
+        first.archive(own, parts[-1], asked)
+    updates = parts[0] if len(groups) == 1 else join_updates(parts, groups)
+    compact = reindex_due(policies, memory, compressing=bool(updates))
+    memory.apply(updates, compact=compact)
+    return bool(updates) or compact is not False
 
 
 def check_budget(policy: MemoryPolicy, chunk: Chunk) -> None:

@@ -12,7 +12,7 @@ from hermes.config import Fallback, compose, setting
 from hermes.decoding.generation import GenerationConfig
 from hermes.memory import MemoryConfig
 from hermes.policy import MemoryPolicy
-from hermes.session.callback import Callback
+from hermes.session.session import Callback
 from hermes.video import VideoConfig
 
 

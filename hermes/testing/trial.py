@@ -20,8 +20,7 @@ from hermes.decoding.generation import GenerationConfig
 from hermes.errors import HermesError
 from hermes.memory import KVMemory, LayerUpdate
 from hermes.policy import MemoryPolicy
-from hermes.session.callback import Callback
-from hermes.session.session import StreamSession
+from hermes.session.session import Callback, StreamSession
 from hermes.tokens import Chunk, VideoState
 from hermes.video import Frame
 
