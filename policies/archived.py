@@ -41,7 +41,7 @@ _PLAIN = TieredPolicy(tiers={"all": Tier(1.0, RandomScore())}, selector=TopK(tim
 class Archived(Archiving):
     """Let ``inner`` keep the memory, archive what it evicts, and retrieve pages of it at a question.
 
-    Source: this project; retrieval as in arXiv 2503.00540 (ReKV). Each layer's evicted tokens of a step are
+    Retrieval as in arXiv 2503.00540 (ReKV). Each layer's evicted tokens of a step are
     stored in pages of ``page`` in time order. At a question a layer's best pages, within ``share`` of the
     budget, come before the memory, with contiguous positions for both; the memory has the rest of the
     budget. As an evicted token may be older or newer than one that stayed, time order holds among pages
@@ -80,7 +80,7 @@ class Archived(Archiving):
         return self.live.admit(frames)
 
     def reduce(self, chunk: Chunk) -> Chunk:
-        """As the inner policy does."""
+        """Choose frames as the inner policy does."""
         return self.live.reduce(chunk)
 
     def watch(self) -> AttentionProbe | None:
@@ -88,7 +88,7 @@ class Archived(Archiving):
         return self.live.watch()
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
-        """As the inner policy does."""
+        """Choose frames as the inner policy does."""
         return self.live.compress(memory, observe)
 
     @property

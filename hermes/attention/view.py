@@ -15,7 +15,7 @@ from hermes.tokens import Provenance
 
 @dataclass(frozen=True)
 class AttentionView:
-    """One layer's attention as a probe sees it: queries over the memory and over themselves (this project).
+    """One layer's attention as a probe sees it: queries over the memory and over themselves.
 
     Attributes:
         index: of the layer.

@@ -25,7 +25,7 @@ _IMAGE_LIMITS = ("size", "min_pixels", "max_pixels")
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds, as :class:`Backbone` takes it (this project)."""
+    """What a checkpoint holds, as :class:`Backbone` takes it."""
 
     model: Any
     tokenizer: Any
@@ -36,7 +36,7 @@ class Checkpoint(NamedTuple):
 def load_checkpoint(config: BackboneConfig) -> Checkpoint:
     """Load a checkpoint's model and tokenizer and read its chat template and preprocessor settings.
 
-    Source: this project. The processor's chat template and video settings are looked for where Hugging
+    The processor's chat template and video settings are looked for where Hugging
     Face's processors keep them, in the order in which those do.
 
     Raises:

@@ -276,7 +276,7 @@ class _Compression:
 
 
 class Recorded(KVMemory):
-    """A memory while it is recorded: what it knows on the host cannot be read (this project)."""
+    """A memory while it is recorded: what it knows on the host cannot be read."""
 
     def __getattribute__(self, name: str) -> Any:
         """An attribute, if it is the same at every step.
@@ -302,7 +302,7 @@ def _settled(policy: MemoryPolicy) -> bytes:
 
 
 def reason_not_recorded(policy: MemoryPolicy, memory: KVMemory) -> str | None:
-    """Why a policy's compression cannot be recorded; None where it can (this project)."""
+    """Why a policy's compression cannot be recorded; None where it can."""
     kind = type(policy)
     if not policy.repeats:
         return f"{kind.__name__} does not say that it is stateless"

@@ -30,7 +30,7 @@ _SMALL = 4096
 
 @dataclass(frozen=True)
 class Choice:
-    """Who runs an operation, ``torch`` or ``triton``, and why (this project)."""
+    """Who runs an operation, ``torch`` or ``triton``, and why."""
 
     provider: str
     reason: str
@@ -39,7 +39,7 @@ class Choice:
 class Kernels:
     """The arithmetic of memory, each operation by the reference or by its Triton kernel.
 
-    Source: this project. Triton is imported when it is first chosen.
+    Triton is imported when it is first chosen.
 
     Args:
         wanted: ``torch`` and ``triton`` force one; ``auto`` takes Triton for tensors on a CUDA device that it

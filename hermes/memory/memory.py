@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,7 +27,7 @@ __all__ = ["KVMemory"]
 class KVMemory(Cache):  # type: ignore[misc]
     """A KV cache of fixed budget with ragged layers, positions per layer and provenance per token.
 
-    Source: this project; positions as in arXiv 2601.14724, Sec. 3.3. RoPE sees only differences, so every
+    Positions as in arXiv 2601.14724, Sec. 3.3. RoPE sees only differences, so every
     layer keeps its own clock and its keys rotated at its own positions. The model runs all layers at one
     shared position, the largest clock; a layer that is behind turns its queries and new keys by the
     constant difference. Kept keys are therefore never touched until positions are re-indexed, and a fork is

@@ -26,8 +26,6 @@ Bound = Literal["bounded", "growing", "unbounded"]
 class StreamContext:
     """What a policy may know of the stream it serves; ``history`` and ``extent`` change as it runs.
 
-    Source: this project.
-
     Attributes:
         num_layers, num_kv_heads: of the decoder.
         max_position: positions the decoder was built for.
@@ -54,7 +52,7 @@ class StreamContext:
 
 @dataclass
 class Recall:
-    """What a policy may work with at a question (this project).
+    """What a policy may work with at a question.
 
     Attributes:
         memory: a fork of the stream's memory; changes to it are dropped after the answer.
@@ -72,7 +70,7 @@ class Recall:
 class MemoryPolicy(Part, ABC):
     """How a stream's memory is kept within its budget.
 
-    Source: this project. Subclass it as a dataclass whose fields are the settings (``policy.*``), and
+    Subclass it as a dataclass whose fields are the settings (``policy.*``), and
     implement :meth:`compress`; the other hooks are optional. A policy holds the state of one stream:
     :meth:`start` makes it fresh.
     """
@@ -80,7 +78,7 @@ class MemoryPolicy(Part, ABC):
     kind: ClassVar[str] = "policy"
     bound: ClassVar[Bound] = "bounded"
     unit: ClassVar[Literal["tokens", "frames"]] = "tokens"
-    source: ClassVar[str] = "this project"
+    source: ClassVar[str] = "no paper"
     needs_attention: ClassVar[bool] = False
     # Whether streams of a batch may share it: not where they keep different numbers of a chunk's tokens, or
     # where it holds what a question needs of one stream.
@@ -241,7 +239,7 @@ def compress_together(policies: Sequence[MemoryPolicy], memory: KVMemory, observ
 
 
 def check_budget(policy: MemoryPolicy, chunk: Chunk) -> None:
-    """Refuse a budget that cannot hold one frame (this project); one below a chunk is fine.
+    """Refuse a budget that cannot hold one frame; one below a chunk is fine.
 
     Raises:
         SettingError: the budget is below the tokens of the chunk's first frame.
@@ -253,7 +251,7 @@ def check_budget(policy: MemoryPolicy, chunk: Chunk) -> None:
 
 
 def check_streams(policy: MemoryPolicy, streams: int) -> None:
-    """Refuse a batch of streams for a policy whose streams cannot go in lockstep (this project).
+    """Refuse a batch of streams for a policy whose streams cannot go in lockstep.
 
     Raises:
         SettingError: more than one stream, and the policy is not ``lockstep``.

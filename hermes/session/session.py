@@ -108,7 +108,7 @@ class StreamSession(Session):
 
     @property
     def stream(self) -> Stream:
-        """The one stream."""
+        """What the session knows of its stream."""
         return self.streams[0]
 
     @property

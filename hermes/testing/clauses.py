@@ -237,7 +237,7 @@ def _stacked(chunks: Sequence[Chunk]) -> Chunk:
 
 
 class _Failed(Exception):  # noqa: N818
-    """Raised on purpose."""
+    """The failure that a clause causes on purpose."""
 
 
 def _fail(*args: object) -> None:
