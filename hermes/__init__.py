@@ -17,7 +17,7 @@ _PUBLIC = {
     "AttentionView": "hermes.attention",
     "Backbone": "hermes.backbone",
     "BackboneConfig": "hermes.backbone",
-    "Callback": "hermes.session.callback",
+    "Callback": "hermes.session.session",
     "Chunk": "hermes.tokens",
     "Frame": "hermes.video",
     "Guidance": "hermes.attention",
@@ -77,8 +77,8 @@ if TYPE_CHECKING:
     from hermes.policy import Tier as Tier
     from hermes.policy import TieredPolicy as TieredPolicy
     from hermes.session.answer import Answer as Answer
-    from hermes.session.callback import Callback as Callback
     from hermes.session.opening import open_session as open_session
+    from hermes.session.session import Callback as Callback
     from hermes.session.session import StreamSession as StreamSession
     from hermes.session.session import probing as probing
     from hermes.tokens import Chunk as Chunk

@@ -9,7 +9,7 @@ from hermes.errors import InputError
 
 
 def check_file_path(path: str | Path, what: str) -> Path:
-    """The path of a file that can be written, checked before anything long is begun (this project).
+    """The path of a file that can be written, checked before anything long is begun.
 
     Raises:
         InputError: it cannot; ``what`` was to be written.

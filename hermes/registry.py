@@ -41,10 +41,7 @@ KINDS = {
 
 
 class Entry(NamedTuple):
-    """One line of `hermes list`: name, first docstring line (or why it cannot be imported), origin.
-
-    Source: this project.
-    """
+    """One line of `hermes list`: name, first docstring line (or why it cannot be imported), origin."""
 
     name: str
     summary: str
@@ -52,7 +49,7 @@ class Entry(NamedTuple):
 
 
 class Registry:
-    """Objects of one kind, by entry-point name or by dotted path (this project).
+    """Objects of one kind, by entry-point name or by dotted path.
 
     Args:
         kind: word for error messages, such as "policy".
@@ -188,7 +185,7 @@ class Registry:
 
 @functools.cache
 def registry(kind: str) -> Registry:
-    """The registry of one kind of object, such as `registry("policy")` (this project).
+    """The registry of one kind of object, such as `registry("policy")`.
 
     Raises:
         HermesError: no such kind.

@@ -29,7 +29,7 @@ class VisionAttention(Scorer):
 
     @property
     def follows(self) -> bool:
-        """It does."""
+        """The scorer follows the attention of every chunk."""
         return True
 
     def follow(
@@ -39,7 +39,7 @@ class VisionAttention(Scorer):
         return view.received(last=self.window, per_head=per_head)
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
-        """As it was seen."""
+        """The attention of the token's own chunk, as it was seen."""
         return context.followed
 
 

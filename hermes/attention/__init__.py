@@ -16,13 +16,13 @@ from hermes.attention.probe import AttentionMass, AttentionProbe, together
 from hermes.attention.view import AttentionView
 
 __all__ = [
+    "NAME",
     "AttentionMass",
     "AttentionProbe",
     "AttentionScope",
     "AttentionView",
     "Guidance",
     "Mode",
-    "NAME",
     "Observer",
     "StopForwardError",
     "causal_bias",

@@ -46,7 +46,7 @@ class Measured:
 def measure_cells(cells: Sequence[SweepCell], folder: Path) -> Iterator[Outcome]:
     """Measure cells one after another, each in a process of its own, so that its peak memory is its own.
 
-    Source: this project. A launcher for :func:`hermes.evaluation.sweep.run_cells`.
+    Source: this project. A launcher for :func:`hermes.evaluation.sweeps.running.run_cells`.
     """
     for cell in cells:
         yield Outcome(cell, *run_cell(cell.overrides, folder / "cells" / cell.hash, _alone))

@@ -9,7 +9,7 @@ from hermes.errors import InputError
 
 
 def choice_of(text: str, choices: Sequence[str]) -> str | None:
-    """The letter a text means, ``B``, ``(B)`` or an option's own text; None if it means none (this project).
+    """The letter a text means, ``B``, ``(B)`` or an option's own text; None if it means none.
 
     >>> choice_of("(B) blue", ["red", "blue"]), choice_of("red", ["red", "blue"]), choice_of("green", ["red"])
     ('B', 'A', None)
@@ -22,7 +22,7 @@ def choice_of(text: str, choices: Sequence[str]) -> str | None:
 
 
 def is_correct(correct: str, given: str, choices: Sequence[str]) -> bool:
-    """Whether an answer is right: by letter or option if there are choices, else by its words (this project).
+    """Whether an answer is right: by letter or option if there are choices, else by its words.
 
     Options that read the same are right together.
 
@@ -39,7 +39,7 @@ def is_correct(correct: str, given: str, choices: Sequence[str]) -> bool:
 
 
 def check_choices(choices: Sequence[str], correct: str | None) -> None:
-    """Refuse a multiple-choice question that cannot be asked or judged (this project).
+    """Refuse a multiple-choice question that cannot be asked or judged.
 
     Raises:
         InputError: a single choice or too many, or a right answer that is none of them.
@@ -51,7 +51,7 @@ def check_choices(choices: Sequence[str], correct: str | None) -> None:
 
 
 def letters(count: int) -> list[str]:
-    """Option letters from A on, ``count`` of them (this project)."""
+    """Option letters from A on, ``count`` of them."""
     return [chr(ord("A") + i) for i in range(count)]
 
 

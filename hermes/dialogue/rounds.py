@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Round:
-    """One round of the conversation: a question, its answer and, for multiple choice, the options.
-
-    Source: this project.
-    """
+    """One round of the conversation: a question, its answer and, for multiple choice, the options."""
 
     question: str
     answer: str

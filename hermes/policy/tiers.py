@@ -172,15 +172,15 @@ class TieredPolicy(MemoryPolicy):
 
     @property
     def resident_bytes(self) -> int:
-        """Of what scorers follow."""
+        """Bytes of what scorers have seen of the chunks' attention."""
         return sum(tensor.nbytes for tensor in self.following.state().values()) if self.following else 0
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """What scorers follow."""
+        """What scorers have seen of the chunks' attention."""
         return self.following.state() if self.following else {}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from there."""
+        """Give scorers back what they had seen."""
         if self.following:
             self.following.restore(state)
 

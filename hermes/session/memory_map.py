@@ -39,7 +39,7 @@ _SUMMARY = "#e8000b"
 
 @dataclass(frozen=True)
 class HeldFrame:
-    """What one layer holds of one frame (this project).
+    """What one layer holds of one frame.
 
     Attributes:
         frame: index of the sampled frame, or of the newest one that a summary stands for.
@@ -56,10 +56,7 @@ class HeldFrame:
 
 
 def held_frames(memory: KVMemory) -> list[HeldFrame]:
-    """What each layer holds of each frame, by layer, then by time; frames without any token are left out.
-
-    Source: this project.
-    """
+    """What each layer holds of each frame, by layer, then by time; frames without any token are left out."""
     cells = []
     for layer in memory:
         if not layer.length:
@@ -87,7 +84,7 @@ def memory_map(
 ) -> Path:
     """Draw what each layer still holds: video time across, layers down, kept tokens per frame as colour.
 
-    Source: this project. Summaries are marked at the mean time of what they stand for. A table with the same
+    Summaries are marked at the mean time of what they stand for. A table with the same
     content and the suffix ``.csv`` is written beside the picture. Both are complete or not there.
 
     Args:
@@ -122,7 +119,7 @@ def memory_figure(
     start: float = 0.0,
     step: float | None = None,
 ) -> Figure:
-    """The picture of :func:`memory_map`, not saved (this project)."""
+    """The picture of :func:`memory_map`, not saved."""
     cells = held_frames(memory)
     grid, edges = _grid(cells, len(memory.layers), start, duration, step)
     figure = Figure(figsize=(9.0, min(1.9 + 0.22 * len(memory.layers), 9.0)), layout="constrained")
@@ -136,7 +133,7 @@ def memory_figure(
 def session_map(session: StreamSession, path: str | Path, *, start: float = 0.0, title: str = "") -> Path:
     """The memory map of a session, with the tiers of its policy and everything it has seen.
 
-    Source: this project. See :func:`memory_map`.
+    See :func:`memory_map`.
 
     Raises:
         InputError: another suffix, or a path that cannot be written.
@@ -154,7 +151,7 @@ def session_map(session: StreamSession, path: str | Path, *, start: float = 0.0,
 
 
 def check_map_path(path: str | Path) -> Path:
-    """The path of a picture that can be written, checked before anything long is begun (this project).
+    """The path of a picture that can be written, checked before anything long is begun.
 
     Raises:
         InputError: it cannot.

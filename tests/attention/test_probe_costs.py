@@ -12,9 +12,8 @@ from hermes.attention import Guidance
 from hermes.backbone import BackboneConfig, load_backbone
 from hermes.decoding.observer import DecoderObserver
 from hermes.kernels import Kernels
-from hermes.session.callback import Callback
 from hermes.session.config import run_config
-from hermes.session.session import StreamSession
+from hermes.session.session import Callback, StreamSession
 from policies.fifo import Fifo
 from policies.full import Full
 from policies.hermes import Hermes

@@ -18,8 +18,7 @@ from hermes.errors import HermesError, InputError, SettingError
 from hermes.memory import LayerUpdate
 from hermes.parts import RandomScore
 from hermes.policy import Tier
-from hermes.session.callback import Callback
-from hermes.session.session import StreamSession
+from hermes.session.session import Callback, StreamSession
 from hermes.video import Frame
 from policies.full import Full
 from policies.hermes import Hermes

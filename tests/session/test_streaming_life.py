@@ -15,7 +15,7 @@ from hermes.attention import memory_attention_set
 from hermes.decoding.observer import DecoderObserver
 from hermes.errors import InputError, SettingError
 from hermes.policy import Recall
-from hermes.session.callback import Callback
+from hermes.session.session import Callback
 from hermes.tokens import VideoState
 from hermes.video import Frame
 from policies.fifo import Fifo

@@ -8,8 +8,7 @@ from time import perf_counter
 
 from hermes.machine.device import synchronize
 from hermes.session.answer import Answer
-from hermes.session.callback import Callback
-from hermes.session.session import StreamSession
+from hermes.session.session import Callback, StreamSession
 from hermes.video import Frame
 
 __all__ = ["LiveClock"]

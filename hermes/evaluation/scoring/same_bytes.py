@@ -111,7 +111,7 @@ def within(runs: Sequence[Sequence[AnswerRow]], size: float) -> Matched | None:
 def mean_of(found: Matched, name: str | None = None) -> Share | None:
     """Mean over the questions of a category, or all; None if there are none.
 
-    Source: this project; the interval is :func:`hermes.evaluation.statistics.clustered`.
+    Source: this project; the interval is :func:`hermes.evaluation.scoring.statistics.clustered`.
     """
     chosen = [(video, x) for kind, video, x in found.values.values() if name in (None, kind)]
     if not chosen:
@@ -123,7 +123,7 @@ def mean_of(found: Matched, name: str | None = None) -> Share | None:
 def less(found: Matched, base: Matched, name: str | None = None) -> Share | None:
     """Mean difference on the questions that both have, in pairs; None if there are none.
 
-    Source: this project; the interval is :func:`hermes.evaluation.statistics.clustered_difference`.
+    Source: this project; the interval is :func:`hermes.evaluation.scoring.statistics.clustered_difference`.
     """
     gaps = [
         (video, x - base.values[place][2])
