@@ -47,7 +47,7 @@ def outcome(argv: Sequence[str]) -> tuple[int, Exception | None]:
 
 
 def nobody_reads() -> int:
-    """The exit code where whoever read us has gone, as with `| head`: nothing is left to say, also at exit."""
+    """The exit code where the reader has gone, as with `| head`: nothing is left to say, also at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 

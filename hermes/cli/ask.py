@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from hermes.cli.arguments import split_settings
+from hermes.cli.completion import complete_settings
 from hermes.cli.questions import Question, read_questions
 from hermes.errors import InputError
 from hermes.samples import CLIP, QUESTIONS
@@ -25,16 +26,20 @@ def ask(
             help="A video file, a folder of images, a .npy array, a URL or a camera. The word 'sample' is "
             "the bundled clip (./sample: a file of that name).",
             metavar="VIDEO",
+            autocompletion=complete_settings,
         ),
     ],
     question: Annotated[
         str | None,
         typer.Argument(
-            help="Left out with --questions, and with 'sample', which has its own.", metavar="QUESTION"
+            help="Left out with --questions, and with 'sample', which has its own.",
+            metavar="QUESTION",
+            autocompletion=complete_settings,
         ),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Argument(help="Settings, anywhere.", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Argument(help="Settings, anywhere.", metavar="KEY=VALUE", autocompletion=complete_settings),
     ] = None,
     at: Annotated[
         float | None,

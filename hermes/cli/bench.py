@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from hermes.cli.arguments import split_settings
+from hermes.cli.completion import complete_settings
 from hermes.cli.output import err, note, out
 from hermes.cli.sweep import sweep_folder
 from hermes.errors import InputError
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 
 def bench(
-    settings: Annotated[list[str] | None, typer.Argument(help="Settings.", metavar="KEY=VALUE")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings.", metavar="KEY=VALUE", autocompletion=complete_settings),
+    ] = None,
     frames: Annotated[
         str | None,
         typer.Option(

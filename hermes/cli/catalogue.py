@@ -12,8 +12,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from hermes.cli.completion import CONFIGURED, complete_names, names_of
 from hermes.cli.output import out
-from hermes.config import Part, available, build, config_source, resolved_yaml, settings_table
+from hermes.config import (
+    Part,
+    available,
+    build,
+    compose,
+    config_source,
+    resolved_yaml,
+    settings_of,
+    settings_table,
+)
 from hermes.errors import SettingError, did_you_mean
 from hermes.registry import KINDS, OURS, registry
 
@@ -36,12 +46,16 @@ _LISTED = {
 }
 _ALL = ("policies", "backbones", "parts", "probes", "callbacks", "data", "judges", "experiments", "commands")
 _HOOKS = ("admit", "reduce", "watch", "compress", "archive", "recall")
-_CONFIGURED = ("policy", "backbone", "data", "experiment")
 
 
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help=f"One of {', '.join(_LISTED)}; default: all.", metavar="KIND")
+        str | None,
+        typer.Argument(
+            help=f"One of {', '.join(_LISTED)}; default: all.",
+            metavar="KIND",
+            autocompletion=lambda: list(_LISTED),
+        ),
     ] = None,
 ) -> None:
     """List policies, backbones and the parts they are made of, those of other installed packages included."""
@@ -156,10 +170,11 @@ def _only_configured(kind: str, also_registered: bool = False) -> list[str]:
 
 
 def _configured(kind: str, name: str) -> Any:
-    """The settings that `kind=name` stands for."""
-    from hermes.session.config import run_config
+    """The settings that `kind=name` stands for; the others of a run are left out."""
+    from hermes.session.config import FALLBACKS, RunConfig
 
-    return getattr(run_config([f"{kind}={name}"]), kind)
+    group = dataclasses.make_dataclass("Group", [(kind, settings_of(RunConfig)[kind].type)])
+    return getattr(compose({kind: name}, [], group, fallbacks=FALLBACKS), kind)
 
 
 class _Found(NamedTuple):
@@ -169,7 +184,12 @@ class _Found(NamedTuple):
 
 def show(
     name: Annotated[
-        str, typer.Argument(help="As in hermes list, or a dotted path: my_module.MyPolicy.", metavar="NAME")
+        str,
+        typer.Argument(
+            help="As in hermes list, or a dotted path: my_module.MyPolicy.",
+            metavar="NAME",
+            autocompletion=complete_names,
+        ),
     ],
     kind: Annotated[
         str | None,
@@ -185,7 +205,7 @@ def show(
     if not found and ("." in name or ":" in name):
         found = [_of_class(registry(kind or "policy").get(name, "hermes show"), name)]
     if not found:
-        known = sorted({n for single in searched for n in _names(single)})
+        known = sorted({n for single in searched for n in names_of(single)})
         raise SettingError(
             "hermes show", name, "a name of hermes list, or a dotted path", did_you_mean(name, known)
         )
@@ -193,15 +213,10 @@ def show(
         match.show()
 
 
-def _names(kind: str) -> list[str]:
-    registered = [] if kind == "experiment" else registry(kind).names()
-    return [*registered, *(available(kind) if kind in _CONFIGURED else [])]
-
-
 def _matches(kind: str, name: str) -> Iterator[_Found]:
     if kind != "experiment" and name in registry(kind).names():
         yield _of_class(registry(kind).get(name), name, kind)
-    if kind in _CONFIGURED and name in available(kind):
+    if kind in CONFIGURED and name in available(kind):
         yield _Found(kind, lambda: _show_file(kind, name))
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hermes.cli.arguments import split_settings
+from hermes.cli.completion import complete_settings
 from hermes.cli.output import err, out
 from hermes.errors import InputError
 
@@ -27,7 +28,9 @@ def eval_(
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Settings: data=wanderer, policy=fifo, policy.budget=64, ...", metavar="KEY=VALUE"
+            help="Settings: data=wanderer, policy=fifo, policy.budget=64, ...",
+            metavar="KEY=VALUE",
+            autocompletion=complete_settings,
         ),
     ] = None,
     as_json: Annotated[

@@ -12,6 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hermes.cli.arguments import split_settings
+from hermes.cli.completion import complete_settings
 from hermes.cli.eval import show_summary
 from hermes.cli.output import err, out
 from hermes.errors import InputError
@@ -21,7 +22,11 @@ def judge(
     run: Annotated[Path, typer.Argument(help="Folder of a run of hermes eval.", metavar="RUN")],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="judge=openai judge.model=NAME judge.base_url=URL, ...", metavar="KEY=VALUE"),
+        typer.Argument(
+            help="judge=openai judge.model=NAME judge.base_url=URL, ...",
+            metavar="KEY=VALUE",
+            autocompletion=complete_settings,
+        ),
     ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Ask about every answer anew, also those that have a verdict.")

@@ -22,7 +22,7 @@ from typing import NoReturn, TextIO
 __all__ = ["run", "suits"]
 
 _COMMANDS = ("list", "show", "validate")
-_INFORMING = (["--help"], ["-h"], ["--version"], [])
+_INFORMING = ((), ("--help",), ("-h",), ("--version",))
 # Set for the process that runs a command line for the second time.
 _IN_FULL = "_HERMES_IN_FULL"
 _COMPLETING = "_HERMES_COMPLETE"
@@ -32,12 +32,13 @@ def suits(argv: Sequence[str]) -> bool:
     """Whether this process is a `hermes` of its own whose command line can be tried without torch."""
     if os.environ.pop(_IN_FULL, None) or os.name != "posix" or "--debug" in argv:
         return False
-    if Path(sys.argv[0]).name not in ("hermes", "__main__.py") or None in (sys.stdout, sys.stderr):
+    own = Path(sys.argv[0]).name == "hermes" or Path(sys.argv[0]).parts[-2:] == ("hermes", "__main__.py")
+    if not own or not sys.executable or None in (sys.stdout, sys.stderr):
         return False
     # What can be read only once, such as <(zcat FILE).
     if any(Path(word.partition("=")[2]).is_fifo() for word in argv):
         return False
-    informs = list(argv) in _INFORMING or list(argv[1:]) == ["--help"] or _COMPLETING in os.environ
+    informs = tuple(argv) in _INFORMING or tuple(argv[1:]) == ("--help",) or _COMPLETING in os.environ
     return informs or argv[0] in _COMMANDS
 
 
@@ -57,8 +58,9 @@ def run(argv: list[str]) -> int:
             if error is not None and final:
                 code = report(error)
     except SystemExit as ended:
-        # How a shell's completion ends.
-        code, final = int(ended.code or 0), True
+        # As a shell's completion ends.
+        final = isinstance(ended.code, int)
+        code = ended.code if isinstance(ended.code, int) else 1
     except (Exception, stand_ins.NeedsRealPackageError):
         final = False
     if not final or stand_ins.refusals or failures or not _printable(said):

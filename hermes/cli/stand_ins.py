@@ -3,12 +3,12 @@
 `hermes list` imports every policy, and every policy imports torch, but for what the list says only the
 classes and their settings matter. With `install` a heavy package is not executed: its modules have names
 that can stand in annotations, be subclassed, and be called as decorators. Whatever could let a value of such
-a name into a result raises `NeedsRealPackageError`: truth, comparison, iteration, arithmetic, text, and so on.
+a name into a result raises `NeedsRealPackageError`: truth, comparison, iteration, arithmetic, text, ...
 So what is computed beside stand-ins is what would be computed beside the real packages, or nothing.
 
 A name is believed in where the source of its module mentions it and does not bind it to a value; any other
 one (misspelt, of another version, a constant) needs the real package. What stays unseen: whether the package
-itself is sound, and whether something it returns is None.
+itself is sound, whether its classes have an attribute, and whether something it returns is None.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ import sys
 from abc import ABCMeta
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 __all__ = ["HEAVY", "NeedsRealPackageError", "StandIn", "StandInModule", "install", "refusals"]
 
-# Top-level packages that take more than about 50 ms of CPU to import, or bring one that does.
-HEAVY = frozenset(
-    "torch torchvision torchaudio triton transformers tokenizers safetensors accelerate huggingface_hub peft "
-    "lightning lightning_fabric lightning_utilities pytorch_lightning torchmetrics flash_attn bitsandbytes timm "
-    "jaxtyping beartype av PIL cv2 matplotlib scipy pandas pyarrow sklearn statsmodels openai".split()
-)
-# Where else a module's names are listed: those of compiled code, and those that are looked up when asked for.
+# Packages that take more than about 30 ms of CPU to import, or import one that does.
+HEAVY = (  # noqa: SIM905
+    "torch torchvision torchaudio triton flash_attn bitsandbytes transformers tokenizers safetensors timm "
+    "accelerate peft huggingface_hub lightning lightning_fabric lightning_utilities pytorch_lightning "
+    "torchmetrics jaxtyping beartype av PIL cv2 matplotlib scipy pandas pyarrow sklearn statsmodels openai "
+    "jinja2"
+).split()
+# Where else a module's names are listed: those of compiled code, and those that are looked up late.
 _LISTED = {
     "torch": ("_C/_VariableFunctions.pyi", "_C/__init__.pyi"),
     "transformers": ("models/auto/*.py",),
 }
-# Facts about the real thing, wherever they are asked for; other double-underscore names it just does not have.
-_FACTS = frozenset("__all__ __doc__ __module__ __name__ __qualname__ __version__".split())
+# Facts about the real thing; other double-underscore names are taken as not there.
+_FACTS = ("__all__", "__doc__", "__module__", "__name__", "__qualname__", "__version__")
 
 # What was refused in this process: an `except:` may have swallowed the error.
 refusals: list[str] = []
@@ -114,7 +115,7 @@ class StandIn:
 
     def __eq__(self, other: object) -> bool:
         """`typing` compares an annotation with its own forms, and is told that it is none of them."""
-        if isinstance(other, type) or type(other).__module__ == "typing":
+        if isinstance(other, type) or type(other).__module__ in ("typing", "types"):
             return False
         return _refuse(f"{self._path} == ...")
 
@@ -128,12 +129,13 @@ def _refusing(method: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-for _method in (
+_METHODS = (  # noqa: SIM905
     "bool len iter next contains reversed int float complex index bytes str repr format fspath dir reduce_ex "
     "lt le gt ge ne neg pos abs invert round trunc floor ceil enter exit aenter aexit await setitem delitem "
     "delattr add sub mul matmul truediv floordiv mod divmod pow lshift rshift and xor radd rsub rmul rmatmul "
     "rtruediv rfloordiv rmod rdivmod rpow rlshift rrshift rand rxor"
-).split():
+).split()
+for _method in _METHODS:
     setattr(StandIn, f"__{_method}__", _refusing(f"__{_method}__"))
 
 
@@ -162,7 +164,7 @@ class StandInModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         path = f"{self.__name__}.{name}"
         _ordinary(name, self.__name__)
-        if PathFinder.find_spec(path, getattr(self, "__path__", [])) is not None:
+        if PathFinder.find_spec(path, self.__path__) is not None:
             return importlib.import_module(path)
         if not _known(self, name):
             _refuse(path)
@@ -197,16 +199,17 @@ class _Finder(MetaPathFinder, Loader):
     """Finds stand-ins for the modules of heavy packages, where the package is installed."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
-        if name.partition(".")[0] not in HEAVY:
-            return None
         real = PathFinder.find_spec(name, path)
+        if name.partition(".")[0] not in HEAVY:
+            if real is not None and _links_torch(real):
+                _refuse(name)
+            return real
         if real is None:
             # Not installed, or a module that the package itself makes up.
             return _refuse(name) if "." in name else None
-        places = real.submodule_search_locations
-        spec = ModuleSpec(name, self, origin=real.origin, is_package=places is not None)
+        spec = ModuleSpec(name, self, origin=real.origin)
         spec.has_location = real.has_location
-        spec.submodule_search_locations = places
+        spec.submodule_search_locations = real.submodule_search_locations or []
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -216,12 +219,18 @@ class _Finder(MetaPathFinder, Loader):
         return None
 
 
+def _links_torch(spec: ModuleSpec) -> bool:
+    """Whether it is a compiled module that cannot be loaded without torch's libraries."""
+    compiled = isinstance(spec.loader, ExtensionFileLoader) and spec.name not in sys.stdlib_module_names
+    return compiled and b"libtorch" in Path(spec.origin or "").read_bytes()
+
+
 def install() -> None:
     """Put stand-ins in the place of heavy packages, for the rest of this process.
 
     Raises:
         RuntimeError: one of them is imported already.
     """
-    if loaded := HEAVY & sys.modules.keys():
+    if loaded := sys.modules.keys() & HEAVY:
         raise RuntimeError(f"already imported: {', '.join(sorted(loaded))}")
     sys.meta_path.insert(0, _Finder())

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hermes.cli.arguments import split_settings
+from hermes.cli.completion import complete_settings
 from hermes.cli.output import err, note, out
 from hermes.errors import InputError, SettingError, did_you_mean
 
@@ -30,7 +31,11 @@ _LAUNCHERS = ("processes", "submitit-local", "submitit-slurm")
 def sweep(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="As for hermes eval; several values with commas.", metavar="KEY=VALUE,VALUE"),
+        typer.Argument(
+            help="As for hermes eval; several values with commas.",
+            metavar="KEY=VALUE,VALUE",
+            autocompletion=complete_settings,
+        ),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Cells at a time.", min=1)] = 1,
     only: Annotated[

@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from hermes.cli.arguments import split_settings
+from hermes.cli.completion import complete_settings
 from hermes.cli.output import err
 from hermes.config import config_hash, resolved_yaml
 from hermes.errors import InputError
@@ -23,7 +24,10 @@ _SHOWN = 10
 
 def validate(
     settings: Annotated[
-        list[str] | None, typer.Argument(help="As for hermes ask and hermes eval.", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Argument(
+            help="As for hermes ask and hermes eval.", metavar="KEY=VALUE", autocompletion=complete_settings
+        ),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="List every fault, not only the first few.")
