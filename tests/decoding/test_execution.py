@@ -131,7 +131,7 @@ def test_records_outlive_the_stream(traced: None) -> None:
     assert not {**ours.execution.prefills.refused, **ours.execution.compressions.refused}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_compiled_steps_are_the_eager_ones() -> None:
     stock, ours = (_session(embedding_probe(Hermes(budget=60)), mode) for mode in ("eager", "compile"))
     for session in (stock, ours):
