@@ -145,3 +145,30 @@ def test_an_import_against_the_rule_is_found() -> None:
         assert violations({**sources, module: f"{sources[module]}\n{line}\n"})
     back = f"{sources['hermes.memory.config']}\nfrom hermes.memory.memory import KVMemory\n"
     assert circles(_edges({**sources, "hermes.memory.config": back}))
+
+
+def test_layers_of_the_memory_are_written_by_the_memory_alone() -> None:
+    """No file outside `memory/` assigns a layer's tensors or counters."""
+    fields = {
+        "keys",
+        "values",
+        "positions",
+        "tokens",
+        "clock",
+        "start",
+        "prefix",
+        "written",
+        "to_shared_clock",
+    }
+    found = []
+    for module, source in _sources().items():
+        if _inside(module, ("hermes.memory",)):
+            continue
+        for node in ast.walk(ast.parse(source)):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            for target in (part for whole in targets for part in ast.walk(whole)):
+                if isinstance(target, ast.Attribute) and target.attr in fields:
+                    owner = ast.unparse(target.value)
+                    if owner == "layer" or owner.endswith((".layers[index]", "memory[index]")):
+                        found.append(f"{module}: {ast.unparse(node)}")
+    assert not found

@@ -76,8 +76,7 @@ class Execution:
         try:
             with torch.no_grad():
                 made = recording(*_read(memory, chunk))
-                for index, layer in enumerate(memory.layers):
-                    layer.keys, layer.values = made[2 * index : 2 * index + 2]
+                memory.load_pending(made)
                 memory.commit(chunk.positions, chunk.tokens, chunk.advance)
         except BaseException:
             memory.rollback()

@@ -145,6 +145,11 @@ class KVMemory(Cache):  # type: ignore[misc]
             self.top += advance
             self.prefix = self.layers[0].prefix
 
+    def load_pending(self, state: Sequence[Tensor]) -> None:
+        """Let the layers hold these keys and values, two a layer; what exceeds a layer's length is pending."""
+        for index, layer in enumerate(self.layers):
+            layer.keys, layer.values = state[2 * index : 2 * index + 2]
+
     def rollback(self) -> None:
         """Drop the pending tokens, as if the forward pass that wrote them had not happened."""
         for layer in self.layers:
