@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -28,9 +29,14 @@ def _name(path: Path) -> str:
 FILES = {_name(path): path for top in ("hermes", *PLUGINS) for path in sorted((ROOT / top).rglob("*.py"))}
 
 
-def imports_of(module: str, source: str, files: dict[str, Path] = FILES) -> Iterator[str]:
+@cache
+def imports_of(module: str, source: str) -> tuple[str, ...]:
     """Modules of ours that a source imports, wherever in it; a name that is a module is that module."""
-    package = module.split(".") if files[module].name == "__init__.py" else module.split(".")[:-1]
+    return tuple(_imports(module, source))
+
+
+def _imports(module: str, source: str) -> Iterator[str]:
+    package = module.split(".") if FILES[module].name == "__init__.py" else module.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -39,7 +45,7 @@ def imports_of(module: str, source: str, files: dict[str, Path] = FILES) -> Iter
             if node.level:
                 base = ".".join([*package[: len(package) - node.level + 1], *([base] if base else [])])
             for alias in node.names:
-                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in files else base
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in FILES else base
 
 
 def violations(sources: dict[str, str]) -> list[str]:
@@ -102,6 +108,7 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
+@cache
 def _sources() -> dict[str, str]:
     return {module: path.read_text() for module, path in FILES.items()}
 
