@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.evaluation.results.run_folder import claim
 from hermes.evaluation.running.manifest import manifest
 from hermes.evaluation.running.settings import settings_hash
+from hermes.files import write_whole
 from hermes.session.opening import session_from
 
 __all__ = ["Asked", "Study", "collect", "sample_questions"]
@@ -118,7 +118,11 @@ class Study:
         return int(np.bincount([asked.tokens_per_frame for asked in self.asked]).argmax())
 
     def save(self, folder: Path) -> None:
-        """Replace the file in the run's folder in one step: an interruption leaves the one before."""
+        """Replace the file in the run's folder in one step: an interruption leaves the one before.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         about = {
             "hash": self.hash,
             "seconds": self.seconds,
@@ -131,10 +135,7 @@ class Study:
             arrays[name] = np.array(getattr(self, name))
         for number, part in enumerate(self.profiles.values()):
             arrays |= part.arrays(str(number))
-        aside = folder / f"{_STATE}.part"
-        with aside.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(aside, folder / _STATE)
+        write_whole(folder / _STATE, lambda aside: np.savez(aside, **arrays))
 
     @staticmethod
     def load(folder: Path) -> Study | None:

@@ -17,7 +17,7 @@ from hermes.attention import NAME
 from hermes.cli.output import out
 from hermes.cli.questions import Question
 from hermes.config import available, config_hash
-from hermes.dialogue import letters
+from hermes.dialogue.choices import lettered
 from hermes.machine.environment import environment
 from hermes.registry import registry
 from hermes.session.answer import Answer
@@ -91,7 +91,7 @@ class Page(Writer):
 
     def asking(self, question: Question, time_s: float) -> None:
         self.console.print(Text.assemble((f"{time_s:g} s  ", "cyan"), (question.question, "bold")))
-        for letter, choice in zip(letters(len(question.choices)), question.choices, strict=True):
+        for letter, choice in lettered(question.choices).items():
             self.console.print(Text(f"     ({letter}) {choice}"))
 
     def text(self, piece: str) -> None:
@@ -102,7 +102,7 @@ class Page(Writer):
         self.answers.append(answer)
         self.text("\n")
         if answer.choice is not None and answer.probabilities is not None:
-            chosen = question.choices[letters(len(question.choices)).index(answer.choice)]
+            chosen = lettered(question.choices)[answer.choice]
             odds = "  ".join(f"{letter} {share:.0%}" for letter, share in answer.probabilities.items())
             parts = (("choice  ", "dim"), f"({answer.choice}) {chosen}", (f"   {odds}", "dim"))
             self.console.print(Text.assemble(*parts))

@@ -1,4 +1,4 @@
-"""Annotation files as plain rows: JSON, JSON lines, CSV and, where pyarrow is memory_attention_set, Parquet."""
+"""Annotation files as plain rows: JSON, JSON lines, CSV and, where pyarrow is installed, Parquet."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from hermes.config import setting
+from hermes.files import write_whole
 from hermes.machine.lightning import interruptible
 from hermes.training.card import write_card
 from hermes.training.decoder import DecoderModule
@@ -135,9 +136,7 @@ def _see(model: Any, config: TrainConfig, prompt: Prompt, folder: Path) -> None:
     trainer = _trainer(config, folder, "vision", config.vision.steps, None, None)
     with interruptible():
         trainer.fit(VisionModule(model, config.vision), DataLoader(pictures, batch_size=None, shuffle=False))
-    part = done.with_suffix(".part")
-    torch.save(model.state_dict(), part)
-    part.replace(done)
+    write_whole(done, lambda aside: torch.save(model.state_dict(), aside))
 
 
 def _trainer(

@@ -17,6 +17,7 @@ from hermes.evaluation.results.rows import AnswerRow
 from hermes.evaluation.scoring.measures import MEASURES
 from hermes.evaluation.scoring.metrics import calibration_error, unreadable
 from hermes.evaluation.scoring.summary import Score, Summary, score, summarise
+from hermes.pages.markdown import table, write_page
 
 __all__ = ["calibration", "write_report"]
 
@@ -41,10 +42,9 @@ def write_report(folder: Path) -> Path:
     plots, page = folder / "plots", folder / "report.md"
     try:
         plots.mkdir(exist_ok=True)
-        page.write_text(_page(folder, rows, manifest, plots), encoding="utf-8")
+        return write_page(page, _parts(folder, rows, manifest, plots))
     except OSError as error:
         raise InputError(f"{page}: cannot be written ({error.strerror or error})") from error
-    return page
 
 
 def calibration(rows: Iterable[AnswerRow]) -> dict[str, tuple[float, Score]]:
@@ -64,11 +64,11 @@ def calibration(rows: Iterable[AnswerRow]) -> dict[str, tuple[float, Score]]:
     return found
 
 
-def _page(folder: Path, rows: Sequence[AnswerRow], manifest: Mapping[str, Any], plots: Path) -> str:
+def _parts(folder: Path, rows: Sequence[AnswerRow], manifest: Mapping[str, Any], plots: Path) -> list[str]:
     summary = summarise(rows)
     # What was asked again has a part of its own.
     rows = [row for row in rows if not row.delay_s]
-    parts = [
+    return [
         f"# {folder.resolve().name}\n\n{_headline(rows, summary)}\n\n{_METHOD}",
         _accuracy(summary, plots),
         _judged(summary, manifest),
@@ -80,7 +80,6 @@ def _page(folder: Path, rows: Sequence[AnswerRow], manifest: Mapping[str, Any], 
         _calibrated(rows, plots),
         _settings(manifest),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _headline(rows: Sequence[AnswerRow], summary: Summary) -> str:
@@ -105,7 +104,7 @@ def _judged(summary: Summary, manifest: Mapping[str, Any]) -> str:
     who = " ".join(str(judge[key]) for key in ("name", "model") if key in judge)
     head = f"## Judge's scores\n\nMeans of 0 to 5, given to open-ended answers by `{who}`.\n\n"
     cells = [[name, str(s.n), f"{s.mean:.2f}", s.span] for name, s in scores.items()]
-    return head + _table(["category", "n", "mean", "95 % interval"], cells)
+    return head + table(["category", "n", "mean", "95 % interval"], cells)
 
 
 def _accuracy(summary: Summary, plots: Path) -> str:
@@ -127,7 +126,7 @@ def _averages(summary: Summary, manifest: Mapping[str, Any]) -> str:
     own = manifest.get("average")
     note = f" The benchmark's own figure is the one over {own}." if own else ""
     head = f"## Averages\n\nMeans of accuracies, with intervals over videos.{note}\n\n"
-    return head + _table(["mean over", "right %", "95 % interval"], cells)
+    return head + table(["mean over", "right %", "95 % interval"], cells)
 
 
 def _ages(summary: Summary, plots: Path) -> str:
@@ -152,18 +151,15 @@ def _delays(summary: Summary, plots: Path) -> str:
     for name, losses in summary.by_delay.items():
         for delay, loss in losses.items():
             change = 100 * (loss.now.accuracy - loss.before.accuracy)
-            low, high, doubtful = loss.change
-            ends = f"{100 * low:+.1f} to {100 * high:+.1f}{'*' * doubtful}"
-            now, before = 100 * loss.now.accuracy, 100 * loss.before.accuracy
-            cells.append(
-                [name, delay, str(loss.now.n), f"{before:.1f}", f"{now:.1f}", f"{change:+.1f}", ends]
-            )
+            before, now = (f"{100 * each.accuracy:.1f}" for each in (loss.before, loss.now))
+            ends = loss.change.span("+.1f")
+            cells.append([name, delay, str(loss.now.n), before, now, f"{change:+.1f}", ends])
     head = (
         "## Asked again\n\nThe same questions later, where the answer still holds; the change is paired.\n\n"
     )
     head += "![Change of accuracy by delay](plots/delay.png)\n\n" if drawn else ""
     names = ["category", "delay (s)", "n", "right % at first", "right % later", "change", "95 % interval"]
-    return head + _table(names, cells)
+    return head + table(names, cells)
 
 
 def _costs(summary: Summary) -> str:
@@ -175,7 +171,7 @@ def _costs(summary: Summary) -> str:
         "## Costs\n\nAt the questions. Lag: how long after one all that had arrived was in the memory, "
         "were the stream live on this machine.\n\n"
     )
-    return head + _table(["", "median", "mean", "95 %"], cells) if cells else ""
+    return head + table(["", "median", "mean", "95 %"], cells) if cells else ""
 
 
 def _times(rows: Sequence[AnswerRow], plots: Path) -> str:
@@ -186,9 +182,9 @@ def _times(rows: Sequence[AnswerRow], plots: Path) -> str:
     shares = (0, 25, 50, 75, 95, 99, 100)
     values = [f"{value:.1f}" for value in np.percentile(times, shares)]
     names = [{0: "least", 50: "median", 100: "most"}.get(share, f"{share} %") for share in shares]
-    table = _table(["answers", *names], [[str(times.size), *values]])
+    shown = table(["answers", *names], [[str(times.size), *values]])
     head = "## Time to first token\n\nFrom a question to the first token of its answer, ms.\n\n"
-    return head + "![Time to first token](plots/ttft.png)\n\n" + table
+    return head + "![Time to first token](plots/ttft.png)\n\n" + shown
 
 
 def _calibrated(rows: Sequence[AnswerRow], plots: Path) -> str:
@@ -206,7 +202,7 @@ def _calibrated(rows: Sequence[AnswerRow], plots: Path) -> str:
         [name, str(s.n), f"{100 * mean:.1f}", f"{100 * s.accuracy:.1f}", s.span]
         for name, (mean, s) in bins.items()
     ]
-    return head + _table(["confidence", "n", "mean confidence %", "right %", "95 % interval"], cells)
+    return head + table(["confidence", "n", "mean confidence %", "right %", "95 % interval"], cells)
 
 
 def _settings(manifest: Mapping[str, Any]) -> str:
@@ -224,7 +220,7 @@ def _settings(manifest: Mapping[str, Any]) -> str:
     judge = manifest.get("judge") or {}
     about |= {f"judge.{key}": value for key, value in judge.items() if key != "prompt"}
     shown = [[key, str(value)] for key, value in about.items() if value not in (None, "")]
-    return f"## Run with\n\n{_table(['', ''], shown)}\n\nAll settings:\n\n```yaml\n{settings.strip()}\n```"
+    return f"## Run with\n\n{table(['', ''], shown)}\n\nAll settings:\n\n```yaml\n{settings.strip()}\n```"
 
 
 def _scores(head: str, scores: Mapping[str, Score]) -> str:
@@ -240,12 +236,7 @@ def _scores(head: str, scores: Mapping[str, Score]) -> str:
         ]
         for name, s in scores.items()
     ]
-    return _table([head, "n", "videos", "right %", "95 % interval", "method", "chance %"], cells)
-
-
-def _table(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    lines = [names, ["---"] * len(names), *cells]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return table([head, "n", "videos", "right %", "95 % interval", "method", "chance %"], cells)
 
 
 _METHOD = """Intervals are 95 %. `clustered`: the videos are the sample, as questions of one video are no

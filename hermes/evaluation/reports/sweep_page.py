@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,8 @@ from hermes.evaluation.scoring.same_bytes import Line, lines_of, persistent, wit
 from hermes.evaluation.scoring.summary import grouped, summarise
 from hermes.evaluation.sweeps.cells import SweepCell, as_text
 from hermes.evaluation.sweeps.running import Outcome
+from hermes.files import write_csv_whole
+from hermes.pages.markdown import write_page
 
 __all__ = ["check_extras", "sweep_rows", "write_sweep"]
 
@@ -86,9 +87,9 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
     rows = sweep_rows(done, pairs)
     parts = [f"# {extras.title or folder.name}"]
     if rows:
-        _write_csv(folder / "table.csv", rows)
+        write_csv_whole(folder / "table.csv", rows)
         # Apart, as times differ from run to run.
-        _write_csv(folder / "costs.csv", _cost_rows(done))
+        write_csv_whole(folder / "costs.csv", _cost_rows(done))
         apart = spread_of([outcome.cell for outcome in done]) is not None
         plot_sweep(done, folder / "plot.png", () if apart else extras.measures)
         parts += ["![Accuracy by cell](plot.png)", overview(done, pairs, extras.measures)]
@@ -119,9 +120,7 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
     rest = {name: value for name, value in extras.paper.items() if name not in labels}
     if rest:
         parts.append("Published:\n\n" + "\n".join(f"- {name}: {value}" for name, value in rest.items()))
-    path = folder / "table.md"
-    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
-    return path
+    return write_page(folder / "table.md", parts)
 
 
 def sweep_rows(outcomes: Sequence[Outcome], pairs: _Pairs | None = None) -> list[dict[str, Any]]:
@@ -152,14 +151,6 @@ def sweep_rows(outcomes: Sequence[Outcome], pairs: _Pairs | None = None) -> list
                     row |= {f"{key}{suffix}": value for key, value in told.items()}
             out.append(row)
     return out
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _cost_rows(done: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -277,5 +268,5 @@ def _matched(
                 row |= {f"less {base}": gap.value, **ends}
             table.append(row)
     if table:
-        _write_csv(folder / "matched.csv", table)
+        write_csv_whole(folder / "matched.csv", table)
     return matched_memory(found, sizes, bases)

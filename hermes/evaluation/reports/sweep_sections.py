@@ -13,11 +13,11 @@ from hermes.evaluation.scoring.statistics import Interval, holm
 from hermes.evaluation.scoring.verdicts import Verdicts
 from hermes.evaluation.sweeps.cells import SweepCell
 from hermes.evaluation.sweeps.running import Outcome
+from hermes.pages.markdown import table
 
 __all__ = [
     "accuracies",
     "as_score",
-    "as_table",
     "averages",
     "costs",
     "differences",
@@ -104,7 +104,7 @@ def overview(
             lines.append(
                 [line_name(outcome.cell, axis), *right, as_score(record["overall"]), *gaps, *costs_there]
             )
-        blocks.append(f"### {f'{axis}={place}' if place else f'Without {axis}'}\n\n{as_table(head, lines)}")
+        blocks.append(f"### {f'{axis}={place}' if place else f'Without {axis}'}\n\n{table(head, lines)}")
     return "\n\n".join(blocks)
 
 
@@ -169,7 +169,7 @@ def kinds(done: Sequence[Outcome]) -> str:
         return ""
     lines = [[name, *(as_score(record["by_kind"].get(name)) for record in _records(done))] for name in names]
     head = ["kind", *(outcome.cell.label or "all" for outcome in done)]
-    return "By kind of question.\n\n" + as_table(head, lines)
+    return "By kind of question.\n\n" + table(head, lines)
 
 
 def averages(done: Sequence[Outcome]) -> str:
@@ -223,13 +223,13 @@ def matched_memory(
         names = names if len(names) > 1 else []
         known = [base for base in bases if any(base in line.gaps for line in lines)]
         head = ["method", *names, "all", *(f"less {base}" for base in known), "holds (kB)"]
-        table = []
+        rows = []
         for whole in (line for line in lines if not line.name):
             own = {line.name: _percent(*line.share) for line in lines if line.method == whole.method}
             gaps = [_gap(*whole.gaps[base]) if base in whole.gaps else "" for base in known]
             shares = [own.get(name, "-") for name in (*names, "")]
-            table.append([whole.method, *shares, *gaps, f"{whole.held / 1e3:.0f}"])
-        blocks.append(f"Within what {title} holds, {sizes[title] / 1e3:.0f} kB:\n\n" + as_table(head, table))
+            rows.append([whole.method, *shares, *gaps, f"{whole.held / 1e3:.0f}"])
+        blocks.append(f"Within what {title} holds, {sizes[title] / 1e3:.0f} kB:\n\n" + table(head, rows))
     text = (
         "## At the same bytes\n\nThe most a stream holds at any question: memory, what the method keeps "
         "beside it, and archive. Between two neighbouring budgets, one below a size and one above, each "
@@ -257,25 +257,23 @@ def _laid_out(
     axis = spread_of(cells)
     if axis is None:
         keys = list(dict.fromkeys(key for cell in cells for key in values_of(cell))) or ["cell"]
-        table = [
+        rows = [
             [*(values_of(cell).get(key, "") for key in keys), *(line.get(name, "") for name in columns)]
             for cell, line in zip(cells, lines, strict=True)
         ]
         if last is not None:
-            table.append([*([""] * (len(keys) - 1)), last[0], *(last[1].get(name, "") for name in columns)])
-        return f"{text}\n\n{as_table([*keys, *columns], table)}"
+            rows.append([*([""] * (len(keys) - 1)), last[0], *(last[1].get(name, "") for name in columns)])
+        return f"{text}\n\n{table([*keys, *columns], rows)}"
     places = places_of(cells, axis)
     blocks = []
     for name in columns:
-        rows: dict[str, dict[str, str]] = {}
+        found: dict[str, dict[str, str]] = {}
         for cell, line in zip(cells, lines, strict=True):
-            rows.setdefault(line_name(cell, axis), {})[cell.values.get(axis, "")] = line.get(name, "")
+            found.setdefault(line_name(cell, axis), {})[cell.values.get(axis, "")] = line.get(name, "")
         heading = f"{name} ({last[0].strip('*')}: {last[1][name]})" if last and name in last[1] else name
         head = [axis, *(place or "none" for place in places)]
-        table = [[row, *(found.get(place, "") for place in places)] for row, found in rows.items()]
-        blocks.append(
-            f"**{heading}**\n\n{as_table(head, table)}" if len(columns) > 1 else as_table(head, table)
-        )
+        rows = [[row, *(own.get(place, "") for place in places)] for row, own in found.items()]
+        blocks.append(f"**{heading}**\n\n{table(head, rows)}" if len(columns) > 1 else table(head, rows))
     return "\n\n".join([text, *blocks])
 
 
@@ -285,12 +283,6 @@ def _records(done: Sequence[Outcome]) -> list[Mapping[str, Any]]:
 
 def _names(done: Sequence[Outcome], group: str) -> list[str]:
     return list(dict.fromkeys(name for record in _records(done) for name in record[group]))
-
-
-def as_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown (this project)."""
-    made = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in made)
 
 
 def _published(value: Any) -> dict[str, float]:
@@ -329,9 +321,8 @@ def _points(found: Difference | None) -> str:
 
 
 def _gap(value: float, interval: Interval) -> str:
-    low, high, doubtful = interval
-    text = f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}{'*' * doubtful})"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    text = f"{100 * value:+.1f} ({interval.span('+.1f')})"
+    return f"**{text}**" if interval.low > 0 or interval.high < 0 else text
 
 
 def _percent(value: float, interval: Interval) -> str:
@@ -354,5 +345,5 @@ def _loss(loss: Mapping[str, Any] | None) -> str:
     if loss is None:
         return "-"
     change = loss["change"]
-    ends = f"{100 * change['low']:+.0f} to {100 * change['high']:+.0f}{'*' * change.get('doubtful', False)}"
+    ends = Interval(change["low"], change["high"], change.get("doubtful", False)).span("+.0f")
     return f"{100 * loss['accuracy']:.1f}; {100 * change['difference']:+.1f} ({ends}), n {loss['n']}"

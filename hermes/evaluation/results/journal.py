@@ -15,6 +15,7 @@ import numpy as np
 
 from hermes.errors import InputError
 from hermes.evaluation.results.rows import AnswerRow
+from hermes.files import write_text_whole
 from hermes.video import Frame
 
 __all__ = ["Journal", "Shown", "amend", "gather", "read_run"]
@@ -126,10 +127,7 @@ def gather(folder: Path) -> list[AnswerRow]:
 
 
 def _rewrite(folder: Path, name: str, lines: Sequence[AnswerRow | Shown]) -> None:
-    whole = folder / f"{name}.jsonl"
-    part = folder / f"{name}.jsonl.part"
-    part.write_text("".join(map(_line, lines)), encoding="utf-8")
-    part.replace(whole)
+    whole = write_text_whole(folder / f"{name}.jsonl", "".join(map(_line, lines)))
     # Only now: what is read twice counts once, and nothing is ever in no file.
     for path in _files(folder, name):
         if path != whole:
@@ -142,9 +140,7 @@ def amend(folder: Path, change: Callable[[AnswerRow], AnswerRow]) -> None:
         rows = list(_read(path, AnswerRow, mend=False))
         changed = [change(row) for row in rows]
         if changed != rows:
-            part = path.with_name(f"{path.name}.part")
-            part.write_text("".join(map(_line, changed)), encoding="utf-8")
-            part.replace(path)
+            write_text_whole(path, "".join(map(_line, changed)))
 
 
 def read_run(folder: Path) -> tuple[list[AnswerRow], dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.errors import InputError, SettingError
+from hermes.files import write_text_whole
 
 __all__ = ["DONE", "claim", "finish", "note"]
 
@@ -32,7 +33,6 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
             hint = f"It holds a run with another {' and '.join(others)}: {path}."
             raise SettingError("output", str(folder), "a new folder, or one of this very run", hint)
         return
-    folder.mkdir(parents=True, exist_ok=True)
     _write(path, about)
 
 
@@ -61,6 +61,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, about: Mapping[str, Any]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text_whole(path, json.dumps(about, indent=1) + "\n")

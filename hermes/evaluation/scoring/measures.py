@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hermes.evaluation.results.rows import AnswerRow, category, video_of
-from hermes.evaluation.scoring.statistics import FEW_VIDEOS, tails
+from hermes.evaluation.scoring.statistics import FEW_VIDEOS, Interval, tails
 
 __all__ = ["MEASURES", "Average", "Cost", "averages", "costs"]
 
@@ -26,7 +26,7 @@ class Average(NamedTuple):
     @property
     def span(self) -> str:
         """The interval in per cent, with a star if it is doubtful."""
-        return f"{100 * self.low:.1f} to {100 * self.high:.1f}{'*' * self.doubtful}"
+        return Interval(self.low, self.high, self.doubtful).span()
 
     def record(self) -> dict[str, float]:
         """As plain values for JSON."""

@@ -48,6 +48,14 @@ class Interval(NamedTuple):
     high: float
     doubtful: bool = False
 
+    def span(self, form: str = ".1f", scale: float = 100) -> str:
+        """Both ends, in per cent by default, with a star if it is doubtful.
+
+        >>> Interval(0.25, 0.5, True).span(), Interval(-0.1, 0.2).span("+.1f")
+        ('25.0 to 50.0*', '-10.0 to +20.0')
+        """
+        return f"{scale * self.low:{form}} to {scale * self.high:{form}}{'*' * self.doubtful}"
+
 
 def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion: it stays within 0 and 1, and is sound for few questions.

@@ -52,8 +52,7 @@ class Score(NamedTuple):
     @property
     def span(self) -> str:
         """The interval in per cent, with a star if it is doubtful."""
-        low, high, doubtful = self._interval()
-        return f"{100 * low:.1f} to {100 * high:.1f}{'*' * doubtful}"
+        return self._interval().span()
 
     def _interval(self) -> Interval:
         if self.method == "wilson":

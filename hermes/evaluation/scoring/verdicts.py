@@ -24,8 +24,7 @@ class MeanScore(NamedTuple):
     @property
     def span(self) -> str:
         """The interval, with a star if it is doubtful."""
-        low, high, doubtful = self.interval
-        return f"{low:.2f} to {high:.2f}{'*' * doubtful}"
+        return self.interval.span(".2f", 1)
 
     def record(self) -> dict[str, Any]:
         """As plain values for JSON."""

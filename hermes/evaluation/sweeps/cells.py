@@ -187,7 +187,8 @@ def matching(cells: Sequence[SweepCell], pattern: str) -> list[SweepCell]:
     Raises:
         SettingError: none does.
 
-    >>> [cell.label for cell in matching([SweepCell({"a, 4K": ""}, (), ""), SweepCell({"b": ""}, (), "")], "A*")]
+    >>> cells = [SweepCell({name: ""}, (), "") for name in ("a, 4K", "b")]
+    >>> [cell.label for cell in matching(cells, "A*")]
     ['a, 4K']
     """
     found = [cell for cell in cells if fnmatchcase(cell.label.casefold(), pattern.casefold())]
