@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # From the ground up. A room imports those above it in this list and itself; lazy and type-only imports count.
 ROOMS = (
-    "errors version registry files kernels machine pages samples tokens config video dialogue memory attention "
+    "errors version faces registry files kernels machine pages samples tokens config video dialogue memory attention "
     "data parts backbone policy decoding session evaluation testing training bench cli"
 ).split()
 EVALUATION = "results scoring judging running sweeps reports".split()

@@ -16,6 +16,8 @@ from hermes.errors import InputError
 from hermes.machine.environment import environment
 from hermes.version import __version__
 
+__all__ = ["Record", "Recorder", "commit", "frames_of", "write_records"]
+
 
 @dataclass(frozen=True)
 class Record:
@@ -92,11 +94,11 @@ class Recorder:
 
 def commit() -> str:
     """The commit this package runs from, or its version where it is installed (this project)."""
-    here = Path(__file__).parent
-    if (here.parent / ".git").exists():
+    root = Path(__file__).parents[2]
+    if (root / ".git").exists():
         try:
             done = subprocess.run(
-                ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+                ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=True
             )
         except (OSError, subprocess.CalledProcessError):
             return __version__

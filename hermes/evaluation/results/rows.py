@@ -10,7 +10,10 @@ from typing import Any
 from hermes.data.clips import Clip, TimedQuestion
 from hermes.session.answer import Answer
 
-__all__ = ["AnswerRow", "category", "video_of"]
+__all__ = ["MOST", "AnswerRow", "Row", "category", "video_of"]
+
+# Judges' scores go from 0 to this.
+MOST = 5.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,10 @@ class AnswerRow:
         )
 
 
+# The name it had before.
+Row = AnswerRow
+
+
 def _asked(clip: Clip, question: TimedQuestion, time: float, delay: float) -> dict[str, Any]:
     extra, choices = question.extra, question.choices
     return {
@@ -163,7 +170,3 @@ def category(row: AnswerRow) -> str:
 def video_of(row: AnswerRow) -> str:
     """What tells the videos apart: the path, or the place in the benchmark (this project)."""
     return row.video or f"video {row.clip}"
-
-
-# Scores go from 0 to this.
-MOST = 5.0
