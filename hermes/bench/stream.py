@@ -1,4 +1,4 @@
-"""One record for every measurement, kept as CSV and plotted; and the measurement of a stream."""
+"""The measurement of a stream: its settings, its records after so many frames, and their plot."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -14,11 +13,7 @@ from hermes.data.clips import Clip, Problem, TimedQuestion
 from hermes.data.entries import seconds
 from hermes.video import Frame, VideoConfig, open_source
 
-__all__ = ["Benchmark", "Survey"]
-
-_logger = logging.getLogger("hermes.data")
-
-_MISSING = ("error", "skip")
+__all__ = ["Benchmark", "Survey", "video_frames"]
 
 
 @dataclass(frozen=True)

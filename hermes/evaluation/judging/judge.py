@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from hermes.config import Part, compose, config_hash, setting, to_dict
 from hermes.errors import InputError
 
-__all__ = ["Judge", "RefusedError", "Verdict"]
+__all__ = ["Judge", "RefusedError", "Verdict", "judge_config"]
 
 
 class RefusedError(InputError):

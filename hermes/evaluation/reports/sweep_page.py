@@ -27,7 +27,7 @@ from hermes.evaluation.results.journal import read_run
 from hermes.evaluation.results.rows import AnswerRow, video_of
 from hermes.evaluation.scoring.compare import Comparison, Difference, compare_rows
 from hermes.evaluation.scoring.measures import MEASURES
-from hermes.evaluation.scoring.same_bytes import Line, lines_of, persistent, within
+from hermes.evaluation.scoring.same_bytes import Line, lines_of, persistent, within_bytes
 from hermes.evaluation.scoring.summary import grouped, summarise
 from hermes.evaluation.sweeps.cells import SweepCell, as_text
 from hermes.evaluation.sweeps.running import Outcome
@@ -258,7 +258,7 @@ def _matched(
     found: dict[str, list[Line]] = {}
     table = []
     for title, size in sizes.items():
-        every = {method: within(list(runs.values()), size) for method, runs in lines.items()}
+        every = {method: within_bytes(list(runs.values()), size) for method, runs in lines.items()}
         found[title] = lines_of({name: own for name, own in every.items() if own is not None}, bases)
         for line in found[title]:
             row = {"bytes": size, "of": title, "method": line.method, "held": line.held}

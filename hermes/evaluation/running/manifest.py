@@ -13,6 +13,8 @@ from hermes.evaluation.running.settings import BenchmarkConfig, answer_settings,
 from hermes.machine.environment import environment
 from hermes.session.session import StreamSession
 
+__all__ = ["manifest"]
+
 # Weights up to this size are hashed whole.
 _HASHED_BYTES = 1 << 28
 

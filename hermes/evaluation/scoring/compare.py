@@ -38,7 +38,7 @@ class Difference(NamedTuple):
         n, videos: how many questions, in how many videos.
         right_a, right_b: right answers of each.
         only_a, only_b: questions that one alone has right.
-        interval: of the difference, 95 %, by :func:`hermes.evaluation.statistics.clustered_difference`.
+        interval: of the difference, 95 %, by :func:`.clustered_difference`.
         bootstrap: the same by the paired bootstrap over videos.
         p: of McNemar's exact test, which takes questions as independent.
         detectable: the smallest true difference that would be found with a power of 0.8; a share.

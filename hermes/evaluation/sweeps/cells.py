@@ -1,4 +1,4 @@
-"""Many evaluations: a product over settings, one folder a cell, resumable, several at a time."""
+"""The cells of a sweep: a product over settings, each checked, each an evaluation of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hermes.config import experiment_extras
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.evaluation.running.settings import eval_config, settings_hash
 
-__all__ = ["SweepCell", "as_text", "cells_of", "matching", "split_axes"]
+__all__ = ["Identify", "SweepCell", "as_text", "cells_of", "matching", "split_axes"]
 
 # Checks a cell's settings and says what makes two cells the same run, and who judges it.
 Identify = Callable[[Sequence[str], Sequence[Path]], tuple[str, str]]

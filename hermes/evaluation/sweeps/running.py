@@ -23,14 +23,21 @@ from hermes.evaluation.sweeps.cells import SweepCell
 from hermes.machine.interrupts import noticing
 from hermes.machine.lightning import quiet_lightning
 
+__all__ = [
+    "FAILED",
+    "Launch",
+    "Outcome",
+    "Work",
+    "in_processes",
+    "is_done",
+    "on_cluster",
+    "record_of",
+    "run_cell",
+    "run_cells",
+]
+
+# In the folder of a cell that failed: where it did.
 FAILED = "failed.txt"
-
-
-Launch = Callable[[Sequence["SweepCell"], Path], Iterator["Outcome"]]
-
-
-# What is done with a cell's settings in its folder, and the record of it.
-Work = Callable[[Sequence[str], Path], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,12 @@ class Outcome:
     cell: SweepCell
     record: Mapping[str, Any] | None
     error: str = ""
+
+
+# Runs cells of a sweep below its folder; outcomes come as they end.
+Launch = Callable[[Sequence[SweepCell], Path], Iterator[Outcome]]
+# What is done with a cell's settings in its folder, and the record of it.
+Work = Callable[[Sequence[str], Path], dict[str, Any]]
 
 
 def is_done(cell: SweepCell, folder: Path) -> bool:
