@@ -31,8 +31,6 @@ Layers = list[dict[str, Estimate]]
 class Findings:
     """A study in numbers.
 
-    Source: this project.
-
     Attributes:
         study: where they are from.
         layers: per layer, every measure of ``LayerMeasures`` that has a mean, ``sensitivity`` (bits) and
@@ -54,8 +52,6 @@ class Findings:
 
 def find(study: Study, seed: int = 0) -> Findings:
     """Estimate everything of a study, with intervals over its videos.
-
-    Source: this project.
 
     Args:
         study: with one question or more.
@@ -123,10 +119,7 @@ _SHOWN: Mapping[str, int] = {"shallow": 0, "middle": 8, "deep": 26}
 
 
 def write_tables(found: Findings, folder: Path) -> None:
-    """Write every number as CSV: layers, categories, tiers, profiles, and heads where they were measured.
-
-    Source: this project.
-    """
+    """Write every number as CSV: layers, categories, tiers, profiles, and heads where they were measured."""
     study = found.study
     write_csv_whole(folder / "layers.csv", _layer_rows(found))
     rows = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from analysis.figures import (
     plot_ages,
@@ -18,6 +17,7 @@ from analysis.figures import (
 from analysis.findings import Findings, layers_shown, paper_tiers, write_tables
 from analysis.measures import Estimate
 from analysis.study import Study
+from hermes.evaluation.reports.run_page import run_with
 from hermes.files import write_text_whole
 from hermes.pages.markdown import table, write_page
 
@@ -38,7 +38,7 @@ _COLUMNS = {
 def write_report(found: Findings, folder: Path, title: str = "") -> Path:
     """Write ``report.md``, ``tiers.yaml``, ``plots/*.png`` and ``tables/*.csv``; returns the page.
 
-    Source: this project. Nothing in it depends on when it is written.
+    Nothing in it depends on when it is written.
 
     Args:
         found: of a study.
@@ -57,7 +57,7 @@ def write_report(found: Findings, folder: Path, title: str = "") -> Path:
     write_text_whole(folder / "tiers.yaml", tiers)
     manifest = folder / "manifest.json"
     about = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
-    parts = (f"# {title or folder.resolve().name}", *_sections(found), _settings(about))
+    parts = (f"# {title or folder.resolve().name}", *_sections(found), run_with(about))
     return write_page(folder / "report.md", parts)
 
 
@@ -209,15 +209,6 @@ def _span(one: Estimate) -> str:
     if one.low != one.low:
         return f"{one.mean:.3g}"
     return f"{one.mean:.3g} ({one.low:.3g} to {one.high:.3g})"
-
-
-def _settings(manifest: Mapping[str, Any]) -> str:
-    keys = ("weights", "seed", "device", "device_name", "threads", "attention", "platform", "config_hash")
-    shown = [[key, str(manifest[key])] for key in keys if manifest.get(key) not in (None, "")]
-    versions = manifest.get("versions") or {}
-    shown.append(["versions", ", ".join(f"{name} {number}" for name, number in versions.items())])
-    settings = str(manifest.get("settings", "")).strip()
-    return f"## Run with\n\n{table(['', ''], shown)}\n\nAll settings:\n\n```yaml\n{settings}\n```"
 
 
 _PROFILES = """Attention of the questions' tokens to each video token, mean over heads, query tokens and

@@ -36,8 +36,6 @@ _STATE = "state.npz"
 class Asked:
     """One question of a study.
 
-    Source: this project.
-
     Attributes:
         clip, number: index of the video, and of the question in it.
         category: the benchmark's, or else the task.
@@ -55,8 +53,6 @@ class Asked:
 @dataclass(eq=False)
 class Study:
     """What a run has seen so far, all of it small: no attention map is kept.
-
-    Source: this project.
 
     Attributes:
         hash: of the settings and questions it was made with.
@@ -237,8 +233,8 @@ def collect(
 ) -> Study:
     """Stream the videos of the sampled questions and see what each question looks at.
 
-    Source: this project; the procedure of arXiv 2601.14724, Sec. 2. The folder's state is replaced after each
-    video: the same call goes on with what an interrupted one has left, and comes to the same.
+    Source: the procedure of arXiv 2601.14724, Sec. 2. The folder's state is replaced after each video: the
+    same call goes on with what an interrupted one has left, and comes to the same.
 
     Args:
         config: everything; ``windows`` and ``output`` are the caller's.

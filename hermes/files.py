@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +14,7 @@ from typing import Any
 
 from hermes.errors import InputError
 
-__all__ = ["check_file_path", "write_csv_whole", "write_text_whole", "write_whole"]
+__all__ = ["check_file_path", "json_line", "write_csv_whole", "write_text_whole", "write_whole"]
 
 
 def check_file_path(path: str | Path, what: str) -> Path:
@@ -95,6 +97,23 @@ def write_csv_whole(path: str | Path, rows: Iterable[Mapping[str, Any]], columns
             table.writerows(lines)
 
     return write_whole(path, write)
+
+
+def json_line(content: Mapping[str, Any]) -> str:
+    r"""An object as a line of JSON; a number that JSON does not have (NaN, infinity) becomes null.
+
+    >>> json_line({"time_s": math.nan, "shares": [0.5, math.inf]})
+    '{"time_s": null, "shares": [0.5, null]}\\n'
+    """
+    return json.dumps(_plain(content), allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flush(path: Path, mode: int) -> None:

@@ -34,7 +34,7 @@ _DASHES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell and its records (this project)."""
+    """A cell and its records."""
 
     cell: SweepCell
     records: tuple[Record, ...]
@@ -47,7 +47,7 @@ class Measured:
 def measure_cells(cells: Sequence[SweepCell], folder: Path) -> Iterator[Outcome]:
     """Measure cells one after another, each in a process of its own, so that its peak memory is its own.
 
-    Source: this project. A launcher for :func:`hermes.evaluation.sweeps.running.run_cells`.
+    A launcher for :func:`hermes.evaluation.sweeps.running.run_cells`.
     """
     for cell in cells:
         yield Outcome(cell, *run_cell(cell.overrides, folder / "cells" / cell.hash, _alone))
@@ -59,7 +59,7 @@ def _alone(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
 
 
 def measured(outcomes: Sequence[Outcome]) -> list[Measured]:
-    """The cells that were measured, with their records (this project)."""
+    """The cells that were measured, with their records."""
     done = [outcome for outcome in outcomes if outcome.record is not None]
     return [
         Measured(outcome.cell, tuple(Record(**record) for record in (outcome.record or {})["records"]))
@@ -69,8 +69,6 @@ def measured(outcomes: Sequence[Outcome]) -> list[Measured]:
 
 def write_bench(outcomes: Sequence[Outcome], folder: Path, title: str, paper: Mapping[str, Any]) -> Path:
     """Write ``records.csv``, ``table.md`` and ``plot.png``; returns the page.
-
-    Source: this project.
 
     Args:
         outcomes: of all cells.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +16,7 @@ from hermes.cli.output import out
 from hermes.cli.questions import Question
 from hermes.config import available, config_hash
 from hermes.dialogue.choices import lettered
+from hermes.files import json_line
 from hermes.machine.environment import environment
 from hermes.registry import registry
 from hermes.session.answer import Answer
@@ -68,16 +67,8 @@ class Lines(Writer):
 
     def answered(self, question: Question, answer: Answer, run: Mapping[str, Any]) -> None:
         own = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer) if f.name != "ids"}
-        self.console.file.write(json.dumps(_plain({**own, **run}), allow_nan=False) + "\n")
+        self.console.file.write(json_line({**own, **run}))
         self.console.file.flush()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Page(Writer):

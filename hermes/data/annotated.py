@@ -36,8 +36,8 @@ _MISSING = ("error", "skip")
 class Annotated(Benchmark):
     """Videos and an annotation file in the form of :func:`hermes.data.annotations.shared_entries`.
 
-    Source: this project. What cannot be asked (no such option, a time at which nothing was shown) is left
-    out with a warning; ``hermes validate data=... data.annotations=...`` lists it.
+    What cannot be asked (no such option, a time at which nothing was shown) is left out with a warning;
+    ``hermes validate data=... data.annotations=...`` lists it.
 
     Raises:
         InputError: a file that cannot be read, no question in it, or missing videos.

@@ -18,7 +18,7 @@ __all__ = ["Benchmark", "Survey", "video_frames"]
 
 @dataclass(frozen=True)
 class Survey:
-    """What a benchmark holds, and what is wrong with it (this project).
+    """What a benchmark holds, and what is wrong with it.
 
     Attributes:
         videos: files, or streams that have none.
@@ -38,7 +38,7 @@ class Survey:
 class Benchmark(Part, ABC):
     """A series of videos with their questions (setting ``data``).
 
-    Source: this project. Subclass it as a dataclass whose fields are the settings (``data.*``).
+    Subclass it as a dataclass whose fields are the settings (``data.*``).
     """
 
     kind: ClassVar[str] = "data"
@@ -82,7 +82,7 @@ class Benchmark(Part, ABC):
 def video_frames(
     clip: Clip, video: VideoConfig, fps: float, source_fps: float | None = None
 ) -> Iterator[Iterator[Frame]]:
-    """The frames of a clip's file, folder or array, as ``video.*`` says (this project).
+    """The frames of a clip's file, folder or array, as ``video.*`` says.
 
     Args:
         clip: whose bounds apply as well as those of ``video``.

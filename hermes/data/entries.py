@@ -23,8 +23,6 @@ _LABEL = re.compile(r"\s*\(?([A-Z])\s*[.):]\s*")
 class RawQuestion:
     """One question as a file has it, its fields named alike for every format, nothing checked yet.
 
-    Source: this project.
-
     Attributes:
         where: of the file: ``"video 3, question 0"``.
         video: the path or name that the file gives.
@@ -56,7 +54,7 @@ class RawQuestion:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a file holds (this project).
+    """What a file holds.
 
     Attributes:
         clips: with the questions that can be asked.
@@ -74,7 +72,7 @@ class Reading:
 
 
 def seconds(value: Any) -> float | None:
-    """A time in seconds from a number or ``"h:mm:ss"``; None if it is neither (this project).
+    """A time in seconds from a number or ``"h:mm:ss"``; None if it is neither.
 
     >>> seconds(3), seconds("0:02:41.5"), seconds("soon"), seconds(True)
     (3.0, 161.5, None, None)
@@ -90,7 +88,7 @@ def seconds(value: Any) -> float | None:
 
 
 def unlabelled(options: Sequence[Any]) -> tuple[Any, ...]:
-    """Options without their letters, if each begins with its own (this project).
+    """Options without their letters, if each begins with its own.
 
     >>> unlabelled(["A. red", "(B) blue"]), unlabelled(["A. red", "blue"])
     (('red', 'blue'), ('A. red', 'blue'))
@@ -102,7 +100,7 @@ def unlabelled(options: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def option_of(answer: Any, options: Sequence[str], form: str = "text") -> str | None:
-    """The option that an answer means, word for word; None if it means none (this project).
+    """The option that an answer means, word for word; None if it means none.
 
     Args:
         answer: as the file has it.
@@ -138,7 +136,7 @@ def collect(
 ) -> Reading:
     """Check every entry and gather the questions by clip, each in order of time.
 
-    Source: this project. Questions belong together if path, bounds and frame rate agree.
+    Questions belong together if path, bounds and frame rate agree.
 
     Args:
         items: of the file; a problem stands for an entry that could not be read.

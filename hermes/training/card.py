@@ -23,8 +23,6 @@ __all__ = ["measure", "write_card"]
 def measure(model: Path, length: int, streams: int, *, choices: bool, folder: Path) -> Summary:
     """Accuracy on the test split with the full cache, from frames as they are drawn.
 
-    Source: this project.
-
     Args:
         model: its directory.
         length: seconds of a stream.
@@ -48,8 +46,6 @@ def measure(model: Path, length: int, streams: int, *, choices: bool, folder: Pa
 
 def write_card(folder: Path, config: TrainConfig, seconds: float, rows: Path) -> None:
     """Measure the model in ``folder`` and write its ``README.md`` and ``accuracy.json``.
-
-    Source: this project.
 
     Args:
         folder: the model's directory.

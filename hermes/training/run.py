@@ -30,7 +30,7 @@ __all__ = ["Streams", "TrainRun", "train_model"]
 
 @dataclass
 class TrainRun:
-    """Settings of ``hermes train`` (this project)."""
+    """Settings of ``hermes train``."""
 
     training: TrainConfig = field(
         default_factory=TrainConfig, metadata={"help": "a file of configs/training"}
@@ -53,7 +53,7 @@ class _Steps(IterableDataset[Batch]):
 
 
 class Streams(LightningDataModule):  # type: ignore[misc]
-    """Packed rows of Wanderer: training by stages, validation on held-out ones (this project)."""
+    """Packed rows of Wanderer: training by stages, validation on held-out ones."""
 
     def __init__(self, config: TrainConfig, prompt: Prompt) -> None:
         super().__init__()
@@ -87,8 +87,6 @@ class Streams(LightningDataModule):  # type: ignore[misc]
 
 def train_model(config: TrainConfig, folder: Path) -> Path:
     """Train from scratch, or go on from the last checkpoint in ``folder``.
-
-    Source: this project.
 
     Returns:
         The model's directory, ``folder/model``.

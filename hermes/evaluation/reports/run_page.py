@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from hermes.evaluation.scoring.metrics import calibration_error, unreadable
 from hermes.evaluation.scoring.summary import Score, Summary, score, summarise
 from hermes.pages.markdown import table, write_page
 
-__all__ = ["calibration", "write_report"]
+__all__ = ["calibration", "run_with", "write_report"]
 
 _BINS = 10
 
@@ -27,7 +28,7 @@ _BINS = 10
 def write_report(folder: Path) -> Path:
     """Write ``report.md`` and its plots (``plots/*.png``) into the folder of a run.
 
-    Source: this project. Nothing in it depends on when it is written.
+    Nothing in it depends on when it is written.
 
     Args:
         folder: of a run of ``hermes eval``, also of one that is not finished.
@@ -206,21 +207,35 @@ def _calibrated(rows: Sequence[AnswerRow], plots: Path) -> str:
 
 
 def _settings(manifest: Mapping[str, Any]) -> str:
-    settings = str(manifest.get("settings", ""))
-    chosen = OmegaConf.create(settings or "{}")
+    chosen = OmegaConf.create(str(manifest.get("settings") or "{}"))
     about = {
         key: OmegaConf.select(chosen, key)
         for key in ("data.name", "policy.name", "policy.budget", "backbone.family", "backbone.checkpoint")
     }
-    keys = ("weights", "seed", "device", "device_name", "threads", "attention", "platform", "config_hash")
-    about |= {key: manifest.get(key) for key in keys}
-    about["versions"] = ", ".join(f"{name} {v}" for name, v in (manifest.get("versions") or {}).items())
     prompts = manifest.get("prompts") or {}
-    about |= {f"prompt {name}": f"sha256 {hashed}" for name, hashed in prompts.items()}
+    more = {f"prompt {name}": f"sha256 {hashed}" for name, hashed in prompts.items()}
     judge = manifest.get("judge") or {}
-    about |= {f"judge.{key}": value for key, value in judge.items() if key != "prompt"}
+    more |= {f"judge.{key}": value for key, value in judge.items() if key != "prompt"}
+    return run_with(manifest, about, more)
+
+
+def run_with(
+    manifest: Mapping[str, Any],
+    before: Mapping[str, Any] = MappingProxyType({}),
+    after: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """The part of a page that says what a run was made with, from its manifest.
+
+    Args:
+        manifest: of the run.
+        before, after: more lines of the table, above and below those that every run has.
+    """
+    keys = ("weights", "seed", "device", "device_name", "threads", "attention", "platform", "config_hash")
+    versions = ", ".join(f"{name} {number}" for name, number in (manifest.get("versions") or {}).items())
+    about = {**before, **{key: manifest.get(key) for key in keys}, "versions": versions, **after}
     shown = [[key, str(value)] for key, value in about.items() if value not in (None, "")]
-    return f"## Run with\n\n{table(['', ''], shown)}\n\nAll settings:\n\n```yaml\n{settings.strip()}\n```"
+    settings = str(manifest.get("settings", "")).strip()
+    return f"## Run with\n\n{table(['', ''], shown)}\n\nAll settings:\n\n```yaml\n{settings}\n```"
 
 
 def _scores(head: str, scores: Mapping[str, Score]) -> str:

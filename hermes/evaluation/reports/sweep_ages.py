@@ -30,9 +30,9 @@ class _Block(NamedTuple):
 def ages(done: Sequence[Outcome], path: Path) -> str:
     """Accuracy by age of the evidence, a table for each category and value of the numeric setting.
 
-    Source: this project. Categories that ask about the present alone have no ages to compare and are left
-    out; so are ages of fewer than :data:`FEW` questions. The plot has a line a run, and is not drawn where
-    lines are too many to be told apart.
+    Categories that ask about the present alone have no ages to compare and are left out; so are ages of fewer
+    than :data:`FEW` questions. The plot has a line a run, and is not drawn where lines are too many to be
+    told apart.
 
     Args:
         done: outcomes.

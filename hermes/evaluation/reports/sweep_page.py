@@ -46,8 +46,6 @@ _Pairs = Mapping[str, Mapping[str, Comparison]]
 def check_extras(cells: Sequence[SweepCell], extras: Extras) -> None:
     """See that an experiment names measures, baselines and a matched line that there are.
 
-    Source: this project.
-
     Raises:
         SettingError: an unknown measure, a setting to pool that is not swept, a baseline that is no cell, or
             a matched one that is no line along a budget.
@@ -74,8 +72,6 @@ def check_extras(cells: Sequence[SweepCell], extras: Extras) -> None:
 
 def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Path:
     """Write ``table.csv``, ``table.md`` and plots; returns the page.
-
-    Source: this project.
 
     Args:
         outcomes: of all cells.
@@ -125,8 +121,6 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
 
 def sweep_rows(outcomes: Sequence[Outcome], pairs: _Pairs | None = None) -> list[dict[str, Any]]:
     """One line for each group of each cell: its values, the group, n, accuracy, interval and chance.
-
-    Source: this project.
 
     Args:
         outcomes: of cells.

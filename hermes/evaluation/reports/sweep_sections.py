@@ -36,13 +36,13 @@ _FEW = 20
 
 
 def values_of(cell: SweepCell) -> dict[str, str]:
-    """A cell's settings, its name under ``cell`` if it has one (this project)."""
+    """A cell's settings, its name under ``cell`` if it has one."""
     named = [key for key, value in cell.values.items() if not value]
     return {**({"cell": named[0]} if named else {}), **{k: v for k, v in cell.values.items() if v}}
 
 
 def accuracies(done: Sequence[Outcome], paper: Mapping[str, Any]) -> str:
-    """Accuracy by category and of all, beside published numbers (this project)."""
+    """Accuracy by category and of all, beside published numbers."""
     names = _names(done, "by_category")
     names = names if len(names) > 1 else []
     published = [_published(paper.get(outcome.cell.label)) for outcome in done]
@@ -65,8 +65,6 @@ def overview(
     done: Sequence[Outcome], pairs: Mapping[str, Mapping[str, Comparison]], measures: Sequence[str]
 ) -> str:
     """Where lines are many: for each value of the numeric setting a table with everything in a row.
-
-    Source: this project.
 
     Args:
         done: outcomes.
@@ -115,7 +113,7 @@ def _sure(pairs: Mapping[str, Comparison]) -> set[str]:
 
 
 def differences(done: Sequence[Outcome], pairs: Mapping[str, Comparison], baseline: str) -> str:
-    """Paired differences from a baseline, by category and of all (this project).
+    """Paired differences from a baseline, by category and of all.
 
     Args:
         done: outcomes.
@@ -154,7 +152,7 @@ def differences(done: Sequence[Outcome], pairs: Mapping[str, Comparison], baseli
 
 
 def costs(done: Sequence[Outcome], measures: Sequence[str]) -> str:
-    """Median and 95th percentile of each measure (this project)."""
+    """Median and 95th percentile of each measure."""
     lines = [
         {MEASURES[name][0]: _cost(record.get("costs", {}).get(name)) for name in measures}
         for record in _records(done)
@@ -163,7 +161,7 @@ def costs(done: Sequence[Outcome], measures: Sequence[str]) -> str:
 
 
 def kinds(done: Sequence[Outcome]) -> str:
-    """Accuracy by kind of question: kinds down, cells across, as there may be many kinds (this project)."""
+    """Accuracy by kind of question: kinds down, cells across, as there may be many kinds."""
     names = _names(done, "by_kind")
     if len(names) < 2 or set(names) == set(_names(done, "by_category")) or len(done) > 12:
         return ""
@@ -173,7 +171,7 @@ def kinds(done: Sequence[Outcome]) -> str:
 
 
 def averages(done: Sequence[Outcome]) -> str:
-    """Means over tasks and categories, as benchmarks define them (this project)."""
+    """Means over tasks and categories, as benchmarks define them."""
     names = list(dict.fromkeys(name for record in _records(done) for name in record.get("averages", {})))
     if not names:
         return ""
@@ -189,7 +187,7 @@ def averages(done: Sequence[Outcome]) -> str:
 
 
 def losses(done: Sequence[Outcome], *, drawn: bool) -> str:
-    """Accuracy when asked again, and its change (this project)."""
+    """Accuracy when asked again, and its change."""
     names = list(dict.fromkeys(name for record in _records(done) for name in record["by_delay"]))
     blocks = []
     for name in names:
@@ -210,7 +208,7 @@ def losses(done: Sequence[Outcome], *, drawn: bool) -> str:
 def matched_memory(
     found: Mapping[str, Sequence[Line]], sizes: Mapping[str, float], bases: Sequence[str]
 ) -> str:
-    """Accuracy of each method within the same bytes (this project).
+    """Accuracy of each method within the same bytes.
 
     Args:
         found: a size's name -> lines of the methods within it.
@@ -242,7 +240,7 @@ def matched_memory(
 
 
 def unscored(record: Mapping[str, Any] | None) -> list[str]:
-    """Which open-ended answers of a cell have no verdict, in sentences (this project)."""
+    """Which open-ended answers of a cell have no verdict, in sentences."""
     found = (record or {}).get("verdicts")
     counts = Verdicts(found["n"], found["waiting"], found["unreadable"]) if found else Verdicts()
     return counts.notes("the same command with")
@@ -294,14 +292,14 @@ def _published(value: Any) -> dict[str, float]:
 
 
 def as_score(score: Mapping[str, Any] | None) -> str:
-    """A score's record with its interval, per cent; a dash where nothing was asked (this project)."""
+    """A score's record with its interval, per cent; a dash where nothing was asked."""
     if score is None or not score["n"]:
         return "-"
     return _percent(score["accuracy"], Interval(score["low"], score["high"], score.get("doubtful", False)))
 
 
 def fewer(score: Mapping[str, Any] | None, first: Mapping[str, Any] | None) -> str:
-    """How many questions a cell has, where it is another number than the last line says (this project)."""
+    """How many questions a cell has, where it is another number than the last line says."""
     return f", n {score['n']}" if score and score["n"] and (not first or first["n"] != score["n"]) else ""
 
 

@@ -20,8 +20,6 @@ MOST = 5.0
 class AnswerRow:
     """A question of a benchmark, its answer, and what the memory held.
 
-    Source: this project.
-
     Attributes:
         clip, number: which question: index of the video, and of the question in it.
         video: its path, or the name of a stream that has no file.
@@ -163,10 +161,10 @@ def _age(question: TimedQuestion, time: float) -> float | None:
 
 
 def category(row: AnswerRow) -> str:
-    """What a question is counted under (this project)."""
+    """What a question is counted under."""
     return row.category or row.task
 
 
 def video_of(row: AnswerRow) -> str:
-    """What tells the videos apart: the path, or the place in the benchmark (this project)."""
+    """What tells the videos apart: the path, or the place in the benchmark."""
     return row.video or f"video {row.clip}"

@@ -19,8 +19,6 @@ DONE = "done.json"
 def claim(folder: Path, about: Mapping[str, Any]) -> None:
     """Write the manifest of a run to its folder, or see that the one that is there is of the same run.
 
-    Source: this project.
-
     Raises:
         SettingError: the folder holds another run.
         InputError: a manifest that cannot be read.
@@ -39,8 +37,6 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
 def note(folder: Path, name: str, value: Any) -> None:
     """Add an entry to the manifest of a run, or replace it.
 
-    Source: this project.
-
     Raises:
         InputError: a manifest that cannot be read.
     """
@@ -49,7 +45,7 @@ def note(folder: Path, name: str, value: Any) -> None:
 
 
 def finish(folder: Path, record: Mapping[str, Any]) -> None:
-    """Say that a cell of a sweep is done, and what it came to (this project)."""
+    """Say that a cell of a sweep is done, and what it came to."""
     _write(folder / DONE, record)
 
 

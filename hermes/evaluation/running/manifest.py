@@ -20,7 +20,7 @@ _HASHED_BYTES = 1 << 28
 
 
 def manifest(config: BenchmarkConfig, session: StreamSession) -> dict[str, Any]:
-    """Settings, seed, weights, versions and machine of a run, as plain values (this project)."""
+    """Settings, seed, weights, versions and machine of a run, as plain values."""
     prompts = session.policy.prompts_used()
     return {
         "config_hash": settings_hash(config),

@@ -15,7 +15,7 @@ __all__ = ["MeanScore", "Verdicts", "verdicts"]
 
 
 class MeanScore(NamedTuple):
-    """Mean of a judge's scores, 0 to 5, over ``n`` answers, with its 95 % interval (this project)."""
+    """Mean of a judge's scores, 0 to 5, over ``n`` answers, with its 95 % interval."""
 
     mean: float
     n: int
@@ -34,8 +34,6 @@ class MeanScore(NamedTuple):
 
 class Verdicts(NamedTuple):
     """Of the open-ended answers of a run.
-
-    Source: this project.
 
     Attributes:
         n: answers that a judge is needed for.
@@ -83,8 +81,6 @@ def verdicts(
     rows: Iterable[AnswerRow], category: Callable[[AnswerRow], str], video: Callable[[AnswerRow], str]
 ) -> Verdicts:
     """Count the verdicts and average the scores.
-
-    Source: this project.
 
     Args:
         rows: of a run.
