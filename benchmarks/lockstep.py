@@ -17,7 +17,7 @@ from backbones.tiny import TinyLlavaOnevision
 from benchmarks import endless
 from benchmarks.step import embedding_probe
 from hermes.backbone import Backbone, BackboneConfig
-from hermes.bench.records import Record, Recorder, write_records
+from hermes.bench import Record, Recorder, write_records
 from hermes.policy import MemoryPolicy
 from hermes.session.lockstep import BatchedSession
 from hermes.session.session import StreamSession
