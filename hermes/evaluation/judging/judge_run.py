@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import queue
 import threading
 from collections import Counter
@@ -23,8 +22,6 @@ from hermes.evaluation.scoring.summary import Summary, summarise
 from hermes.machine.interrupts import noticing
 
 __all__ = ["judge_run"]
-
-_logger = logging.getLogger("hermes.evaluation")
 
 _Case = tuple[str, AnswerRow]
 # Questions that may be refused before any is answered.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
 from hermes.errors import InputError
 from hermes.evaluation.judging.judge import Verdict
-from hermes.evaluation.judging.judge_run import _logger
 from hermes.evaluation.results.rows import AnswerRow
+
+__all__ = ["VerdictFile"]
+
+_logger = logging.getLogger("hermes.evaluation")
 
 
 class VerdictFile:
