@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from analysis.findings import Findings, layers_shown, paper_tiers
-from analysis.measures import Estimate
-from analysis.study import Study
 from hermes.pages.styles import GREY, STYLES, Style
+
+from .findings import Findings, layers_shown, paper_tiers
+from .measures import Estimate
+from .study import Study
 
 __all__ = ["plot_ages", "plot_categories", "plot_depth", "plot_patches", "plot_profiles", "plot_windows"]
 

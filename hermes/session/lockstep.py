@@ -50,7 +50,7 @@ class BatchedSession:
     >>> import numpy as np
     >>> from hermes import open_session
     >>> from hermes.video import open_source
-    >>> from policies.fifo import Fifo
+    >>> from hermes.policies.fifo import Fifo
     >>> session = BatchedSession(open_session().backbone, Fifo(budget=64), 2, chunk_frames=8)
     >>> clips = [list(open_source(np.full((8, 42, 42, 3), shade, np.uint8), fps=24)) for shade in (0, 255)]
     >>> session.feed(clips)
