@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
@@ -231,7 +231,7 @@ def _named(found: Findings, number: int) -> str:
 
 def _band(
     axes: Axes,
-    x: Float[np.ndarray, " L"],
+    x: Int[np.ndarray, " L"],
     estimates: Sequence[Estimate],
     style: Style,
     label: str,

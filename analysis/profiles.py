@@ -101,7 +101,7 @@ class Profiles:
         return {f"{prefix}/{axis}": np.stack(running.parts()) for axis, running in self.by.items()}
 
     @staticmethod
-    def of(seconds: float, arrays: Mapping[str, Float[np.ndarray, "4 L n"]], prefix: str) -> Profiles:
+    def of(seconds: float, arrays: Mapping[str, np.ndarray], prefix: str) -> Profiles:
         """The inverse of :meth:`arrays`."""
         return Profiles(seconds, {axis: Running(*arrays[f"{prefix}/{axis}"]) for axis in AXES})
 
