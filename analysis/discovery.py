@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from analysis.measures import LayerMeasures, estimate
-from analysis.segments import fitted, segment, segments_supported, standardised, structure_p
-from analysis.synthetic import Kind
 from hermes.errors import InputError
+
+from .measures import LayerMeasures, estimate
+from .segments import fitted, segment, segments_supported, standardised, structure_p
+from .synthetic import Kind
 
 __all__ = ["Boundary", "Discovery", "FoundTier", "discover", "features"]
 
@@ -141,10 +142,10 @@ def discover(
     Source: arXiv 2601.14724, Sec. 2 draws three tiers by eye.
 
     1. :func:`features` of each layer, in units of their noise from layer to layer.
-    2. Is there structure? The layers are permuted (:func:`analysis.segments.structure_p`): without p at or
-       below ``level`` there is one tier.
+    2. Is there structure? The layers are permuted (:func:`hermes.analysis.segments.structure_p`): without p
+       at or below ``level`` there is one tier.
     3. How many? Segments are added while each explains more than it would of noise at the same level
-       (:func:`analysis.segments.segments_supported`).
+       (:func:`hermes.analysis.segments.segments_supported`).
     4. Boundaries are those of the best segments. Their uncertainty: groups are drawn with replacement, and
        the residuals of the layers too, and segmented anew.
     5. A tier is recent if 95 % intervals put at least 15 % of its mass on forgetting, rhythmic if they put
@@ -165,8 +166,8 @@ def discover(
     Raises:
         InputError: no question, or questions of different numbers of layers.
 
-    >>> from analysis.measures import measure
-    >>> from analysis.synthetic import planted
+    >>> from hermes.analysis.measures import measure
+    >>> from hermes.analysis.synthetic import planted
     >>> attention = planted(16, 16, 8, [3, 10], questions=8, seed=0, noise=0.5)
     >>> found = discover([[measure(layer, 8) for layer in row] for row in attention])
     >>> [(tier.kind, tier.layers) for tier in found.tiers]

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from analysis.findings import Findings, layers_shown, paper_tiers
-from analysis.measures import Estimate
-from analysis.study import Study
 from hermes.pages.styles import GREY, STYLES, Style
+
+from .findings import Findings, layers_shown, paper_tiers
+from .measures import Estimate
+from .study import Study
 
 __all__ = ["plot_ages", "plot_categories", "plot_depth", "plot_patches", "plot_profiles", "plot_windows"]
 
@@ -227,7 +228,7 @@ def _named(found: Findings, number: int) -> str:
 
 def _band(
     axes: Axes,
-    x: Float[np.ndarray, " L"],
+    x: Int[np.ndarray, " L"],
     estimates: Sequence[Estimate],
     style: Style,
     label: str,

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from analysis.discovery import Discovery, discover
-from analysis.measures import Estimate, LayerMeasures, Verdict, estimate, period_verdict, summarise
-from analysis.profiles import AXES, Profiles
-from analysis.study import Study
 from hermes.files import write_csv_whole
+
+from .discovery import Discovery, discover
+from .measures import Estimate, LayerMeasures, Verdict, estimate, period_verdict, summarise
+from .profiles import AXES, Profiles
+from .study import Study
 
 __all__ = ["PAPER", "Findings", "find", "layers_shown", "paper_tiers", "write_tables"]
 

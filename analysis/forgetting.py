@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 __all__ = ["Forgetting", "forgetting"]
 
@@ -64,9 +64,7 @@ def forgetting(mass: Float[np.ndarray, " V"], frames: int) -> Forgetting:
     return found
 
 
-def _recent(
-    k: Float[np.ndarray, " K"], edges: Float[np.ndarray, " E"], total: int
-) -> Float[np.ndarray, "K B"]:
+def _recent(k: Float[np.ndarray, " K"], edges: Int[np.ndarray, " E"], total: int) -> Float[np.ndarray, "K B"]:
     """Share of the exponential in each bin of tokens: a geometric series from the newest one on."""
     rate = -k[:, None] / (total - 1)
     series = np.expm1(rate * (total - edges)) / np.expm1(rate * total)

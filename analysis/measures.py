@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.forgetting import forgetting
-from analysis.mass import LayerMass
-from analysis.rhythm import rhythm
+from .forgetting import forgetting
+from .mass import LayerMass
+from .rhythm import rhythm
 
 __all__ = [
     "Anchors",
@@ -47,9 +47,10 @@ class LayerMeasures(NamedTuple):
         entropy: ``-sum p_i log2 p_i``, bits.
         effective_tokens: ``2 ** entropy``, tokens.
         gini: ``sum_i (2 i - V - 1) p_(i) / V`` over p in ascending order: 0 when even, near 1 on one token.
-        recency: share of the mass that the exponential of :func:`analysis.forgetting.forgetting` explains.
+        recency: share of the mass that the exponential of :func:`hermes.analysis.forgetting.forgetting`
+            explains.
         k: its rate by relative age, as in ``policy.tiers.NAME.scorer.k``; NaN where ``recency`` is below 5 %.
-        rhythm: strength, see :func:`analysis.rhythm.rhythm`.
+        rhythm: strength, see :func:`hermes.analysis.rhythm.rhythm`.
         rhythm_spectrum: the same from the spectrum.
         period: tokens, NaN where none is claimed.
         anchor_patch: the most frequent place of a frame's peak.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from analysis.mass import LayerMass
+from .mass import LayerMass
 
 __all__ = ["AXES", "Profiles", "Running", "profile"]
 
@@ -49,7 +49,7 @@ class Running:
 
     def merge(self, other: Running) -> None:
         """Take in what another has seen."""
-        shape = tuple(np.maximum(self.count.shape, other.count.shape))
+        shape = [max(sizes) for sizes in zip(self.count.shape, other.count.shape, strict=True)]
         mine, theirs = ([_padded(part, shape) for part in stats.parts()] for stats in (self, other))
         count = mine[0] + theirs[0]
         share = theirs[0] / np.maximum(count, 1)
@@ -101,7 +101,7 @@ class Profiles:
         return {f"{prefix}/{axis}": np.stack(running.parts()) for axis, running in self.by.items()}
 
     @staticmethod
-    def of(seconds: float, arrays: Mapping[str, Float[np.ndarray, "4 L n"]], prefix: str) -> Profiles:
+    def of(seconds: float, arrays: Mapping[str, np.ndarray], prefix: str) -> Profiles:
         """The inverse of :meth:`arrays`."""
         return Profiles(seconds, {axis: Running(*arrays[f"{prefix}/{axis}"]) for axis in AXES})
 
@@ -134,7 +134,7 @@ def profile(layer: LayerMass, axis: str, seconds: float) -> Float[np.ndarray, " 
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _mean(rows: Sequence[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " n"]:
+def _mean(rows: Sequence[Float[np.ndarray, " _"]]) -> Float[np.ndarray, " n"]:
     """Mean of profiles that may differ in length, over those that have a value."""
     if len(rows) == 1:
         return rows[0]

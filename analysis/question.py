@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis.mass import LayerMass
 from hermes import AttentionProbe, AttentionView, Chunk, Provenance, StreamSession, setting
 from hermes.decoding.prefill import prefill
 from hermes.session.answer import Answer
+
+from .mass import LayerMass
 
 __all__ = ["QuestionProbe", "ask_watched", "read_watched"]
 

@@ -6,7 +6,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from analysis.figures import (
+from hermes.evaluation.reports.run_page import run_with
+from hermes.files import write_text_whole
+from hermes.pages.markdown import table, write_page
+
+from .figures import (
     plot_ages,
     plot_categories,
     plot_depth,
@@ -14,12 +18,9 @@ from analysis.figures import (
     plot_profiles,
     plot_windows,
 )
-from analysis.findings import Findings, layers_shown, paper_tiers, write_tables
-from analysis.measures import Estimate
-from analysis.study import Study
-from hermes.evaluation.reports.run_page import run_with
-from hermes.files import write_text_whole
-from hermes.pages.markdown import table, write_page
+from .findings import Findings, layers_shown, paper_tiers, write_tables
+from .measures import Estimate
+from .study import Study
 
 __all__ = ["write_report", "write_windows"]
 
@@ -232,7 +233,7 @@ period; the *period* is in tokens, where more questions have it than chance woul
 tokens*: 2 to the entropy. *Gini*: 0 where attention is even. *Prefix*: share of all attention that goes
 to the prefix (the sink). *Sensitivity*: Jensen-Shannon divergence between two questions on one memory.
 *Anchor*: the place in the frame that most often has a question's peaks, and of how many questions.
-Formulas: `analysis.measures`. Numbers: [layers.csv](tables/layers.csv)."""
+Formulas: `hermes.analysis.measures`. Numbers: [layers.csv](tables/layers.csv)."""
 
 _CATEGORIES = """Does it depend on what is asked? Share of the attention on the newest frame, and over how
 many tokens attention is spread. Numbers: [categories.csv](tables/categories.csv).

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.mass import LayerMass
+from .mass import LayerMass
 
 __all__ = ["Rhythm", "autocorrelation", "detrended", "rhythm", "spectrum", "whole"]
 

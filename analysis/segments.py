@@ -147,7 +147,7 @@ def segments_supported(
             ridge = (1e-9 * np.trace(covariance) + 1e-12) * np.eye(x.shape[1])
             noise = random.normal(size=(draws, *x.shape)) @ np.linalg.cholesky(covariance + ridge).T
             drawn = segment(fitted(x, firsts[number - 1]) + noise, more)[0]
-            seen = _gain(errors[number - 1], errors[more - 1])
+            (seen,) = _gain(errors[[number - 1]], errors[[more - 1]])
             chance = _gain(drawn[:, number - 1], drawn[:, more - 1])
             values.append((1 + int((chance >= seen).sum())) / (1 + draws))
             if values[-1] <= (level if number == 1 else level / 4):
@@ -158,8 +158,8 @@ def segments_supported(
     return number, values
 
 
-def _gain(fewer: Float[np.ndarray, "*R"], more: Float[np.ndarray, "*R"]) -> Float[np.ndarray, "*R"]:
-    out: Float[np.ndarray, "*R"] = (fewer - more) / np.maximum(more, 1e-9 * fewer + 1e-300)
+def _gain(fewer: Float[np.ndarray, " R"], more: Float[np.ndarray, " R"]) -> Float[np.ndarray, " R"]:
+    out: Float[np.ndarray, " R"] = (fewer - more) / np.maximum(more, 1e-9 * fewer + 1e-300)
     return out
 
 

@@ -11,11 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.mass import LayerMass
-from analysis.measures import LayerMeasures, anchors, measure, sensitivity
-from analysis.profiles import Profiles
-from analysis.question import ask_watched, read_watched
-from analysis.settings import PROMPTS, InvestigateConfig
 from hermes import Backbone, Callback, Chunk, StreamSession
 from hermes.data.benchmark import Benchmark
 from hermes.data.clips import TimedQuestion
@@ -26,6 +21,12 @@ from hermes.evaluation.running.manifest import manifest
 from hermes.evaluation.running.settings import settings_hash
 from hermes.files import write_whole
 from hermes.session.opening import session_from
+
+from .mass import LayerMass
+from .measures import LayerMeasures, anchors, measure, sensitivity
+from .profiles import Profiles
+from .question import ask_watched, read_watched
+from .settings import PROMPTS, InvestigateConfig
 
 __all__ = ["Asked", "Study", "collect", "sample_questions"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from analysis.mass import LayerMass
+from .mass import LayerMass
 
 __all__ = ["Kind", "planted", "shuffled"]
 
@@ -129,8 +129,8 @@ def shuffled(
 
 def _layer(
     video: Float[np.ndarray, " V"],
-    frame: Float[np.ndarray, " V"],
-    patch: Float[np.ndarray, " V"],
+    frame: Int[np.ndarray, " V"],
+    patch: Int[np.ndarray, " V"],
     random: np.random.Generator,
 ) -> LayerMass:
     """The masses with a prefix, scaled so that some is left for the question itself."""

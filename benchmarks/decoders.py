@@ -15,8 +15,8 @@ from hermes.backbone import BackboneConfig
 from hermes.bench import Recorder, write_records
 from hermes.decoding.execution import Execution
 from hermes.decoding.generation import GenerationConfig
+from hermes.policies.fifo import Fifo
 from hermes.session.session import StreamSession
-from policies.fifo import Fifo
 
 TOKENS = 32
 

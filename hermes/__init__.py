@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hermes.forwarding import install as _install
 from hermes.version import __version__ as __version__
+
+_install()
 
 # Public name -> module. Imported at first use, so that `hermes --help` needs no torch.
 _PUBLIC = {

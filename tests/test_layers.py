@@ -10,21 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # From the ground up. A room imports those above it in this list and itself; lazy and type-only imports count.
 ROOMS = [
-    *(
-        "errors",
-        "version",
-        "faces",
-        "registry",
-        "files",
-        "kernels",
-        "machine",
-        "pages",
-        "samples",
-        "tokens",
-        "config",
-    ),
-    *("video", "dialogue", "memory", "attention", "data", "parts", "backbone", "policy", "decoding"),
-    *("session", "evaluation", "testing", "training", "bench", "cli"),
+    *("errors", "version", "faces", "forwarding", "registry", "files", "kernels", "machine", "pages"),
+    *("samples", "tokens", "config", "video", "dialogue", "memory", "attention", "data", "parts"),
+    *("backbone", "policy", "decoding", "session", "evaluation", "testing", "training", "bench", "cli"),
 ]
 EVALUATION = ["results", "scoring", "judging", "running", "sweeps", "reports"]
 PLUGINS = ("policies", "backbones", "analysis")
@@ -157,6 +145,7 @@ def test_an_import_against_the_rule_is_found() -> None:
             "if TYPE_CHECKING:\n    from hermes.decoding.observer import DecoderObserver",
         ),
         ("hermes.config.schema", "import policies.fifo"),
+        ("hermes.config.schema", "import hermes.policies.fifo"),
         ("hermes.cli.ask", "from hermes.analysis import study"),
         ("policies.fifo", "from hermes.backbone import Backbone"),
         ("hermes.evaluation.scoring.summary", "from hermes.evaluation.reports.run_page import page"),

@@ -146,7 +146,7 @@ class KVMemory(Cache):  # type: ignore[misc]
             self.prefix = self.layers[0].prefix
 
     def load_pending(self, state: Sequence[Tensor]) -> None:
-        """Let the layers hold these keys and values, two a layer; what exceeds a layer's length is pending."""
+        """Let layers hold these keys and values, two tensors a layer; tokens past its length are pending."""
         for index, layer in enumerate(self.layers):
             layer.keys, layer.values = state[2 * index : 2 * index + 2]
 

@@ -16,8 +16,8 @@ from hermes.errors import InputError, SettingError
 from hermes.evaluation.sweeps.cells import SweepCell
 from hermes.evaluation.sweeps.running import Outcome
 from hermes.memory import MemoryConfig
+from hermes.policies.hermes import Hermes
 from hermes.session.session import StreamSession
-from policies.hermes import Hermes
 from tests.support.command_line import hermes, write
 from tests.support.families import FAMILIES, make_frames, tiny
 

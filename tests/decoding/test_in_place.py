@@ -14,8 +14,8 @@ from hermes.attention import folded_sdpa
 from hermes.decoding.generation import GenerationConfig
 from hermes.decoding.layerwise import same_blocks
 from hermes.memory import MemoryConfig
+from hermes.policies.hermes import Hermes
 from hermes.session.session import StreamSession
-from policies.hermes import Hermes
 from tests.support.families import FAMILIES, make_frames, tiny
 from tests.support.tolerances import close
 

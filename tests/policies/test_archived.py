@@ -7,15 +7,15 @@ import torch
 
 from hermes.errors import SettingError
 from hermes.parts import TopK
+from hermes.policies.archived import Archived
+from hermes.policies.fifo import Fifo
+from hermes.policies.full import Full
+from hermes.policies.h2o import H2O
+from hermes.policies.hermes import Hermes
+from hermes.policies.rekv import Rekv
 from hermes.policy import MemoryPolicy, Store
 from hermes.session.session import StreamSession
 from hermes.testing import Trial
-from policies.archived import Archived
-from policies.fifo import Fifo
-from policies.full import Full
-from policies.h2o import H2O
-from policies.hermes import Hermes
-from policies.rekv import Rekv
 from tests.support.asking import holds_exactly, stream_and_ask
 from tests.support.contract import keep_the_contract
 from tests.support.references import cloned, identical, tiny

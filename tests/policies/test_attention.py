@@ -10,14 +10,14 @@ from hermes.errors import InputError, SettingError
 from hermes.kernels import attention_received
 from hermes.memory import LayerUpdate, Mix
 from hermes.parts import AttentionLedger, AttentionSum, Blend, Recency, TopK, WindowAttention
+from hermes.policies.h2o import H2O
+from hermes.policies.hermes import Hermes
+from hermes.policies.pyramidkv import PyramidKV
+from hermes.policies.snapkv import SnapKV
+from hermes.policies.tova import Tova
 from hermes.policy import Tier
 from hermes.session.session import StreamSession
 from hermes.testing import Trial
-from policies.h2o import H2O
-from policies.hermes import Hermes
-from policies.pyramidkv import PyramidKV
-from policies.snapkv import SnapKV
-from policies.tova import Tova
 from tests.support.references import tiny
 from tests.support.rivals import GROUPS, HEADS, PREFIX, best, softmax_rows, steps
 from tests.support.tolerances import close

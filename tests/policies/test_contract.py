@@ -6,26 +6,25 @@ import sys
 import textwrap
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 
-import policies
 from hermes import open_session
 from hermes.backbone import BackboneConfig, load_backbone
 from hermes.config import setting
+from hermes.forwarding import shipped
 from hermes.memory import LayerUpdate
 from hermes.parts import Eager, Never, Reindexer
+from hermes.policies.fifo import Fifo
+from hermes.policies.hermes import Hermes
+from hermes.policies.random import Random
+from hermes.policies.recent import Recent
+from hermes.policies.rekv import Rekv
 from hermes.registry import registry
 from hermes.testing import CLAUSES, ContractError, Trial, check_policy, clauses, over_policies
 from hermes.tokens import Provenance, compacted
-from policies.fifo import Fifo
-from policies.hermes import Hermes
-from policies.random import Random
-from policies.recent import Recent
-from policies.rekv import Rekv
 from tests.support.contract import families_of, keep_the_contract
 from tests.support.references import FAMILIES, tiny
 
@@ -53,7 +52,7 @@ def test_policy_keeps_the_contract(policy, clause, family, trials):
 
 
 def test_the_registry_is_what_is_tried():
-    ours = {path.stem for path in Path(policies.__file__).parent.glob("[!_]*.py")}
+    ours = {path.stem for path in shipped("policies").glob("[!_]*.py")}
     assert {"hermes", "full", "fifo", "recent", "infinipot_v", "streammem", "dscache", "h2o"} <= ours
     assert ours <= set(registry("policy").names())
     assert over_policies("my_module.MyPolicy").args[1] == [*registry("policy").names(), "my_module.MyPolicy"]

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from hermes.parts import Buckets, bucketed
+from hermes.policies.livevlm import LiveVlm, VisionAttention
 from hermes.session.session import StreamSession
 from hermes.testing import Trial
 from hermes.testing.trial import copy_state
-from policies.livevlm import LiveVlm, VisionAttention
 from tests.support.asking import holds_exactly, stream_and_ask
 from tests.support.references import rope, rope_settings, tiny
 
