@@ -49,9 +49,10 @@ def investigate(
     words, given = split_settings(settings or [])
     if words:
         raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as per_category=20")
-    from analysis.investigation import investigate_runs
-    from analysis.settings import default_folder, investigate_config
     from hermes.config import experiment_extras
+
+    from .investigation import investigate_runs
+    from .settings import default_folder, investigate_config
 
     config = investigate_config(given)
     folder = config.output or default_folder(config)

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from analysis.measures import LayerMeasures, estimate
-from analysis.segments import fitted, segment, segments_supported, standardised, structure_p
-from analysis.synthetic import Kind
 from hermes.errors import InputError
+
+from .measures import LayerMeasures, estimate
+from .segments import fitted, segment, segments_supported, standardised, structure_p
+from .synthetic import Kind
 
 __all__ = ["Boundary", "Discovery", "FoundTier", "discover", "features"]
 
@@ -27,8 +28,6 @@ _NAMES: dict[Kind, str] = {"recency": "sensory", "mixed": "working", "anchor": "
 
 class Boundary(NamedTuple):
     """Where a tier begins.
-
-    Source: this project.
 
     Attributes:
         layer: its first layer.
@@ -45,7 +44,7 @@ class Boundary(NamedTuple):
 class FoundTier(NamedTuple):
     """One tier and its parameters.
 
-    Source: this project; after arXiv 2601.14724, Sec. 3.1.
+    Source: after arXiv 2601.14724, Sec. 3.1.
 
     Attributes:
         name: in the config.
@@ -71,8 +70,6 @@ class FoundTier(NamedTuple):
 @dataclass(frozen=True)
 class Discovery:
     """What the measures of a decoder say about tiers.
-
-    Source: this project.
 
     Attributes:
         tiers: from the first layer to the last; one where no structure was found.
@@ -142,13 +139,13 @@ def discover(
 ) -> Discovery:
     """Tiers over depth, if there are any.
 
-    Source: this project; arXiv 2601.14724, Sec. 2 draws three tiers by eye.
+    Source: arXiv 2601.14724, Sec. 2 draws three tiers by eye.
 
     1. :func:`features` of each layer, in units of their noise from layer to layer.
-    2. Is there structure? The layers are permuted (:func:`analysis.segments.structure_p`): without p at or
-       below ``level`` there is one tier.
+    2. Is there structure? The layers are permuted (:func:`hermes.analysis.segments.structure_p`): without p
+       at or below ``level`` there is one tier.
     3. How many? Segments are added while each explains more than it would of noise at the same level
-       (:func:`analysis.segments.segments_supported`).
+       (:func:`hermes.analysis.segments.segments_supported`).
     4. Boundaries are those of the best segments. Their uncertainty: groups are drawn with replacement, and
        the residuals of the layers too, and segmented anew.
     5. A tier is recent if 95 % intervals put at least 15 % of its mass on forgetting, rhythmic if they put
@@ -169,8 +166,8 @@ def discover(
     Raises:
         InputError: no question, or questions of different numbers of layers.
 
-    >>> from analysis.measures import measure
-    >>> from analysis.synthetic import planted
+    >>> from hermes.analysis.measures import measure
+    >>> from hermes.analysis.synthetic import planted
     >>> attention = planted(16, 16, 8, [3, 10], questions=8, seed=0, noise=0.5)
     >>> found = discover([[measure(layer, 8) for layer in row] for row in attention])
     >>> [(tier.kind, tier.layers) for tier in found.tiers]
@@ -205,8 +202,8 @@ def discover(
 def features(measures: Sequence[Sequence[LayerMeasures]]) -> Float[np.ndarray, "Q L D"]:
     """What tiers are told apart by: mean age, rhythm, and Gini coefficient.
 
-    Source: this project: one of recency, rhythm and sparsity each, without a fit or a bound that it may run
-    into; none is about the prefix. A measure that some layer has in no question is left out.
+    One of recency, rhythm and sparsity each, without a fit or a bound that it may run into; none is about the
+    prefix. A measure that some layer has in no question is left out.
     """
     raw = np.array([[(one.mean_age, one.rhythm, one.gini) for one in row] for row in measures], dtype=float)
     seen = ~np.isnan(raw).all(axis=0).any(axis=0)

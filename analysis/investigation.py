@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.findings import Findings, find
-from analysis.report import write_report, write_windows
-from analysis.settings import InvestigateConfig
-from analysis.study import collect
 from hermes import Backbone, load_backbone
+
+from .findings import Findings, find
+from .report import write_report, write_windows
+from .settings import InvestigateConfig
+from .study import collect
 
 __all__ = ["investigate_runs"]
 
@@ -26,7 +27,7 @@ def investigate_runs(
 ) -> dict[int, Findings]:
     """Run an investigation, or several with other windows, and write everything to a folder.
 
-    Source: this project; the procedure of arXiv 2601.14724, Sec. 2.
+    Source: the procedure of arXiv 2601.14724, Sec. 2.
 
     Args:
         config: everything.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from analysis.mass import LayerMass
+from .mass import LayerMass
 
 __all__ = ["AXES", "Profiles", "Running", "profile"]
 
@@ -21,8 +21,8 @@ FLOOR = 1e-12
 class Running:
     """Count, mean, variance and mean logarithm of values that come one matrix ``[L, n]`` at a time.
 
-    Source: this project; sums of squares are merged as in Chan, Golub and LeVeque (1979). NaN stands for
-    nothing there: every place has a count of its own, and matrices may differ in ``n``.
+    Sums of squares are merged as in Chan, Golub and LeVeque (1979). NaN stands for nothing there: every place
+    has a count of its own, and matrices may differ in ``n``.
 
     >>> seen = Running()
     >>> seen.add(np.array([[1.0, 2.0]])); seen.add(np.array([[3.0, np.nan]]))
@@ -49,7 +49,7 @@ class Running:
 
     def merge(self, other: Running) -> None:
         """Take in what another has seen."""
-        shape = tuple(np.maximum(self.count.shape, other.count.shape))
+        shape = [max(sizes) for sizes in zip(self.count.shape, other.count.shape, strict=True)]
         mine, theirs = ([_padded(part, shape) for part in stats.parts()] for stats in (self, other))
         count = mine[0] + theirs[0]
         share = theirs[0] / np.maximum(count, 1)
@@ -72,7 +72,7 @@ def _padded(part: Float[np.ndarray, "L n"], shape: Sequence[int]) -> Float[np.nd
 class Profiles:
     """Profiles of all layers along three axes, over questions.
 
-    Source: arXiv 2601.14724, Sec. 2, over cache index; age and patch are this project's.
+    Source: arXiv 2601.14724, Sec. 2, over cache index; age and patch are Hermes's own.
 
     Attributes:
         seconds: width of a bin of age.
@@ -101,7 +101,7 @@ class Profiles:
         return {f"{prefix}/{axis}": np.stack(running.parts()) for axis, running in self.by.items()}
 
     @staticmethod
-    def of(seconds: float, arrays: Mapping[str, Float[np.ndarray, "4 L n"]], prefix: str) -> Profiles:
+    def of(seconds: float, arrays: Mapping[str, np.ndarray], prefix: str) -> Profiles:
         """The inverse of :meth:`arrays`."""
         return Profiles(seconds, {axis: Running(*arrays[f"{prefix}/{axis}"]) for axis in AXES})
 
@@ -109,7 +109,7 @@ class Profiles:
 def profile(layer: LayerMass, axis: str, seconds: float) -> Float[np.ndarray, " n"]:
     """Mean mass of a held video token along one axis; NaN where none is held.
 
-    Source: arXiv 2601.14724, Sec. 2 for ``index``; the other axes are this project's.
+    Source: arXiv 2601.14724, Sec. 2 for ``index``; the other axes are Hermes's own.
 
     Args:
         layer: one question in one layer.
@@ -134,7 +134,7 @@ def profile(layer: LayerMass, axis: str, seconds: float) -> Float[np.ndarray, " 
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _mean(rows: Sequence[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " n"]:
+def _mean(rows: Sequence[Float[np.ndarray, " _"]]) -> Float[np.ndarray, " n"]:
     """Mean of profiles that may differ in length, over those that have a value."""
     if len(rows) == 1:
         return rows[0]

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis.mass import LayerMass
 from hermes import AttentionProbe, AttentionView, Chunk, Provenance, StreamSession, setting
 from hermes.decoding.prefill import prefill
 from hermes.session.answer import Answer
+
+from .mass import LayerMass
 
 __all__ = ["QuestionProbe", "ask_watched", "read_watched"]
 
@@ -62,8 +63,6 @@ def ask_watched(
     session: StreamSession, question: str, choices: Sequence[str] = (), *, per_head: bool = False, **more: Any
 ) -> tuple[Answer, list[list[LayerMass]]]:
     """Ask a question and see what it looked at.
-
-    Source: this project.
 
     Args:
         session: with frames seen.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from analysis.mass import LayerMass
+from .mass import LayerMass
 
 __all__ = ["Kind", "planted", "shuffled"]
 
@@ -40,7 +40,7 @@ def planted(
 ) -> list[list[LayerMass]]:
     """Attention of a decoder with planted tiers: mass of each question in each layer.
 
-    Source: this project, after the findings of arXiv 2601.14724, Sec. 2.
+    Source: after the findings of arXiv 2601.14724, Sec. 2.
 
     A layer's mass is a mixture, times noise, scaled to a random total. Forgetting is ``exp(-k age)`` by
     index; anchors are one token a frame, at the same place in nine of ten frames; the rest is even. Recency
@@ -106,7 +106,7 @@ def shuffled(
 ) -> list[list[LayerMass]]:
     """The same attention without structure over depth: layers in random order, their tokens too.
 
-    Source: this project. One order of the layers serves all questions, so that each layer still is a layer.
+    One order of the layers serves all questions, so that each layer still is a layer.
 
     Args:
         attention: ``[question][layer]``.
@@ -129,8 +129,8 @@ def shuffled(
 
 def _layer(
     video: Float[np.ndarray, " V"],
-    frame: Float[np.ndarray, " V"],
-    patch: Float[np.ndarray, " V"],
+    frame: Int[np.ndarray, " V"],
+    patch: Int[np.ndarray, " V"],
     random: np.random.Generator,
 ) -> LayerMass:
     """The masses with a prefix, scaled so that some is left for the question itself."""

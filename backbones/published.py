@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from backbones.tiny import TinyLlavaOnevision, TinyQwen2_5VL, byte_tokenizer
 from hermes.backbone import Backbone, BackboneConfig
 from hermes.errors import SettingError
 from hermes.machine.device import resolve_device
+
+from .tiny import TinyLlavaOnevision, TinyQwen2_5VL, byte_tokenizer
 
 _QWEN2_7B = {
     "hidden_size": 3584,

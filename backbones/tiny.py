@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from backbones.llava_onevision import LlavaOnevision
-from backbones.qwen2_5_vl import Qwen2_5VL
-from backbones.qwen3_vl import Qwen3VL
 from hermes.backbone import Backbone, BackboneConfig
 from hermes.errors import SettingError
 from hermes.machine.device import resolve_device
+
+from .llava_onevision import LlavaOnevision
+from .qwen2_5_vl import Qwen2_5VL
+from .qwen3_vl import Qwen3VL
 
 _TEXT = {
     "hidden_size": 64,

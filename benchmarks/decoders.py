@@ -12,11 +12,11 @@ from rich.table import Table
 
 from benchmarks.step import BUDGET, FixedPrompts, chunk
 from hermes.backbone import BackboneConfig
-from hermes.bench.records import Recorder, write_records
+from hermes.bench import Recorder, write_records
 from hermes.decoding.execution import Execution
 from hermes.decoding.generation import GenerationConfig
+from hermes.policies.fifo import Fifo
 from hermes.session.session import StreamSession
-from policies.fifo import Fifo
 
 TOKENS = 32
 

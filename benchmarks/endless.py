@@ -19,9 +19,9 @@ import torch
 from hermes.backbone import BackboneConfig, load_backbone
 from hermes.machine.device import peak_memory_bytes
 from hermes.pages.styles import BLUE, GREY
+from hermes.policies.hermes import Hermes
 from hermes.session.session import StreamSession
 from hermes.tokens import Chunk, Provenance
-from policies.hermes import Hermes
 
 PER_FRAME, CHUNK_FRAMES, EVERY = 9, 16, 100
 

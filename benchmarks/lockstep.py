@@ -13,17 +13,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from backbones.tiny import TinyLlavaOnevision
 from benchmarks import endless
 from benchmarks.step import embedding_probe
 from hermes.backbone import Backbone, BackboneConfig
-from hermes.bench.records import Record, Recorder, write_records
+from hermes.backbones.tiny import TinyLlavaOnevision
+from hermes.bench import Record, Recorder, write_records
+from hermes.policies.fifo import Fifo
+from hermes.policies.hermes import Hermes
 from hermes.policy import MemoryPolicy
 from hermes.session.lockstep import BatchedSession
 from hermes.session.session import StreamSession
 from hermes.tokens import Chunk
-from policies.fifo import Fifo
-from policies.hermes import Hermes
 
 STREAMS, WARM = 4, 20
 

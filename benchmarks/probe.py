@@ -6,7 +6,7 @@ round, on a fork of the memory:
 
 - *plain*: the decoder's forward of a text, unwatched;
 - *mass*: with ``AttentionMass`` at every layer;
-- *question*: with ``analysis.question.QuestionProbe``, and what it saw fetched as arrays.
+- *question*: with ``hermes.analysis.question.QuestionProbe``, and what it saw fetched as arrays.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import time
 
 import torch
 
-from analysis.question import QuestionProbe
 from benchmarks.contest import Times, run
 from benchmarks.step import BUDGET, CHUNK, MidLlavaOnevision, chunk
+from hermes.analysis.question import QuestionProbe
 from hermes.attention import AttentionMass, AttentionProbe, memory_attention_set, reading
 from hermes.backbone import Backbone, BackboneConfig
 from hermes.memory import KVMemory
+from hermes.policies.fifo import Fifo
 from hermes.session.session import StreamSession
 from hermes.tokens import Chunk, Provenance
-from policies.fifo import Fifo
 
 # Tokens of a short question, of a multiple-choice one, and of the mixed guidance prompt.
 LENGTHS = (20, 63, 150)

@@ -13,8 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.step import BUDGET, CHUNK, FixedPrompts, chunk, embedding_probe
 from hermes.backbone import BackboneConfig
+from hermes.policies.hermes import Hermes
 from hermes.session.session import StreamSession
-from policies.hermes import Hermes
 
 STEPS = 6
 GROUPS = {

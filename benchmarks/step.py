@@ -21,18 +21,18 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from backbones.tiny import TinyLlavaOnevision
 from benchmarks.contest import Times, run
 from hermes.backbone import Backbone, BackboneConfig
+from hermes.backbones.tiny import TinyLlavaOnevision
 from hermes.decoding.execution import Execution
 from hermes.decoding.generation import GenerationConfig
 from hermes.memory import ExecutionMode, MemoryConfig
 from hermes.parts import Blend, GuidedAttention
+from hermes.policies.hermes import Hermes
+from hermes.policies.hermes_release import HermesRelease
 from hermes.policy import TieredPolicy
 from hermes.session.session import StreamSession
 from hermes.tokens import Chunk, Provenance
-from policies.hermes import Hermes
-from policies.hermes_release import HermesRelease
 
 BUDGET, PREFIX, CHUNK, PER_FRAME, QUESTION = 1000, 21, 512, 64, 20
 # Rounds that fill the memories and record the steps.

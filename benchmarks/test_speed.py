@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from backbones.tiny import TinyLlavaOnevision
 from benchmarks import endless
 from hermes.backbone import Backbone, BackboneConfig
+from hermes.backbones.tiny import TinyLlavaOnevision
 from hermes.decoding.generation import GenerationConfig
 from hermes.memory import MemoryConfig
+from hermes.policies.hermes import Hermes
 from hermes.session.lockstep import BatchedSession
 from hermes.session.session import StreamSession
 from hermes.tokens import Chunk
-from policies.hermes import Hermes
 
 FRAMES, PER_FRAME = 4, 9
 

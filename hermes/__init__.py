@@ -2,52 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hermes.faces import lazy_face
+from hermes.forwarding import install as _install
 from hermes.version import __version__ as __version__
 
-# Public name -> module. Imported at first use, so that `hermes --help` needs no torch.
-_PUBLIC = {
-    "Answer": "hermes.session.answer",
-    "Archive": "hermes.policy",
-    "Archiving": "hermes.policy",
-    "AttentionMass": "hermes.attention",
-    "AttentionProbe": "hermes.attention",
-    "AttentionView": "hermes.attention",
-    "Backbone": "hermes.backbone",
-    "BackboneConfig": "hermes.backbone",
-    "Callback": "hermes.session.session",
-    "Chunk": "hermes.tokens",
-    "Frame": "hermes.video",
-    "Guidance": "hermes.attention",
-    "KVLayer": "hermes.memory",
-    "KVMemory": "hermes.memory",
-    "LayerContext": "hermes.parts",
-    "LayerUpdate": "hermes.memory",
-    "MemoryPolicy": "hermes.policy",
-    "Merger": "hermes.parts",
-    "Mix": "hermes.memory",
-    "Observer": "hermes.attention",
-    "Provenance": "hermes.tokens",
-    "Recall": "hermes.policy",
-    "Scorer": "hermes.parts",
-    "Selector": "hermes.parts",
-    "Store": "hermes.policy",
-    "StreamContext": "hermes.policy",
-    "StreamSession": "hermes.session.session",
-    "Tier": "hermes.policy",
-    "TieredPolicy": "hermes.policy",
-    "VideoState": "hermes.tokens",
-    "load_backbone": "hermes.backbone",
-    "load_memory": "hermes.memory",
-    "open_session": "hermes.session.opening",
-    "open_source": "hermes.video",
-    "probing": "hermes.session.session",
-    "setting": "hermes.config",
-}
-
-__all__ = sorted([*_PUBLIC, "__version__"])
+_install()
 
 if TYPE_CHECKING:
     from hermes.attention import AttentionMass as AttentionMass
@@ -86,9 +47,22 @@ if TYPE_CHECKING:
     from hermes.tokens import VideoState as VideoState
     from hermes.video import Frame as Frame
     from hermes.video import open_source as open_source
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'hermes' has no attribute {name!r}")
+else:
+    # Imported at first use, so that `import hermes` needs no torch.
+    __all__, __getattr__ = lazy_face(
+        "hermes",
+        {
+            "attention": "AttentionMass AttentionProbe AttentionView Guidance Observer",
+            "backbone": "Backbone BackboneConfig load_backbone",
+            "config": "setting",
+            "memory": "KVLayer KVMemory LayerUpdate Mix load_memory",
+            "parts": "LayerContext Merger Scorer Selector",
+            "policy": "Archive Archiving MemoryPolicy Recall Store StreamContext Tier TieredPolicy",
+            "session.answer": "Answer",
+            "session.opening": "open_session",
+            "session.session": "Callback StreamSession probing",
+            "tokens": "Chunk Provenance VideoState",
+            "video": "Frame open_source",
+        },
+    )
+    __all__ += ["__version__"]

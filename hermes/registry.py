@@ -9,10 +9,10 @@ import logging
 import os
 import sys
 from importlib.metadata import Distribution, EntryPoint, entry_points
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from hermes.errors import HermesError, SettingError, did_you_mean
+from hermes.forwarding import current_place, stored_module
 
 __all__ = ["KINDS", "Entry", "Registry", "registry"]
 
@@ -122,10 +122,8 @@ class Registry:
                 obj = entry.load()
             except Exception as error:
                 _remember(entry.value, error)
-                reason = _shadowed(entry) or f"Importing {entry.value!r} failed: {_reason(error)}."
-                raise SettingError(where, name, hint=reason) from error
-            if shadow := _shadowed(entry):
-                raise SettingError(where, name, hint=shadow)
+                hint = f"Importing {entry.value!r} failed: {_reason(error)}."
+                raise SettingError(where, name, hint=hint) from error
             self._loaded[name] = obj
             return obj
         if "." in name or ":" in name:
@@ -133,17 +131,19 @@ class Registry:
         raise SettingError(where, name, self._allowed(), did_you_mean(name, self.names()))
 
     def name_of(self, obj: Any) -> str:
-        """The registered name of a class, or else its dotted path; the inverse of `get`."""
+        """The registered name of a class, or else its dotted path; the inverse of `get`.
+
+        Settings and their hashes keep it, so a class of ours that was moved has the path it had at first.
+        """
         for name, value in self._local.items():
             if value is obj:
                 return name
-        module = obj.__module__
         for name, entries in self._entries.items():
             # A module that is not loaded yet cannot be where this object came from.
             if len(entries) == 1 and entries[0].module in sys.modules and _peek(entries[0]) is obj:
                 return name
         separator = ":" if "." in obj.__qualname__ else "."
-        return f"{module}{separator}{obj.__qualname__}"
+        return f"{stored_module(obj.__module__)}{separator}{obj.__qualname__}"
 
     def describe(self) -> list[Entry]:
         """Every name with its summary and origin; a broken one is listed with its error."""
@@ -161,18 +161,18 @@ class Registry:
 
     def _import(self, path: str, where: str) -> Any:
         module_name, _, attribute = path.rpartition(":" if ":" in path else ".")
+        name, *inner = attribute.split(".")
         here = os.getcwd()
-        # Last, so that a user's own `policies/` folder shadows nothing of ours.
         if here not in sys.path and "" not in sys.path:
             sys.path.append(here)
         try:
+            module_name, name = current_place(module_name, name)
             obj: Any = importlib.import_module(module_name)
         except Exception as error:
             _remember(module_name, error)
-            hint = f"Importing {module_name!r} failed: {_reason(error)}. {_unreachable(module_name, here)}"
-            hint += did_you_mean(path, self.names())
+            hint = f"Importing {module_name!r} failed: {_reason(error)}. {did_you_mean(path, self.names())}"
             raise SettingError(where, path, self._allowed(), hint.strip()) from error
-        for part in attribute.split("."):
+        for part in (name, *inner):
             if not hasattr(obj, part):
                 hint = f"{module_name!r} has no {attribute!r}. {did_you_mean(part, dir(obj))}"
                 raise SettingError(where, path, self._allowed(), hint.strip())
@@ -224,31 +224,3 @@ def _peek(entry: EntryPoint) -> Any:
         return entry.load()
     except Exception:
         return None
-
-
-def _shadowed(entry: EntryPoint) -> str:
-    """Why an entry point of ours is not ours: a folder of the same name comes first on the path."""
-    if entry.dist is None or _distribution(entry) != OURS:
-        return ""
-    top = entry.module.partition(".")[0]
-    module = sys.modules.get(top)
-    # Our top-level folders lie side by side, in a checkout as in an installation.
-    homes = {Path(__file__).resolve().parents[1], Path(str(entry.dist.locate_file(""))).resolve()}
-    places = [*getattr(module, "__path__", [])] or [getattr(module, "__file__", None)]
-    found = [Path(place).resolve() for place in places if place]
-    if not found or any(place.parent in homes for place in found):
-        return ""
-    return (
-        f"{str(found[0])!r} hides the {top!r} of {OURS}, because its folder comes first on sys.path: "
-        "rename it, or start from another folder."
-    )
-
-
-def _unreachable(module_name: str, here: str) -> str:
-    """A note where the user's own folder has the name of an installed package, which comes first."""
-    top = module_name.partition(".")[0]
-    mine = Path(here, top).resolve()
-    paths = [Path(path).resolve() for path in getattr(sys.modules.get(top), "__path__", [])]
-    if not mine.is_dir() or not paths or mine in paths:
-        return ""
-    return f"The folder {str(mine)!r} is not searched, {str(paths[0])!r} has the same name: rename it. "

@@ -16,7 +16,7 @@ from jaxtyping import install_import_hook
 import tests.support.typechecked  # noqa: F401  the hook finds it by name
 
 # Before anything of ours is imported: every annotated shape is checked as the tests run.
-install_import_hook(["hermes", "policies", "backbones"], "tests.support.typechecked.check")
+install_import_hook(["hermes"], "tests.support.typechecked.check")
 
 if not torch.cuda.is_available():
     # Before Triton is imported by anything: its kernels run in its interpreter.

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import hermes  # noqa: F401  so that `policies/` is collected as `hermes.policies`
+
 
 def pytest_addoption(parser: Any) -> None:
     """Register the options."""

@@ -11,8 +11,8 @@ import torch
 from hermes.backbone import Backbone
 from hermes.decoding.generation import GenerationConfig
 from hermes.dialogue import PROMPT_KINDS, Round
+from hermes.policies.hermes_release import HermesRelease
 from hermes.session.session import StreamSession
-from policies.hermes_release import HermesRelease
 from tests.support.families import make_frames
 from tests.support.oracle_cases import Case, RecordedPrompts, replay
 from tests.support.oracle_derived import mid_stream, plain_answer

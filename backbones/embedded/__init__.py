@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from backbones.llava_onevision import LlavaOnevision
 from hermes.backbone import Backbone, BackboneConfig
+
+from ..llava_onevision import LlavaOnevision
 
 FOLDER = Path(__file__).parent / "model"
 

@@ -1,5 +1,7 @@
 """Attention over the memory, what a probe sees of it, and what a policy may ask about it."""
 
+from typing import TYPE_CHECKING
+
 from hermes.attention.guidance import Guidance, Mode, Observer
 from hermes.attention.memory_attention import (
     NAME,
@@ -14,6 +16,7 @@ from hermes.attention.memory_attention import (
 )
 from hermes.attention.probe import AttentionMass, AttentionProbe, together
 from hermes.attention.view import AttentionView
+from hermes.forwarding import former_names
 
 __all__ = [
     "NAME",
@@ -33,3 +36,6 @@ __all__ = [
     "rotate_query",
     "together",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

@@ -1,5 +1,7 @@
 """Model families: from pixels to chunks, and from a checkpoint to a model that has been checked."""
 
+from typing import TYPE_CHECKING
+
 from hermes.backbone.backbone import Backbone, visual_features
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.loading import backbone_fallback, load_backbone, save_checkpoint
@@ -15,6 +17,7 @@ from hermes.backbone.pixels import (
 )
 from hermes.backbone.saliency import encode
 from hermes.backbone.self_check import self_check
+from hermes.forwarding import former_names
 
 __all__ = [
     "Backbone",
@@ -34,3 +37,6 @@ __all__ = [
     "stack",
     "visual_features",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = former_names(__name__)

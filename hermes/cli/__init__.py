@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _current_folder_last() -> None:
-    """Search the current folder last, so that a user's own `policies/` shadows nothing of ours.
+    """Search the current folder last, so that nothing in it hides a library that Hermes needs.
 
     `python -m` puts it first, a script leaves it out; a policy of the user's own is found in either case.
     """

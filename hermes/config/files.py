@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from hermes.config.building import REMOVE
 from hermes.errors import InputError, SettingError, did_you_mean
+from hermes.forwarding import shipped
 
 
 def available(group: str, config_dirs: Sequence[Path] = ()) -> list[str]:
@@ -39,8 +40,7 @@ def config_source(group: str, name: str, config_dirs: Sequence[Path] = ()) -> st
 
 
 def _folders(config_dirs: Sequence[Path]) -> list[Path]:
-    # `configs/` lies beside `hermes/`, in a checkout as in an installation.
-    return [Path(__file__).resolve().parents[2] / "configs", *map(Path, config_dirs)]
+    return [shipped("configs"), *map(Path, config_dirs)]
 
 
 def _find(group: str, name: str, config_dirs: Sequence[Path], beside: Path | None = None) -> Path | None:

@@ -76,8 +76,7 @@ class Execution:
         try:
             with torch.no_grad():
                 made = recording(*_read(memory, chunk))
-                for index, layer in enumerate(memory.layers):
-                    layer.keys, layer.values = made[2 * index : 2 * index + 2]
+                memory.load_pending(made)
                 memory.commit(chunk.positions, chunk.tokens, chunk.advance)
         except BaseException:
             memory.rollback()
@@ -250,7 +249,7 @@ class _Compression:
         drawn, order, ids = policy.context.generator.get_state(), list[int](), list[int]()
         # What it knows on the host changes from step to step, and would be part of the record.
         fork = _recorded(memory)
-        watch, before = LayerwiseObserver.like(observer, fork), _settled(policy)
+        watch, before = LayerwiseObserver.like(observer, fork), _held_by(policy)
 
         def run(*tensors: Tensor) -> list[Tensor]:
             fork.load_state(tensors[:-1])
@@ -270,7 +269,7 @@ class _Compression:
             fork.reset()
         if redrawn:
             raise RuntimeError("random numbers are drawn")
-        if _settled(policy) != before:
+        if _held_by(policy) != before:
             raise RuntimeError("the policy or a part of it remembers something")
         return _Compression(recorded, order, ids[0], (policy, watch.texts))
 
@@ -295,7 +294,7 @@ def _recorded(memory: KVMemory) -> Recorded:
     return fork
 
 
-def _settled(policy: MemoryPolicy) -> bytes:
+def _held_by(policy: MemoryPolicy) -> bytes:
     """What a policy and its parts hold; records need it to stay the same."""
     held = {name: value for name, value in vars(policy).items() if name != "context"}
     return pickle.dumps(held)

@@ -145,6 +145,11 @@ class KVMemory(Cache):  # type: ignore[misc]
             self.top += advance
             self.prefix = self.layers[0].prefix
 
+    def load_pending(self, state: Sequence[Tensor]) -> None:
+        """Let layers hold these keys and values, two tensors a layer; tokens past its length are pending."""
+        for index, layer in enumerate(self.layers):
+            layer.keys, layer.values = state[2 * index : 2 * index + 2]
+
     def rollback(self) -> None:
         """Drop the pending tokens, as if the forward pass that wrote them had not happened."""
         for layer in self.layers:

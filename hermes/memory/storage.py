@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hermes.errors import InputError
+from hermes.files import write_text_whole, write_whole
 
 __all__ = ["load_record", "read_tensors", "write_memory"]
 
@@ -20,13 +21,10 @@ _TENSORS, _RECORD = "memory.safetensors", "memory.json"
 
 def write_memory(folder: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Write tensors and their record to a folder: ``memory.safetensors`` and ``memory.json``."""
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    # Written aside and renamed: an interruption leaves what was there, or nothing.
-    save_file({name: x.contiguous().clone() for name, x in tensors.items()}, path / f"{_TENSORS}.part")
-    (path / f"{_RECORD}.part").write_text(json.dumps(record, indent=1))
-    for name in (_TENSORS, _RECORD):
-        (path / f"{name}.part").replace(path / name)
+    path, whole = Path(folder), {name: x.contiguous().clone() for name, x in tensors.items()}
+    write_whole(path / _TENSORS, lambda aside: save_file(whole, aside))
+    # Last: a folder with a record is a folder with all that belongs to it.
+    write_text_whole(path / _RECORD, json.dumps(record, indent=1))
 
 
 def load_record(folder: str | Path) -> dict[str, Any]:

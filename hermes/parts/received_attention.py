@@ -117,10 +117,10 @@ class AttentionLedger(AttentionProbe):
     def observe(self, view: AttentionView) -> None:
         """Show the layer's attention to its scorer."""
         per_head = self.per_head or view.layer.rows > 1
-        before = self._settled(view.layer)
+        before = self._known(view.layer)
         self._seen[view.index] = self.scorers[view.index].follow(view, before, per_head)
 
-    def _settled(self, layer: KVLayer) -> Tensor:
+    def _known(self, layer: KVLayer) -> Tensor:
         seen = self._seen.pop(layer.index, None)
         # Of a chunk that failed the tokens never came, and the lengths differ.
         if seen is not None and seen.shape[-1] == layer.length:
@@ -133,14 +133,14 @@ class AttentionLedger(AttentionProbe):
 
     def of(self, layer: KVLayer) -> Float[Tensor, "B R V"]:
         """What the layer's scorer knows of each video token."""
-        self.held[layer.index] = self._settled(layer)
+        self.held[layer.index] = self._known(layer)
         return self.held[layer.index][..., layer.prefix :]
 
     def evict(self, layer: KVLayer, update: LayerUpdate) -> None:
         """Follow an update; a mixed token gets the sum of what it is mixed of."""
         if layer.index not in self.scorers:
             return
-        held = self._settled(layer)
+        held = self._known(layer)
         rows = max(held.shape[1], update.keep.shape[1])
         held = held.expand(-1, rows, -1)
         keep = update.keep.expand(held.shape[0], rows, -1)

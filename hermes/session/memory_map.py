@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from hermes.errors import InputError, did_you_mean
-from hermes.files import check_file_path
+from hermes.files import check_file_path, write_csv_whole, write_whole
 from hermes.memory import KVMemory
 from hermes.session.session import StreamSession
 from hermes.tokens import TokenKind
@@ -33,6 +30,7 @@ __all__ = ["HeldFrame", "check_map_path", "held_frames", "memory_figure", "memor
 _SUFFIXES = (".png", ".pdf", ".svg")
 
 _COLUMNS = 400
+_TABLE = ("layer", "frame", "time_s", "tokens", "summaries")
 _EVICTED = "#f4f4f4"
 _SUMMARY = "#e8000b"
 
@@ -105,9 +103,8 @@ def memory_map(
     picture = check_map_path(path)
     table = picture.with_suffix(".csv")
     figure = memory_figure(memory, duration=duration, tiers=tiers, title=title, start=start, step=step)
-    _complete(picture, lambda temporary: figure.savefig(temporary, dpi=150))
-    _complete(table, lambda temporary: _write_table(temporary, held_frames(memory)))
-    return table
+    write_whole(picture, lambda aside: figure.savefig(aside, dpi=150))
+    return write_csv_whole(table, map(_table_row, held_frames(memory)), _TABLE)
 
 
 def memory_figure(
@@ -239,32 +236,6 @@ def _mark_tiers(axes: Axes, tiers: Mapping[str, range]) -> None:
             axes.text(1.008, middle, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
 
 
-def _write_table(path: Path, cells: Sequence[HeldFrame]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["layer", "frame", "time_s", "tokens", "summaries"])
-        for cell in cells:
-            writer.writerow(
-                [cell.layer, cell.frame, f"{cell.time_s:g}", f"{cell.tokens:g}", f"{cell.summaries:g}"]
-            )
-
-
-def _complete(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the target under another name and rename: nobody ever sees half a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-    temporary = Path(name)
-    try:
-        write(temporary)
-        # Temporary files are private; a result gets the permissions of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _table_row(cell: HeldFrame) -> dict[str, object]:
+    numbers = {name: f"{getattr(cell, name):g}" for name in _TABLE[2:]}
+    return {"layer": cell.layer, "frame": cell.frame, **numbers}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hermes.dialogue import Round
 from hermes.errors import InputError
+from hermes.files import write_whole
 from hermes.memory import KVMemory, load_memory, load_record
 from hermes.session.stream import Stream
 from hermes.tokens import VideoState
@@ -27,11 +28,10 @@ def save_stream(stream: Stream, folder: str | Path) -> None:
     Beside the memory's files, ``policy.safetensors`` holds the policy's own state and the random generator's.
     """
     path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
     own = {f"policy.{name}": tensor.contiguous() for name, tensor in stream.policy.state().items()}
-    # First, and renamed: the memory's record, which is written last, makes the folder whole.
-    save_file({"generator": stream.context.generator.get_state(), **own}, path / f"{_POLICY}.part")
-    (path / f"{_POLICY}.part").replace(path / _POLICY)
+    tensors = {"generator": stream.context.generator.get_state(), **own}
+    # First: the memory's record, which is written last, makes the folder whole.
+    write_whole(path / _POLICY, lambda aside: save_file(tensors, aside))
     state = {
         "video": asdict(stream.video),
         "policy": type(stream.policy).__name__,

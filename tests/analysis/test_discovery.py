@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import hermes
-from analysis.discovery import discover, features
-from analysis.measures import LayerMeasures, measure, summarise
-from analysis.segments import fitted, segment, segments_supported, standardised, structure_p
-from analysis.synthetic import planted, shuffled
+from hermes.analysis.discovery import discover, features
+from hermes.analysis.measures import LayerMeasures, measure, summarise
+from hermes.analysis.segments import fitted, segment, segments_supported, standardised, structure_p
+from hermes.analysis.synthetic import planted, shuffled
 from hermes.errors import InputError
 from hermes.parts import Blend, Drop, GuidedAttention, Recency, Summary
 from hermes.policy import TieredPolicy

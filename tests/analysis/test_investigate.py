@@ -13,16 +13,16 @@ import pytest
 import torch
 import yaml
 
-from analysis.findings import layers_shown, paper_tiers
-from analysis.settings import default_folder, investigate_config
-from analysis.study import Study, collect, sample_questions
+from hermes.analysis.findings import layers_shown, paper_tiers
+from hermes.analysis.settings import default_folder, investigate_config
+from hermes.analysis.study import Study, collect, sample_questions
 from hermes.data.benchmark import Benchmark
 from hermes.data.clips import Clip, TimedQuestion
 from hermes.errors import InputError, SettingError
+from hermes.policies.hermes import Hermes
+from hermes.policies.knockout import Knockout
 from hermes.policy import Recall
 from hermes.session.session import StreamSession
-from policies.hermes import Hermes
-from policies.knockout import Knockout
 from tests.support.command_line import hermes
 from tests.support.probe_cases import OTHER, frames
 from tests.support.references import FAMILIES, cloned, identical, tiny

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from analysis.forgetting import forgetting
-from analysis.mass import LayerMass
-from analysis.measures import (
+from hermes.analysis.forgetting import forgetting
+from hermes.analysis.mass import LayerMass
+from hermes.analysis.measures import (
     LayerMeasures,
     anchors,
     estimate,
@@ -19,7 +19,7 @@ from analysis.measures import (
     sensitivity,
     summarise,
 )
-from analysis.rhythm import autocorrelation, detrended, rhythm, spectrum, whole
+from hermes.analysis.rhythm import autocorrelation, detrended, rhythm, spectrum, whole
 
 pytestmark = pytest.mark.unit
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers import LogitsProcessor
 
-from analysis.mass import LayerMass
-from analysis.profiles import AXES, FLOOR, Profiles, Running, profile
-from analysis.question import QuestionProbe, ask_watched, read_watched
+from hermes.analysis.mass import LayerMass
+from hermes.analysis.profiles import AXES, FLOOR, Profiles, Running, profile
+from hermes.analysis.question import QuestionProbe, ask_watched, read_watched
 from hermes.attention import Guidance
 from hermes.decoding.observer import DecoderObserver
+from hermes.policies.fifo import Fifo
+from hermes.policies.full import Full
+from hermes.policies.hermes import Hermes
 from hermes.session.session import StreamSession
 from hermes.tokens import Chunk, Provenance
-from policies.fifo import Fifo
-from policies.full import Full
-from policies.hermes import Hermes
 from tests.support.probe_cases import LOCAL, OTHER, eager_attentions, frames
 from tests.support.references import FAMILIES, cloned, identical, new_memory, noise_chunk, prefill, tiny
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backbones.tiny import TinyLlavaOnevision, TinyQwen2_5VL
 from hermes.attention import Guidance
 from hermes.backbone import BackboneConfig
+from hermes.backbones.tiny import TinyLlavaOnevision, TinyQwen2_5VL
 from hermes.decoding.observer import DecoderObserver
 from tests.support.probe_cases import LOCAL, MIXED, OTHER, eager_attentions, filled
 from tests.support.references import (

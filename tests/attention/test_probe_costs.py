@@ -12,12 +12,12 @@ from hermes.attention import Guidance
 from hermes.backbone import BackboneConfig, load_backbone
 from hermes.decoding.observer import DecoderObserver
 from hermes.kernels import Kernels
+from hermes.policies.fifo import Fifo
+from hermes.policies.full import Full
+from hermes.policies.hermes import Hermes
+from hermes.policies.random import Random
 from hermes.session.config import run_config
 from hermes.session.session import Callback, StreamSession
-from policies.fifo import Fifo
-from policies.full import Full
-from policies.hermes import Hermes
-from policies.random import Random
 from tests.support.probe_cases import LOCAL, MIXED, OTHER, filled, frames
 from tests.support.references import (
     FAMILIES,

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from backbones.qwen3_vl import Qwen3VL
 from hermes.backbone import BackboneConfig, backbone_fallback, load_backbone, save_checkpoint
 from hermes.backbone.loading import _Run
+from hermes.backbones.qwen3_vl import Qwen3VL
 from hermes.config import available, compose
 from hermes.errors import InputError, SettingError, UnsupportedModelError
 from hermes.tokens import VideoState
@@ -63,7 +63,9 @@ def test_a_checkpoint_is_named_as_on_the_command_line(checkpoint, monkeypatch):
     assert type(load_backbone(str(checkpoint))).__name__ == "LlavaOnevision"
     monkeypatch.chdir(checkpoint.parent)
     assert load_backbone("model").fps == 0.5
-    named = load_backbone(BackboneConfig(checkpoint="./model", family="backbones.tiny:LlavaOnevision", fps=4))
+    named = load_backbone(
+        BackboneConfig(checkpoint="./model", family="hermes.backbones.tiny:LlavaOnevision", fps=4)
+    )
     assert named.fps == 4
 
 

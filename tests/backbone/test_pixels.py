@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from backbones.qwen2_5_vl import Qwen2_5VL
-from backbones.qwen3_vl import Qwen3VL
 from hermes.backbone import (
     PixelRecipe,
     normalize,
@@ -21,6 +19,8 @@ from hermes.backbone import (
     smart_resize,
     stack,
 )
+from hermes.backbones.qwen2_5_vl import Qwen2_5VL
+from hermes.backbones.qwen3_vl import Qwen3VL
 from hermes.errors import InputError, SettingError, UnsupportedModelError
 from hermes.video import Frame
 from tests.support.tolerances import close

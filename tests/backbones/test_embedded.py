@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from backbones.embedded import FOLDER
+from hermes.backbones.embedded import FOLDER
 from hermes.data.wanderer import KINDS
 from tests.support.command_line import process
 

@@ -9,17 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from hermes.bench.cells import write_bench
-from hermes.bench.records import Recorder, write_records
-from hermes.bench.stream import PAPER, bench_config, stream_records
+from hermes.bench import PAPER, Recorder, bench_config, stream_records, write_bench, write_records
 from hermes.cli import main
 from hermes.decoding.generation import GenerationConfig
 from hermes.errors import InputError, SettingError
 from hermes.evaluation.sweeps.cells import SweepCell
 from hermes.evaluation.sweeps.running import Outcome
 from hermes.memory import MemoryConfig
+from hermes.policies.hermes import Hermes
 from hermes.session.session import StreamSession
-from policies.hermes import Hermes
 from tests.support.command_line import hermes, write
 from tests.support.families import FAMILIES, make_frames, tiny
 

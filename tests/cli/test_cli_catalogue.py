@@ -103,7 +103,7 @@ def test_list_of_an_unknown_kind() -> None:
             ["hermes"],
             ["arXiv 2601.14724, Sec. 3", "policy.tiers.NAME.share", "a number from 0 to 1", "name: hermes"],
         ),
-        (["random"], ["policies.random.Random", "hermes.parts.scorers.RandomScore"]),
+        (["random"], ["hermes.policies.random.Random", "hermes.parts.scorers.RandomScore"]),
         (["random", "--kind", "scorer"], ["hermes.parts.scorers.RandomScore", "redraw: false"]),
         (["llava_onevision_7b"], ["checkpoint: llava-hf/llava-onevision-qwen2-7b-ov-hf", "dtype: auto"]),
         (["qwen3_vl"], ["M-RoPE", "backbone.max_pixels"]),
@@ -162,7 +162,7 @@ def test_environment_is_plain() -> None:
 
 POLICY = """
 from dataclasses import dataclass
-from policies.fifo import Fifo
+from hermes.policies.fifo import Fifo
 
 @dataclass
 class Mine(Fifo):

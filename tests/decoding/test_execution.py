@@ -17,15 +17,15 @@ from hermes.decoding.execution import Execution
 from hermes.errors import HermesError
 from hermes.memory import KVMemory, LayerUpdate, MemoryConfig
 from hermes.parts import Eager, EvenFrames, LayerContext, Lazy, RandomScore, Recency, Scorer, Selector, TopK
+from hermes.policies.fifo import Fifo
+from hermes.policies.hermes import Hermes
+from hermes.policies.hermes_recent import HermesRecent
+from hermes.policies.hermes_release import HermesRelease
+from hermes.policies.rekv import Rekv
+from hermes.policies.snapkv import SnapKV
 from hermes.policy import MemoryPolicy, Tier, TieredPolicy
 from hermes.session.lockstep import BatchedSession
 from hermes.session.session import StreamSession
-from policies.fifo import Fifo
-from policies.hermes import Hermes
-from policies.hermes_recent import HermesRecent
-from policies.hermes_release import HermesRelease
-from policies.rekv import Rekv
-from policies.snapkv import SnapKV
 from tests.support.families import make_frames, tiny
 from tests.support.references import noise_chunk
 from tests.support.tolerances import close
@@ -131,7 +131,7 @@ def test_records_outlive_the_stream(traced: None) -> None:
     assert not {**ours.execution.prefills.refused, **ours.execution.compressions.refused}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_compiled_steps_are_the_eager_ones() -> None:
     stock, ours = (_session(embedding_probe(Hermes(budget=60)), mode) for mode in ("eager", "compile"))
     for session in (stock, ours):
@@ -145,8 +145,8 @@ def test_compiled_steps_are_the_eager_ones() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("policy", ["exact", "embedding", "fifo"])
 def test_cuda_graphs_are_the_eager_steps(policy: str) -> None:
-    from backbones.tiny import TinyLlavaOnevision
     from hermes.backbone import BackboneConfig
+    from hermes.backbones.tiny import TinyLlavaOnevision
 
     backbone = TinyLlavaOnevision.load(BackboneConfig(family="tiny_llava_onevision", device="cuda"))
     stock, ours = (

@@ -14,8 +14,8 @@ from hermes.attention import folded_sdpa
 from hermes.decoding.generation import GenerationConfig
 from hermes.decoding.layerwise import same_blocks
 from hermes.memory import MemoryConfig
+from hermes.policies.hermes import Hermes
 from hermes.session.session import StreamSession
-from policies.hermes import Hermes
 from tests.support.families import FAMILIES, make_frames, tiny
 from tests.support.tolerances import close
 
@@ -57,7 +57,7 @@ def test_static_streams_text_and_scores_choices() -> None:
     assert answer.probabilities == pytest.approx(wanted.probabilities, abs=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_static_compiled() -> None:
     """In a process of its own: the shape checks of these tests cannot be compiled."""
     script = """

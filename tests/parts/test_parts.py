@@ -26,10 +26,10 @@ from hermes.parts import (
     Summary,
     TopK,
 )
+from hermes.policies.hermes import Hermes
+from hermes.policies.hermes_release import HermesRelease
 from hermes.policy import Tier, TieredPolicy
 from hermes.tokens import TokenKind
-from policies.hermes import Hermes
-from policies.hermes_release import HermesRelease
 from tests.support.memory_cases import toy
 from tests.support.parts_cases import context_of, memory_of, scaled, smoothed, stream_context, unit
 from tests.support.tolerances import close

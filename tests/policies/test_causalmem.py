@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hermes.policies.causalmem import CausalMem
 from hermes.session.session import StreamSession
 from hermes.tokens import VideoState, split_frames
-from policies.causalmem import CausalMem
 from tests.support.asking import stream_and_ask
 from tests.support.references import FAMILIES, tiny
 from tests.support.rivals import scenes

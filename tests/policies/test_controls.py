@@ -7,10 +7,10 @@ import math
 import pytest
 
 from hermes.parts import EvenFrames, RandomScore, TopK, ValueNorm
+from hermes.policies.key_norm import KeyNormPolicy
+from hermes.policies.stratified import Stratified
+from hermes.policies.value_norm import ValueNormPolicy
 from hermes.policy import Tier
-from policies.key_norm import KeyNormPolicy
-from policies.stratified import Stratified
-from policies.value_norm import ValueNormPolicy
 from tests.support.rivals import HEADS, PREFIX, best, steps
 
 pytestmark = pytest.mark.unit

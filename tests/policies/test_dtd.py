@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from hermes.errors import InputError
+from hermes.policies.dtd import Dtd
+from hermes.policies.full import Full
 from hermes.session.session import StreamSession
 from hermes.testing import Trial
 from hermes.tokens import VideoState
-from policies.dtd import Dtd
-from policies.full import Full
 from tests.support.references import FAMILIES, tiny
 from tests.support.rivals import still_frames
 

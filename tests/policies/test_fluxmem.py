@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hermes.policies.fluxmem import FluxMem
 from hermes.policy import merged, otsu, thinned
 from hermes.session.session import StreamSession
 from hermes.tokens import Chunk, Provenance, VideoState, split_frames
-from policies.fluxmem import FluxMem
 from tests.support.references import FAMILIES, tiny
 from tests.support.rivals import scenes
 from tests.support.tolerances import close

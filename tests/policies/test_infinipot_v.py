@@ -9,7 +9,7 @@ import torch
 
 from hermes.errors import SettingError
 from hermes.parts import Never
-from policies.infinipot_v import InfiniPotV
+from hermes.policies.infinipot_v import InfiniPotV
 from tests.support.references import rope, toy_rotary
 from tests.support.rivals import HEADS, PREFIX, best, steps
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from hermes.parts import Buckets, bucketed
+from hermes.policies.livevlm import LiveVlm, VisionAttention
 from hermes.session.session import StreamSession
 from hermes.testing import Trial
 from hermes.testing.trial import copy_state
-from policies.livevlm import LiveVlm, VisionAttention
 from tests.support.asking import holds_exactly, stream_and_ask
 from tests.support.references import rope, rope_settings, tiny
 
@@ -131,4 +131,4 @@ def test_the_window_of_one_frame_is_the_streams_own():
     session = StreamSession(tiny("llava_onevision"), policy, chunk_frames=4)
     session.feed(Trial("full").frames(8))
     assert policy.tiers["all"].scorer == VisionAttention()
-    assert {scorer.window for scorer in session.policy.following.scorers.values()} == {9}
+    assert {scorer.window for scorer in session.policy.ledger.scorers.values()} == {9}

@@ -9,14 +9,14 @@ from hermes import KVMemory, Recall, VideoState
 from hermes.errors import SettingError
 from hermes.memory import append
 from hermes.parts import Recency, Selection, TopK
+from hermes.policies.dscache import DSCache
+from hermes.policies.hermes import Hermes
+from hermes.policies.hermes_recent import HermesRecent
+from hermes.policies.streamingvlm import StreamingVLM
 from hermes.policy import FrameBuffer, StreamContext, Tier, frames_that_fit
 from hermes.session.config import run_config
 from hermes.session.session import StreamSession
 from hermes.testing import Trial
-from policies.dscache import DSCache
-from policies.hermes import Hermes
-from policies.hermes_recent import HermesRecent
-from policies.streamingvlm import StreamingVLM
 from tests.support.parts_cases import memory_of
 from tests.support.references import FAMILIES, rope, rope_settings, tiny, toy_rotary
 from tests.support.rivals import PREFIX, steps
@@ -62,7 +62,7 @@ def test_frames_that_fit_are_whole_groups():
 @pytest.mark.parametrize("heads", [False, True])
 @pytest.mark.parametrize("written", [False, True])
 def test_a_memory_behind_another_is_rope_from_scratch(axes, heads, written):
-    from policies.value_norm import ValueNormPolicy
+    from hermes.policies.value_norm import ValueNormPolicy
 
     policy = ValueNormPolicy(budget=14) if heads else StreamingVLM(budget=14)
     one, _, _ = list(steps(policy, (3, 2), axes=axes))[-1]

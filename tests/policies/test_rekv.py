@@ -7,8 +7,8 @@ from itertools import chain
 import pytest
 import torch
 
+from hermes.policies.rekv import Rekv
 from hermes.policy import Store
-from policies.rekv import Rekv
 from tests.support.asking import Asked, holds_exactly, stream_and_ask
 
 pytestmark = pytest.mark.model

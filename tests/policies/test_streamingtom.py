@@ -10,11 +10,11 @@ from transformers import AttentionInterface
 
 from hermes.backbone import encode
 from hermes.errors import InputError
+from hermes.policies.streamingtom import StreamingTom
 from hermes.policy import Store, density_peaks, temporal_reduction
 from hermes.session.session import StreamSession
 from hermes.testing import Trial
 from hermes.tokens import VideoState
-from policies.streamingtom import StreamingTom
 from tests.support.asking import stream_and_ask
 from tests.support.references import FAMILIES, slow_quantise, tiny
 from tests.support.rivals import still_frames

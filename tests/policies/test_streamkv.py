@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+from hermes.policies.streamkv import StreamKv
 from hermes.policy import segmented
 from hermes.session.session import StreamSession
 from hermes.tokens import VideoState
-from policies.streamkv import StreamKv
 from tests.support.asking import holds_exactly, stream_and_ask
 from tests.support.references import FAMILIES, tiny
 from tests.support.rivals import scenes

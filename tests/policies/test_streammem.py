@@ -10,10 +10,10 @@ import torch
 from hermes import Chunk, Provenance
 from hermes.attention import Guidance
 from hermes.decoding.observer import _mass
+from hermes.policies.streammem import StreamMem
 from hermes.session.session import StreamSession
 from hermes.testing import Trial
 from hermes.tokens import TokenKind
-from policies.streammem import StreamMem
 from tests.support.references import rope, tiny, toy_rotary
 from tests.support.rivals import HEADS, PREFIX, steps
 from tests.support.tolerances import close

@@ -14,13 +14,13 @@ from hermes.decoding.observer import DecoderObserver
 from hermes.errors import SettingError
 from hermes.evaluation.results.rows import AnswerRow
 from hermes.memory import insert_blocks
+from hermes.policies.fifo import Fifo
+from hermes.policies.rekv import Rekv
 from hermes.policy import Archive, Store, best, dequantise, quantise, run_lengths, similarity
 from hermes.session.lockstep import BatchedSession
 from hermes.session.session import StreamSession
 from hermes.testing import Trial
 from hermes.testing.trial import copy_state
-from policies.fifo import Fifo
-from policies.rekv import Rekv
 from tests.support.asking import QUESTION, stream_and_ask
 from tests.support.references import (
     FAMILIES,

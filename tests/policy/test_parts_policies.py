@@ -15,17 +15,17 @@ from hermes.decoding.observer import DecoderObserver
 from hermes.errors import SettingError
 from hermes.memory import KVMemory
 from hermes.parts import RandomScore
+from hermes.policies.fifo import Fifo
+from hermes.policies.full import Full
+from hermes.policies.hermes import Hermes
+from hermes.policies.hermes_release import HermesRelease, release_tiers
+from hermes.policies.random import Random
+from hermes.policies.recent import Recent
+from hermes.policies.streaming_llm import StreamingLLM
+from hermes.policies.uniform import Uniform, _spread
 from hermes.policy import MemoryPolicy, Recall, TieredPolicy
 from hermes.session.session import StreamSession
 from hermes.testing import Trial
-from policies.fifo import Fifo
-from policies.full import Full
-from policies.hermes import Hermes
-from policies.hermes_release import HermesRelease, release_tiers
-from policies.random import Random
-from policies.recent import Recent
-from policies.streaming_llm import StreamingLLM
-from policies.uniform import Uniform, _spread
 from tests.support.memory_cases import write
 from tests.support.parts_cases import context_of, memory_of, model, scaled, smoothed, stream_context, unit
 from tests.support.references import FAMILIES, PlainMemory, tiny, toy_rotary

@@ -10,11 +10,11 @@ from hermes.config import build
 from hermes.errors import SettingError
 from hermes.memory import KVMemory
 from hermes.parts import Blend, Chain, FusedBlend, LayerContext, Recency, Summary, TopK
+from hermes.policies.hermes import Hermes
 from hermes.policy import StreamContext, Tier, TieredPolicy
 from hermes.session.opening import open_session
 from hermes.session.session import StreamSession
 from hermes.video import open_source
-from policies.hermes import Hermes
 from tests.support.families import make_frames
 from tests.support.references import noise_chunk, prefill, tiny, toy_rotary
 

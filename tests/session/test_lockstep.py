@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from hermes.errors import InputError
+from hermes.policies.fifo import Fifo
+from hermes.policies.hermes import Hermes
 from hermes.policy import MemoryPolicy
 from hermes.session.answer import Answer
 from hermes.session.lockstep import BatchedSession
 from hermes.session.session import StreamSession
 from hermes.video import Frame
-from policies.fifo import Fifo
-from policies.hermes import Hermes
 from tests.support.families import tiny
 
 pytestmark = pytest.mark.model

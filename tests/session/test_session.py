@@ -17,13 +17,13 @@ from hermes.decoding.generation import GenerationConfig
 from hermes.errors import HermesError, InputError, SettingError
 from hermes.memory import LayerUpdate
 from hermes.parts import RandomScore
+from hermes.policies.full import Full
+from hermes.policies.hermes import Hermes
+from hermes.policies.random import Random
+from hermes.policies.recent import Recent
 from hermes.policy import Tier
 from hermes.session.session import Callback, StreamSession
 from hermes.video import Frame
-from policies.full import Full
-from policies.hermes import Hermes
-from policies.random import Random
-from policies.recent import Recent
 
 pytestmark = pytest.mark.model
 SHORT = GenerationConfig(max_new_tokens=4)

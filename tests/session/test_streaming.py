@@ -10,12 +10,12 @@ from transformers import DynamicCache
 from hermes.decoding.generation import GeneratedRepetitionPenalty
 from hermes.errors import SettingError
 from hermes.memory import KVMemory, MemoryConfig
+from hermes.policies.fifo import Fifo
+from hermes.policies.full import Full
+from hermes.policies.hermes import Hermes
+from hermes.policies.random import Random
 from hermes.tokens import VideoState
 from hermes.video import Frame
-from policies.fifo import Fifo
-from policies.full import Full
-from policies.hermes import Hermes
-from policies.random import Random
 from tests.support.references import DenseDecoder, cloned, identical, tiny
 from tests.support.streaming_cases import PLAIN, QUESTION, Raw, family, frames, session_on
 from tests.support.tolerances import close

@@ -14,13 +14,13 @@ from hermes import open_session
 from hermes.attention import memory_attention_set
 from hermes.decoding.observer import DecoderObserver
 from hermes.errors import InputError, SettingError
+from hermes.policies.fifo import Fifo
+from hermes.policies.hermes import Hermes
+from hermes.policies.random import Random
 from hermes.policy import Recall
 from hermes.session.session import Callback
 from hermes.tokens import VideoState
 from hermes.video import Frame
-from policies.fifo import Fifo
-from policies.hermes import Hermes
-from policies.random import Random
 from tests.support.references import cloned, identical, tiny
 from tests.support.streaming_cases import QUESTION, Raw, family, frames, session_on
 from tests.support.tolerances import close

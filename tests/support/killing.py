@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hermes.decoding.observer import DecoderObserver
 from hermes.memory import KVMemory, LayerUpdate
-from policies.fifo import Fifo
+from hermes.policies.fifo import Fifo
 
 
 @dataclass

@@ -20,10 +20,10 @@ from hermes.decoding.generation import GenerationConfig
 from hermes.dialogue import PROMPT_KINDS, GuidancePrompts, Round
 from hermes.memory import KVMemory, MemoryConfig
 from hermes.parts import Eager, Selection, TopK
+from hermes.policies.hermes_release import HermesRelease, release_tiers
 from hermes.policy import TieredPolicy
 from hermes.session.session import StreamSession
 from hermes.tokens import Chunk, Provenance, VideoState
-from policies.hermes_release import HermesRelease, release_tiers
 from tests.support.tolerances import close
 
 KV, SCORES, HALF_SCORES = "oracle_kv", "oracle_scores", "oracle_half_scores"

@@ -8,9 +8,9 @@ import torch
 from transformers import LogitsProcessor
 
 from hermes.decoding.generation import GenerationConfig
+from hermes.policies.full import Full
 from hermes.session.session import StreamSession
 from hermes.video import Frame
-from policies.full import Full
 from tests.support.references import FAMILIES, tiny
 
 family = pytest.mark.parametrize("family", FAMILIES)

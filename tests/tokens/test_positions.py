@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backbones.tiny import TinyLlavaOnevision, TinyQwen2_5VL, TinyQwen3VL
 from hermes.backbone import BackboneConfig, load_backbone
+from hermes.backbones.tiny import TinyLlavaOnevision, TinyQwen2_5VL, TinyQwen3VL
 from hermes.errors import UnsupportedModelError
 from hermes.kernels import rotate
 from hermes.tokens import Rotary, compacted, dense_ranks, expand_axes

@@ -12,9 +12,9 @@ from PIL import Image
 from hermes.backbone import load_backbone
 from hermes.errors import SettingError
 from hermes.evaluation import Journal, eval_config, evaluate
+from hermes.policies.full import Full
 from hermes.session.session import StreamSession
 from hermes.video import Frame, Link
-from policies.full import Full
 from tests.support.command_line import hermes
 
 GREY = np.zeros((16, 16, 3), np.uint8)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
 from hermes.errors import InputError
 from hermes.evaluation.judging.judge import Verdict
-from hermes.evaluation.judging.judge_run import _logger
 from hermes.evaluation.results.rows import AnswerRow
+
+__all__ = ["VerdictFile"]
+
+_logger = logging.getLogger("hermes.evaluation")
 
 
 class VerdictFile:
     """Verdicts in a file of JSON lines, by a hash of the judge, the question and both answers.
 
-    Source: this project. Each line has the judge, the words it was given, the messages, the raw replies and
-    the verdict. Lines that were cut short are passed over; of two with the same key the later one counts.
+    Each line has the judge, the words it was given, the messages, the raw replies and the verdict. Lines that
+    were cut short are passed over; of two with the same key the later one counts.
 
     Args:
         path: of the file; it need not be there.
