@@ -201,9 +201,8 @@ class _Finder(MetaPathFinder, Loader):
     def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
         real = PathFinder.find_spec(name, path)
         if name.partition(".")[0] not in HEAVY:
-            if real is not None and _links_torch(real):
-                _refuse(name)
-            return real
+            # Whoever else finds modules has its say.
+            return _refuse(name) if real is not None and _links_torch(real) else None
         if real is None:
             # Not installed, or a module that the package itself makes up.
             return _refuse(name) if "." in name else None

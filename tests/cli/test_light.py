@@ -97,6 +97,7 @@ LIGHT = [
     "show guided_attention",
     "show qwen3_vl",
     "show fifo_frame",
+    "show policies.fifo.Fifo",
     "show table1_ovobench",
     "show hrmes",
     "validate",
@@ -131,7 +132,7 @@ from dataclasses import dataclass
 
 import torch
 from hermes.config import setting
-from policies.fifo import Fifo
+from hermes.policies.fifo import Fifo
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
