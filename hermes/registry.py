@@ -8,7 +8,7 @@ import inspect
 import logging
 import os
 import sys
-from importlib.metadata import Distribution, EntryPoint, EntryPoints, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any, NamedTuple
 
 from hermes.errors import HermesError, SettingError, did_you_mean
@@ -196,7 +196,7 @@ def registry(kind: str) -> Registry:
 
 
 @functools.cache
-def _installed(path: tuple[str, ...]) -> EntryPoints:
+def _installed(path: tuple[str, ...]) -> Any:
     """The entry points of every package on the path, read once for all kinds."""
     return entry_points()
 
