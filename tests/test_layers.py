@@ -8,11 +8,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # From the ground up. A room imports those above it in this list and itself; lazy and type-only imports count.
-ROOMS = (
-    "errors version faces registry files kernels machine pages samples tokens config video dialogue memory attention "
-    "data parts backbone policy decoding session evaluation testing training bench cli"
+ROOMS = (  # noqa: SIM905 (as a line of words it is read in order)
+    "errors version faces registry files kernels machine pages samples tokens config video dialogue memory "
+    "attention data parts backbone policy decoding session evaluation testing training bench cli"
 ).split()
-EVALUATION = "results scoring judging running sweeps reports".split()
+EVALUATION = "results scoring judging running sweeps reports".split()  # noqa: SIM905 (likewise)
 PLUGINS = ("policies", "backbones", "analysis")
 # Whoever ranks tokens knows no model.
 MODEL_FREE = ("hermes.parts", "hermes.policy", "policies")
