@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-__all__ = ["lazy_face"]
+__all__ = ["face"]
 
 
-def lazy_face(package: str, modules: Mapping[str, str]) -> tuple[list[str], Callable[[str], Any]]:
-    """The ``__all__`` and ``__getattr__`` of a package.
+def face(package: str, file: str) -> tuple[list[str], Callable[[str], Any]]:
+    """The ``__all__`` and ``__getattr__`` of a package, as ``__init__.pyi`` beside it lists its names.
 
-    Type checkers need the same names below ``if TYPE_CHECKING``.
+    Type checkers and editors read the same list.
 
     Args:
         package: its name.
-        modules: a module of it -> names that the package hands on, with spaces between.
+        file: its ``__init__.py``.
     """
-    where = {name: f"{package}.{module}" for module, names in modules.items() for name in names.split()}
+    listed = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    where = {
+        alias.name: str(node.module)
+        for node in listed.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
 
     def look_up(name: str) -> Any:
         if name not in where:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -180,3 +181,15 @@ def test_layers_of_the_memory_are_written_by_the_memory_alone() -> None:
                     if owner == "layer" or owner.endswith((".layers[index]", "memory[index]")):
                         found.append(f"{module}: {ast.unparse(node)}")
     assert not found
+
+
+def test_the_map_names_every_room_in_its_order_and_no_file_that_is_not_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (`[a-z`, /]+) \| (.*) \|$", page.partition("Beside `hermes/`")[0], re.MULTILINE)
+    named = [name for first, _ in rows for name in re.findall(r"`(\w+)/?`", first)]
+    assert named == ROOMS
+    for first, line in rows:
+        for file in re.findall(r"`(\w+\.py)`", line):
+            assert list((ROOT / "hermes" / first.strip("`/")).rglob(file)), f"{first}: {file}"
+    for path in re.findall(r"`((?:hermes|tests|policies|backbones|analysis)/[\w/]+\.py)`", page):
+        assert "NAME" in path or (ROOT / path).is_file(), path

@@ -19,8 +19,8 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a model is loaded")
 
-    monkeypatch.setattr("hermes.backbone.loading.load_backbone", refuse)
-    monkeypatch.setattr("hermes.evaluation.running.module.load_backbone", refuse)
+    for place in ("hermes.backbone.loading", "hermes.evaluation.running.module", "hermes.session.opening"):
+        monkeypatch.setattr(f"{place}.load_backbone", refuse)
 
 
 def given(folder: Path, content: Any) -> str:
