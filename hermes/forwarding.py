@@ -189,9 +189,13 @@ def former_names(module: str) -> Callable[[str], Any]:
 
 
 def find_again(name: str) -> None:
-    """Replace a plug-in folder of ours that Python found by its former name before it met `hermes`."""
-    del sys.modules[name]
-    import_module(name)
+    """Replace a plug-in folder of ours that Python found by its former name before it met `hermes`.
+
+    One of another checkout, not of this Hermes, stays what it is: a user's own.
+    """
+    if all(_is_ours(place, name) for place in sys.modules[name].__path__):
+        del sys.modules[name]
+        import_module(name)
 
 
 def install() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from hermes.forwarding import shipped
 from tests.support.command_line import FAST, process
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -94,6 +96,18 @@ def test_a_script_beside_its_own_folders(folder: Path, script: str) -> None:
     done = process(sys.executable, "train.py", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done\n"
+
+
+def test_another_checkout_is_a_folder_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "policies").mkdir()
+    for name in ("__init__.py", "fifo.py"):
+        shutil.copy(shipped("policies") / name, tmp_path / "policies")
+    script = "from policies.fifo import Fifo\nfrom policies.hermes import Hermes\n"
+    script += "import hermes.policies.fifo, hermes.policies.hermes\n"
+    script += "assert Fifo is not hermes.policies.fifo.Fifo and Hermes is hermes.policies.hermes.Hermes\n"
+    (tmp_path / "train.py").write_text(script)
+    done = process(sys.executable, "train.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_module_of_that_name(tmp_path: Path) -> None:
