@@ -29,8 +29,6 @@ _NAMES: dict[Kind, str] = {"recency": "sensory", "mixed": "working", "anchor": "
 class Boundary(NamedTuple):
     """Where a tier begins.
 
-    Source: this project.
-
     Attributes:
         layer: its first layer.
         low, high: 95 % interval of it by the bootstrap.
@@ -46,7 +44,7 @@ class Boundary(NamedTuple):
 class FoundTier(NamedTuple):
     """One tier and its parameters.
 
-    Source: this project; after arXiv 2601.14724, Sec. 3.1.
+    Source: after arXiv 2601.14724, Sec. 3.1.
 
     Attributes:
         name: in the config.
@@ -72,8 +70,6 @@ class FoundTier(NamedTuple):
 @dataclass(frozen=True)
 class Discovery:
     """What the measures of a decoder say about tiers.
-
-    Source: this project.
 
     Attributes:
         tiers: from the first layer to the last; one where no structure was found.
@@ -143,7 +139,7 @@ def discover(
 ) -> Discovery:
     """Tiers over depth, if there are any.
 
-    Source: this project; arXiv 2601.14724, Sec. 2 draws three tiers by eye.
+    Source: arXiv 2601.14724, Sec. 2 draws three tiers by eye.
 
     1. :func:`features` of each layer, in units of their noise from layer to layer.
     2. Is there structure? The layers are permuted (:func:`hermes.analysis.segments.structure_p`): without p
@@ -206,8 +202,8 @@ def discover(
 def features(measures: Sequence[Sequence[LayerMeasures]]) -> Float[np.ndarray, "Q L D"]:
     """What tiers are told apart by: mean age, rhythm, and Gini coefficient.
 
-    Source: this project: one of recency, rhythm and sparsity each, without a fit or a bound that it may run
-    into; none is about the prefix. A measure that some layer has in no question is left out.
+    One of recency, rhythm and sparsity each, without a fit or a bound that it may run into; none is about the
+    prefix. A measure that some layer has in no question is left out.
     """
     raw = np.array([[(one.mean_age, one.rhythm, one.gini) for one in row] for row in measures], dtype=float)
     seen = ~np.isnan(raw).all(axis=0).any(axis=0)

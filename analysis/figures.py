@@ -63,7 +63,7 @@ def _frames(axes: Axes, study: Study, length: int) -> None:
 
 
 def plot_ages(path: Path, study: Study) -> None:
-    """Attention per held token over layers and age, a heat map (this project)."""
+    """Attention per held token over layers and age, a heat map."""
     running = study.overall().by["age"]
     # Where some questions alone have tokens, a mean over them is of other videos.
     enough = running.count.max(0) >= 0.2 * running.count.max()
@@ -89,10 +89,7 @@ def plot_ages(path: Path, study: Study) -> None:
 
 
 def plot_patches(path: Path, study: Study) -> None:
-    """Attention per held token over layers and place in the frame, relative to the layer's mean.
-
-    Source: this project.
-    """
+    """Attention per held token over layers and place in the frame, relative to the layer's mean."""
     running = study.overall().by["patch"]
     mean = np.where(running.count > 0, running.mean, np.nan)
     relative = mean / np.nanmean(mean, axis=1, keepdims=True)
@@ -139,7 +136,7 @@ _PANELS = ("recency\n(share of attention)", "rhythm\n(share of variance)", "sink
 
 
 def plot_depth(path: Path, found: Findings) -> None:
-    """Recency, rhythm and sparsity against depth with intervals, and the tiers above (this project)."""
+    """Recency, rhythm and sparsity against depth with intervals, and the tiers above."""
     layers = np.arange(len(found.layers))
     figure = Figure(figsize=(8, 8.6), layout="constrained")
     tiers, *panels = figure.subplots(1 + len(_DEPTH), 1, sharex=True, height_ratios=(0.8, 2, 2, 2))
@@ -244,7 +241,7 @@ def _band(
 
 
 def plot_categories(path: Path, found: Findings) -> None:
-    """Recency and effective tokens against depth for each category of questions (this project)."""
+    """Recency and effective tokens against depth for each category of questions."""
     layers = np.arange(len(found.layers))
     figure = Figure(figsize=(8, 6), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)

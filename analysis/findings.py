@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from hermes.files import write_csv_whole
 
 from .discovery import Discovery, discover
 from .measures import Estimate, LayerMeasures, Verdict, estimate, period_verdict, summarise
@@ -30,8 +31,6 @@ Layers = list[dict[str, Estimate]]
 @dataclass(frozen=True, eq=False)
 class Findings:
     """A study in numbers.
-
-    Source: this project.
 
     Attributes:
         study: where they are from.
@@ -54,8 +53,6 @@ class Findings:
 
 def find(study: Study, seed: int = 0) -> Findings:
     """Estimate everything of a study, with intervals over its videos.
-
-    Source: this project.
 
     Args:
         study: with one question or more.
@@ -123,20 +120,17 @@ _SHOWN: Mapping[str, int] = {"shallow": 0, "middle": 8, "deep": 26}
 
 
 def write_tables(found: Findings, folder: Path) -> None:
-    """Write every number as CSV: layers, categories, tiers, profiles, and heads where they were measured.
-
-    Source: this project.
-    """
-    folder.mkdir(exist_ok=True)
+    """Write every number as CSV: layers, categories, tiers, profiles, and heads where they were measured."""
     study = found.study
-    _write(folder / "layers.csv", _layer_rows(found))
+    write_csv_whole(folder / "layers.csv", _layer_rows(found))
     rows = (
         {"category": name, **row} for name, layers in found.categories.items() for row in _estimates(layers)
     )
-    _write(folder / "categories.csv", rows)
-    _write(folder / "tiers.csv", (_tier_row(found, number) for number in range(len(found.discovery.tiers))))
+    write_csv_whole(folder / "categories.csv", rows)
+    tiers = (_tier_row(found, number) for number in range(len(found.discovery.tiers)))
+    write_csv_whole(folder / "tiers.csv", tiers)
     for axis in AXES:
-        _write(folder / f"profile_{axis}.csv", _profile_rows(study.overall(), axis))
+        write_csv_whole(folder / f"profile_{axis}.csv", _profile_rows(study.overall(), axis))
     if study.heads:
         measures = np.array(study.heads)
         each = np.ndindex(measures.shape[1:3])
@@ -147,7 +141,7 @@ def write_tables(found: Findings, folder: Path) -> None:
                 [LayerMeasures(*row) for row in measures[:, layer, head]], study.videos()
             ).items()
         )
-        _write(folder / "heads.csv", heads)
+        write_csv_whole(folder / "heads.csv", heads)
 
 
 def _estimates(layers: Layers) -> Iterator[dict[str, Any]]:
@@ -203,11 +197,3 @@ def _profile_rows(profiles: Profiles, axis: str) -> Iterator[dict[str, Any]]:
             "deviation": f"{np.sqrt(variance[at]):.6g}",
             "geometric_mean": f"{np.exp(running.log[at]):.6g}",
         }
-
-
-def _write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    found = list(rows)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(found[0]) if found else [], restval="")
-        writer.writeheader()
-        writer.writerows(found)

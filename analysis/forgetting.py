@@ -15,8 +15,6 @@ _BINS, _LEAST_K = 64, 3.0
 class Forgetting(NamedTuple):
     """The fit of one question in one layer.
 
-    Source: this project.
-
     Attributes:
         k: forgetting rate by relative age, as in ``policy.tiers.NAME.scorer.k``.
         share: share of the video mass that the exponential accounts for; the rest is the even floor.
@@ -29,14 +27,13 @@ class Forgetting(NamedTuple):
 def forgetting(mass: Float[np.ndarray, " V"], frames: int) -> Forgetting:
     """Fit ``p_i = (1 - share) / V + share exp(-k a_i) / Z`` to the normalised mass of V video tokens.
 
-    Source: this project; the exponential is that of arXiv 2601.14724, Sec. 3.1. Relative age ``a_i`` is
+    Source: the exponential is that of arXiv 2601.14724, Sec. 3.1. Relative age ``a_i`` is
     ``(V - 1 - i) / (V - 1)`` by index in the cache, as in the scorer, so that ``k`` means the same. The floor
     belongs to the model: without one, k of a layer with a recent peak and mass everywhere would tell only how
     much floor there is. The fit maximises ``sum_i p_i log q_i``, so q is the distribution nearest to p in
     Kullback-Leibler divergence; it needs no logarithm of a mass, and peaks that recur at every age, such as
     anchors, weigh on the floor alone. ``k`` is sought from 3, as slower forgetting can hardly be told from a
-    floor, to four times the number of frames, as faster would be within a frame; it is
-    found to 1 %.
+    floor, to four times the number of frames, as faster would be within a frame; it is found to 1 %.
 
     Args:
         mass: of video tokens, oldest first; at least two, not all zero.
@@ -67,9 +64,7 @@ def forgetting(mass: Float[np.ndarray, " V"], frames: int) -> Forgetting:
     return found
 
 
-def _recent(
-    k: Float[np.ndarray, " K"], edges: Int[np.ndarray, " E"], total: int
-) -> Float[np.ndarray, "K B"]:
+def _recent(k: Float[np.ndarray, " K"], edges: Int[np.ndarray, " E"], total: int) -> Float[np.ndarray, "K B"]:
     """Share of the exponential in each bin of tokens: a geometric series from the newest one on."""
     rate = -k[:, None] / (total - 1)
     series = np.expm1(rate * (total - edges)) / np.expm1(rate * total)

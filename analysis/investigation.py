@@ -27,7 +27,7 @@ def investigate_runs(
 ) -> dict[int, Findings]:
     """Run an investigation, or several with other windows, and write everything to a folder.
 
-    Source: this project; the procedure of arXiv 2601.14724, Sec. 2.
+    Source: the procedure of arXiv 2601.14724, Sec. 2.
 
     Args:
         config: everything.

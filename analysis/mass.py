@@ -14,8 +14,7 @@ __all__ = ["LayerMass"]
 class LayerMass:
     """Attention of one question to the tokens that a layer holds.
 
-    Source: arXiv 2601.14724, Sec. 2 (mean over heads and query tokens), with the provenance of each token
-    (this project).
+    Source: arXiv 2601.14724, Sec. 2 (mean over heads and query tokens), with the provenance of each token.
 
     Attributes:
         mass: mean weight of each of ``T`` held tokens; sums to at most 1, as a question also sees itself.

@@ -37,8 +37,8 @@ _LEAST_SHARE = 0.05
 class LayerMeasures(NamedTuple):
     """One question in one layer. ``m`` is the mass of V video tokens, ``p = m / sum m``, oldest first.
 
-    Source: this project; arXiv 2601.14724, Sec. 2 tells recency and anchors from figures. Everything but
-    ``prefix_share`` is over video tokens alone; NaN where undefined.
+    Source: arXiv 2601.14724, Sec. 2 tells recency and anchors from figures. Everything but ``prefix_share``
+    is over video tokens alone; NaN where undefined.
 
     Attributes:
         prefix_share: mass on the prefix and other text, over all mass on the memory (the sink).
@@ -73,7 +73,7 @@ class LayerMeasures(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A mean over questions with its interval (this project).
+    """A mean over questions with its interval.
 
     Attributes:
         mean, low, high: of the questions in which the measure is defined; NaN where it is in none.
@@ -87,7 +87,7 @@ class Estimate(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether a layer has a rhythm, over questions (this project).
+    """Whether a layer has a rhythm, over questions.
 
     Attributes:
         claimed: share of the questions that claim the period claimed most often.
@@ -101,7 +101,7 @@ class Verdict(NamedTuple):
 
 
 class Anchors(NamedTuple):
-    """Which place of the frame a layer looks at, and how stable that is (this project).
+    """Which place of the frame a layer looks at, and how stable that is.
 
     Attributes:
         patch: the place that is most often the peak of a frame; -1 without frames.
@@ -120,7 +120,7 @@ class Anchors(NamedTuple):
 def measure(layer: LayerMass, tokens_per_frame: int | None = None) -> LayerMeasures:
     """All measures of one question in one layer.
 
-    Source: this project; each formula is with its field in :class:`LayerMeasures`.
+    Each formula is with its field in :class:`LayerMeasures`.
 
     Args:
         layer: what the question looked at.
@@ -163,8 +163,6 @@ def measure(layer: LayerMass, tokens_per_frame: int | None = None) -> LayerMeasu
 def peaks(layer: LayerMass) -> Int[np.ndarray, " F"]:
     """The place of each frame's largest mass, for frames of which two or more tokens are held.
 
-    Source: this project.
-
     >>> frame = np.array([0, 0, 1, 1, 2])
     >>> peaks(LayerMass(np.array([1, 2, 4, 3, 9.0]), frame, 2.0 - frame, np.array([0, 1, 0, 1, 0])))
     array([1, 0])
@@ -186,7 +184,7 @@ def summarise(
 ) -> dict[str, Estimate]:
     """Mean and interval over questions of every measure that has a mean: all but period and anchor patch.
 
-    Source: this project; see :func:`estimate`. ``k`` is averaged as a logarithm.
+    See :func:`estimate`. ``k`` is averaged as a logarithm.
 
     Args:
         measures: of one layer, one a question.
@@ -220,8 +218,8 @@ def estimate(
 ) -> Estimate:
     """Mean over questions and its bootstrap interval; questions of one video are drawn together.
 
-    Source: this project; percentiles, expanded for few groups (Hesterberg, The American Statistician 69,
-    2015): as if by the t distribution, and by ``sqrt(G / (G - 1))``.
+    Percentiles, expanded for few groups (Hesterberg, The American Statistician 69, 2015): as if by the t
+    distribution, and by ``sqrt(G / (G - 1))``.
 
     Args:
         values: one a question; NaN where undefined, which is left out.
@@ -260,10 +258,10 @@ def period_verdict(
 ) -> Verdict:
     """Whether a layer has a rhythm, and whether it is that of frames.
 
-    Source: this project. The period claimed most often is that of the layer if chance would claim any so
-    often with a probability below 0.1 %: a question claims one by chance with 1 %, and the G groups count
-    as G trials however many questions they have, so the number of successes is the sum over groups of the
-    share of questions that claim it, rounded down.
+    The period claimed most often is that of the layer if chance would claim any so often with a probability
+    below 0.1 %: a question claims one by chance with 1 %, and the G groups count as G trials however many
+    questions they have, so the number of successes is the sum over groups of the share of questions that
+    claim it, rounded down.
 
     Args:
         measures: of one layer, one a question.
@@ -292,7 +290,7 @@ def period_verdict(
 def anchors(layers: Sequence[LayerMass], groups: Sequence[Hashable] | None = None) -> Anchors:
     """Where the peaks of a layer's frames are, and how stable over frames and questions.
 
-    Source: this project; arXiv 2601.14724, Sec. 2 calls the peaks anchors.
+    Source: arXiv 2601.14724, Sec. 2 calls the peaks anchors.
 
     Args:
         layers: one layer, one a question.
@@ -317,8 +315,8 @@ def anchors(layers: Sequence[LayerMass], groups: Sequence[Hashable] | None = Non
 def sensitivity(layers: Sequence[LayerMass], groups: Sequence[Hashable] | None = None) -> float:
     """How much the question matters: mean Jensen-Shannon divergence between questions on one memory, bits.
 
-    Source: this project. ``JSD(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2`` of the normalised masses of
-    video tokens; 0 where the question does not matter, 1 where two questions share no token.
+    ``JSD(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2`` of the normalised masses of video tokens; 0 where the
+    question does not matter, 1 where two questions share no token.
 
     Args:
         layers: one layer, one a question.

@@ -21,8 +21,8 @@ FLOOR = 1e-12
 class Running:
     """Count, mean, variance and mean logarithm of values that come one matrix ``[L, n]`` at a time.
 
-    Source: this project; sums of squares are merged as in Chan, Golub and LeVeque (1979). NaN stands for
-    nothing there: every place has a count of its own, and matrices may differ in ``n``.
+    Sums of squares are merged as in Chan, Golub and LeVeque (1979). NaN stands for nothing there: every place
+    has a count of its own, and matrices may differ in ``n``.
 
     >>> seen = Running()
     >>> seen.add(np.array([[1.0, 2.0]])); seen.add(np.array([[3.0, np.nan]]))
@@ -72,7 +72,7 @@ def _padded(part: Float[np.ndarray, "L n"], shape: Sequence[int]) -> Float[np.nd
 class Profiles:
     """Profiles of all layers along three axes, over questions.
 
-    Source: arXiv 2601.14724, Sec. 2, over cache index; age and patch are this project's.
+    Source: arXiv 2601.14724, Sec. 2, over cache index; age and patch are Hermes's own.
 
     Attributes:
         seconds: width of a bin of age.
@@ -109,7 +109,7 @@ class Profiles:
 def profile(layer: LayerMass, axis: str, seconds: float) -> Float[np.ndarray, " n"]:
     """Mean mass of a held video token along one axis; NaN where none is held.
 
-    Source: arXiv 2601.14724, Sec. 2 for ``index``; the other axes are this project's.
+    Source: arXiv 2601.14724, Sec. 2 for ``index``; the other axes are Hermes's own.
 
     Args:
         layer: one question in one layer.

@@ -64,8 +64,6 @@ def ask_watched(
 ) -> tuple[Answer, list[list[LayerMass]]]:
     """Ask a question and see what it looked at.
 
-    Source: this project.
-
     Args:
         session: with frames seen.
         question, choices: as for ``session.ask``.

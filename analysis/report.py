@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from hermes.evaluation.reports.run_page import run_with
+from hermes.files import write_text_whole
+from hermes.pages.markdown import table, write_page
 
 from .figures import (
     plot_ages,
@@ -36,7 +39,7 @@ _COLUMNS = {
 def write_report(found: Findings, folder: Path, title: str = "") -> Path:
     """Write ``report.md``, ``tiers.yaml``, ``plots/*.png`` and ``tables/*.csv``; returns the page.
 
-    Source: this project. Nothing in it depends on when it is written.
+    Nothing in it depends on when it is written.
 
     Args:
         found: of a study.
@@ -51,14 +54,12 @@ def write_report(found: Findings, folder: Path, title: str = "") -> Path:
     plot_depth(plots / "depth.png", found)
     plot_categories(plots / "categories.png", found)
     write_tables(found, folder / "tables")
-    tiers = folder / "tiers.yaml"
-    tiers.write_text(found.discovery.config(f"Found by hermes investigate: {_sampled(study)}."), "utf-8")
-    page = folder / "report.md"
+    tiers = found.discovery.config(f"Found by hermes investigate: {_sampled(study)}.")
+    write_text_whole(folder / "tiers.yaml", tiers)
     manifest = folder / "manifest.json"
     about = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
-    parts = (f"# {title or folder.resolve().name}", *_sections(found), _settings(about))
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return page
+    parts = (f"# {title or folder.resolve().name}", *_sections(found), run_with(about))
+    return write_page(folder / "report.md", parts)
 
 
 def write_windows(found: Mapping[int, Findings], folder: Path, title: str = "") -> Path:
@@ -84,18 +85,14 @@ def write_windows(found: Mapping[int, Findings], folder: Path, title: str = "") 
     head = ["window (tokens)", "questions", *(f"newest frame, {d}" for d in depths)]
     head += [*(f"rhythm, {d}" for d in depths), "tiers found"]
     sentences = "\n".join(f"- {window}: {one.discovery.sentence}" for window, one in found.items())
-    text = "\n\n".join(
-        (
-            f"# {title or folder.resolve().name}",
-            "The same questions over a cache of several sizes; each window has a page of its own.",
-            "![Attention against cache index, a column a window](plots/windows.png)",
-            _table(head, rows),
-            sentences,
-        )
+    parts = (
+        f"# {title or folder.resolve().name}",
+        "The same questions over a cache of several sizes; each window has a page of its own.",
+        "![Attention against cache index, a column a window](plots/windows.png)",
+        table(head, rows),
+        sentences,
     )
-    page = folder / "report.md"
-    page.write_text(text + "\n", encoding="utf-8")
-    return page
+    return write_page(folder / "report.md", parts)
 
 
 def _sampled(study: Study) -> str:
@@ -147,7 +144,7 @@ def _claims(found: Findings) -> str:
         "What arXiv 2601.14724, Sec. 2, found for layers 0, 8 and 26 of 28, at the same depths here. "
         "`yes` where 95 % intervals say so; means with intervals.\n\n"
     )
-    return text + _table(["the paper", "measured here", "seen here?"], rows)
+    return text + table(["the paper", "measured here", "seen here?"], rows)
 
 
 def _held(study: Study) -> float:
@@ -171,7 +168,7 @@ def _layers(found: Findings) -> str:
         beat = "-" if period != period else f"{period:g}"
         anchor = "-" if patch < 0 else f"{patch} ({100 * share:.0f} %)"
         rows.append([str(index), *(_span(row[name]) for name in _COLUMNS), beat, anchor])
-    return _LAYERS + "\n\n" + _table(["layer", *_COLUMNS.values(), "period", "anchor"], rows)
+    return _LAYERS + "\n\n" + table(["layer", *_COLUMNS.values(), "period", "anchor"], rows)
 
 
 def _tiers(found: Findings) -> str:
@@ -182,12 +179,12 @@ def _tiers(found: Findings) -> str:
         first = str(tier.layers.start) if edge is None else f"{edge.layer} ({edge.low} to {edge.high})"
         numbers = [f"{value:.3g}" for value in (tier.recency, tier.k, tier.rhythm, tier.weight)]
         rows.append([tier.name, first, str(tier.layers.stop - 1), tier.kind, *numbers])
-    table = _table(["tier", "first layer", "last", "kind", "recency", "k", "rhythm", "budget weight"], rows)
+    tiers = table(["tier", "first layer", "last", "kind", "recency", "k", "rhythm", "budget weight"], rows)
     paper = ", ".join(
         f"{name} {layers.start}-{layers.stop - 1}" for name, layers in paper_tiers(count).items() if layers
     )
     return (
-        f"{discovery.sentence}\n\n{table}\n\nThe paper's 10/60/30: {paper}. The tiers found are a policy: "
+        f"{discovery.sentence}\n\n{tiers}\n\nThe paper's 10/60/30: {paper}. The tiers found are a policy: "
         "`hermes eval policy=FOLDER/tiers.yaml policy.budget=N`; `hermes compare` tells whether they answer "
         "better than others."
     )
@@ -204,7 +201,7 @@ def _categories(found: Findings) -> str:
         ]
         rows.append([name, str(len(found.study.videos(name))), *cells])
     head = [f"{what}, {depth}" for what in ("newest frame", "effective tokens") for depth in shown]
-    return _table(["category", "questions", *head], rows)
+    return table(["category", "questions", *head], rows)
 
 
 def _span(one: Estimate) -> str:
@@ -213,20 +210,6 @@ def _span(one: Estimate) -> str:
     if one.low != one.low:
         return f"{one.mean:.3g}"
     return f"{one.mean:.3g} ({one.low:.3g} to {one.high:.3g})"
-
-
-def _settings(manifest: Mapping[str, Any]) -> str:
-    keys = ("weights", "seed", "device", "device_name", "threads", "attention", "platform", "config_hash")
-    shown = [[key, str(manifest[key])] for key in keys if manifest.get(key) not in (None, "")]
-    versions = manifest.get("versions") or {}
-    shown.append(["versions", ", ".join(f"{name} {number}" for name, number in versions.items())])
-    settings = str(manifest.get("settings", "")).strip()
-    return f"## Run with\n\n{_table(['', ''], shown)}\n\nAll settings:\n\n```yaml\n{settings}\n```"
-
-
-def _table(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    lines = [names, ["---"] * len(names), *cells]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 _PROFILES = """Attention of the questions' tokens to each video token, mean over heads, query tokens and

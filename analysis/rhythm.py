@@ -23,8 +23,6 @@ _FAR = 6.0
 class Rhythm(NamedTuple):
     """The rhythm of one question in one layer.
 
-    Source: this project.
-
     Attributes:
         strength: share of the variance of the detrended log-profile that the place in the frame explains,
             less what chance would explain; about 0 without a rhythm.
@@ -43,7 +41,7 @@ class Rhythm(NamedTuple):
 def rhythm(layer: LayerMass, tokens_per_frame: int | None = None) -> Rhythm:
     """Strength and period of what repeats in the log-profile of one layer.
 
-    Source: this project; arXiv 2601.14724, Sec. 2 sees the period in a figure.
+    Source: arXiv 2601.14724, Sec. 2 sees the period in a figure.
 
     With ``x`` the detrended log-mass (:func:`detrended`) of V video tokens in G groups,
     ``eta2 = sum_g n_g mean_g(x)^2 / sum x^2`` and ``strength = 1 - (1 - eta2) (V - 1) / (V - G)``.
@@ -85,7 +83,7 @@ def rhythm(layer: LayerMass, tokens_per_frame: int | None = None) -> Rhythm:
 
 
 def whole(layer: LayerMass, tokens_per_frame: int) -> bool:
-    """Are all tokens of each held frame there, in raster order (this project)?
+    """Are all tokens of each held frame there, in raster order?
 
     >>> frame, patch = np.divmod(np.arange(6), 3)
     >>> layer = LayerMass(np.ones(6), frame, 1.0 - frame, patch)
@@ -101,9 +99,9 @@ def whole(layer: LayerMass, tokens_per_frame: int) -> bool:
 def detrended(mass: Float[np.ndarray, " V"], width: int) -> Float[np.ndarray, " V"]:
     """Log-mass less its moving average over ``width`` tokens, with mean 0.
 
-    Source: this project. A window of one frame takes out what changes slower than a frame, forgetting above
-    all: its slope within each frame would otherwise look like a rhythm. Straight lines are taken out exactly,
-    a pattern with the window's period not at all. Mass below 1e-4 of the mean counts as that much.
+    A window of one frame takes out what changes slower than a frame, forgetting above all: its slope within
+    each frame would otherwise look like a rhythm. Straight lines are taken out exactly, a pattern with the
+    window's period not at all. Mass below 1e-4 of the mean counts as that much.
 
     Args:
         mass: of video tokens in the order they are held.
@@ -130,7 +128,7 @@ def detrended(mass: Float[np.ndarray, " V"], width: int) -> Float[np.ndarray, " 
 
 
 def autocorrelation(x: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
-    """``r(t) = sum_i x_i x_(i+t) / sum_i x_i^2`` at all lags; x has mean 0 (this project).
+    """``r(t) = sum_i x_i x_(i+t) / sum_i x_i^2`` at all lags; x has mean 0.
 
     >>> autocorrelation(np.array([1.0, -1.0, 1.0, -1.0])).round(2)
     array([ 1.  , -0.75,  0.5 , -0.25])
@@ -143,8 +141,6 @@ def autocorrelation(x: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
 
 def spectrum(x: Float[np.ndarray, " V"]) -> tuple[Float[np.ndarray, " F"], Float[np.ndarray, " F"]]:
     """Periods in tokens, longest first, and the share of the power of x at each; x has mean 0.
-
-    Source: this project.
 
     >>> periods, power = spectrum(np.array([1.0, -1.0] * 4))
     >>> float(periods[power.argmax()]), float(power.max())

@@ -15,9 +15,9 @@ _SLOPED = 8
 def standardised(x: Float[np.ndarray, "*runs L D"]) -> Float[np.ndarray, "*runs L D"]:
     """Each measure in units of its noise from layer to layer.
 
-    Source: this project. The noise is ``median |x_(l+1) - x_l| / 0.954``, which a few steps do not change and
-    which estimates the standard deviation of independent normal layers; but at least a fifth of the standard
-    deviation over layers, so that a measure that hardly varies does not outweigh all others.
+    The noise is ``median |x_(l+1) - x_l| / 0.954``, which a few steps do not change and which estimates the
+    standard deviation of independent normal layers; but at least a fifth of the standard deviation over
+    layers, so that a measure that hardly varies does not outweigh all others.
 
     >>> float(standardised(np.array([[0.0], [1.0], [0.0], [9.0]]))[3, 0].round(2))
     8.59
@@ -33,9 +33,9 @@ def segment(
 ) -> tuple[Float[np.ndarray, "*run M"], list[list[int]]]:
     """Squared error of the best division into 1, 2, ... ``most`` segments, by dynamic programming.
 
-    Source: this project; the algorithm is Bellman's (Commun. ACM 4, 1961). In a segment of eight layers or
-    more each measure follows a straight line, as the weight of recency does in the paper's working tier; in
-    a shorter one it is constant. Segments need not meet. Each is a twentieth of the layers or more.
+    The algorithm is Bellman's (Commun. ACM 4, 1961). In a segment of eight layers or more each measure
+    follows a straight line, as the weight of recency does in the paper's working tier; in a shorter one it is
+    constant. Segments need not meet. Each is a twentieth of the layers or more.
 
     Args:
         x: measures over depth; or many such series.
@@ -76,7 +76,7 @@ def _errors(
 
 
 def fitted(x: Float[np.ndarray, "L D"], firsts: list[int]) -> Float[np.ndarray, "L D"]:
-    """The line of its segment in place of each layer, see :func:`segment` (this project).
+    """The line of its segment in place of each layer, see :func:`segment`.
 
     >>> fitted(np.array([[0.0], [2.0], [5.0]]), [2]).T
     array([[1., 1., 5.]])
@@ -92,9 +92,9 @@ def fitted(x: Float[np.ndarray, "L D"], firsts: list[int]) -> Float[np.ndarray, 
 def structure_p(x: Float[np.ndarray, "L D"], most: int, permutations: int = 999, seed: int = 0) -> float:
     """p-value that the order of the layers does not matter.
 
-    Source: this project. The statistic is ``sum_m log(error_0 / error_m)`` over 1 to ``most`` segments of the
-    standardised measures, with ``error_0`` around one mean; layers are permuted, all measures together. If
-    the layers are exchangeable a value as large has exactly this probability, whatever their distribution.
+    The statistic is ``sum_m log(error_0 / error_m)`` over 1 to ``most`` segments of the standardised
+    measures, with ``error_0`` around one mean; layers are permuted, all measures together. If the layers are
+    exchangeable a value as large has exactly this probability, whatever their distribution.
 
     >>> steps = np.repeat([0.0, 5.0, 9.0], 4)[:, None] + np.random.default_rng(0).normal(size=(12, 1))
     >>> structure_p(steps, most=3) < 0.01
@@ -115,13 +115,12 @@ def segments_supported(
 ) -> tuple[int, list[float]]:
     """The number of segments: more are taken while they explain more than they would of noise.
 
-    Source: this project. From m to n segments the statistic is ``(error_m - error_n) / error_n``. Its
-    distribution under m segments comes from ``draws`` series of the m lines plus normal noise, correlated
-    between measures as the residuals of n segments are; each is segmented anew, so that the choice of the
-    best boundaries is paid for. One more segment is tried first, then two more, as a tier between two like
-    ones needs both its boundaries to be seen. Beyond the first step, of which :func:`structure_p` has told,
-    the level is a quarter: layers of one tier are noisier than those of another, which a test of even noise
-    takes for steps.
+    From m to n segments the statistic is ``(error_m - error_n) / error_n``. Its distribution under m segments
+    comes from ``draws`` series of the m lines plus normal noise, correlated between measures as the residuals
+    of n segments are; each is segmented anew, so that the choice of the best boundaries is paid for. One more
+    segment is tried first, then two more, as a tier between two like ones needs both its boundaries to be
+    seen. Beyond the first step, of which :func:`structure_p` has told, the level is a quarter: layers of one
+    tier are noisier than those of another, which a test of even noise takes for steps.
 
     Args:
         x: standardised measures.

@@ -21,7 +21,7 @@ PROMPTS = ("local", "global", "mixed")
 class InvestigateConfig(BenchmarkConfig):
     """The settings of ``hermes investigate``: those of a run, a benchmark, and what to sample of it.
 
-    Source: arXiv 2601.14724, Sec. 2 (100 questions of each category); the rest is this project's.
+    Source: arXiv 2601.14724, Sec. 2 (100 questions of each category); the rest is Hermes's own.
     """
 
     per_category: int = setting(100, help="questions sampled of each category, by seed", ge=1)
@@ -41,7 +41,7 @@ class InvestigateConfig(BenchmarkConfig):
 
 
 def investigate_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> InvestigateConfig:
-    """The settings of an investigation from ``key=value`` overrides on the defaults (this project).
+    """The settings of an investigation from ``key=value`` overrides on the defaults.
 
     Raises:
         SettingError: an unknown setting, a wrong type or value, an unknown policy, backbone or benchmark.
@@ -54,7 +54,7 @@ def investigate_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path
 
 
 def default_folder(config: InvestigateConfig) -> Path:
-    """Where a run goes that was given no folder: the same settings, the same folder (this project)."""
+    """Where a run goes that was given no folder: the same settings, the same folder."""
     data = registry("data").name_of(type(config.data)).rpartition(".")[2]
     policy = registry("policy").name_of(type(config.policy)).rpartition(".")[2]
     return Path("runs/investigate") / f"{data}-{policy}-{settings_hash(config)[:8]}"

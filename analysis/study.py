@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.evaluation.results.run_folder import claim
 from hermes.evaluation.running.manifest import manifest
 from hermes.evaluation.running.settings import settings_hash
+from hermes.files import write_whole
 from hermes.session.opening import session_from
 
 from .mass import LayerMass
@@ -36,8 +36,6 @@ _STATE = "state.npz"
 @dataclass(frozen=True)
 class Asked:
     """One question of a study.
-
-    Source: this project.
 
     Attributes:
         clip, number: index of the video, and of the question in it.
@@ -56,8 +54,6 @@ class Asked:
 @dataclass(eq=False)
 class Study:
     """What a run has seen so far, all of it small: no attention map is kept.
-
-    Source: this project.
 
     Attributes:
         hash: of the settings and questions it was made with.
@@ -119,7 +115,11 @@ class Study:
         return int(np.bincount([asked.tokens_per_frame for asked in self.asked]).argmax())
 
     def save(self, folder: Path) -> None:
-        """Replace the file in the run's folder in one step: an interruption leaves the one before."""
+        """Replace the file in the run's folder in one step: an interruption leaves the one before.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         about = {
             "hash": self.hash,
             "seconds": self.seconds,
@@ -132,10 +132,7 @@ class Study:
             arrays[name] = np.array(getattr(self, name))
         for number, part in enumerate(self.profiles.values()):
             arrays |= part.arrays(str(number))
-        aside = folder / f"{_STATE}.part"
-        with aside.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(aside, folder / _STATE)
+        write_whole(folder / _STATE, lambda aside: np.savez(aside, **arrays))
 
     @staticmethod
     def load(folder: Path) -> Study | None:
@@ -237,8 +234,8 @@ def collect(
 ) -> Study:
     """Stream the videos of the sampled questions and see what each question looks at.
 
-    Source: this project; the procedure of arXiv 2601.14724, Sec. 2. The folder's state is replaced after each
-    video: the same call goes on with what an interrupted one has left, and comes to the same.
+    Source: the procedure of arXiv 2601.14724, Sec. 2. The folder's state is replaced after each video: the
+    same call goes on with what an interrupted one has left, and comes to the same.
 
     Args:
         config: everything; ``windows`` and ``output`` are the caller's.

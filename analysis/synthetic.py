@@ -40,7 +40,7 @@ def planted(
 ) -> list[list[LayerMass]]:
     """Attention of a decoder with planted tiers: mass of each question in each layer.
 
-    Source: this project, after the findings of arXiv 2601.14724, Sec. 2.
+    Source: after the findings of arXiv 2601.14724, Sec. 2.
 
     A layer's mass is a mixture, times noise, scaled to a random total. Forgetting is ``exp(-k age)`` by
     index; anchors are one token a frame, at the same place in nine of ten frames; the rest is even. Recency
@@ -106,7 +106,7 @@ def shuffled(
 ) -> list[list[LayerMass]]:
     """The same attention without structure over depth: layers in random order, their tokens too.
 
-    Source: this project. One order of the layers serves all questions, so that each layer still is a layer.
+    One order of the layers serves all questions, so that each layer still is a layer.
 
     Args:
         attention: ``[question][layer]``.

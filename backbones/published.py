@@ -56,7 +56,7 @@ class _Published:
 
 
 class RandomLlavaOnevision7B(_Published, TinyLlavaOnevision):
-    """LLaVA-OneVision-7B's shape: 196 tokens a frame, 28 layers (this project; shape: arXiv 2408.03326)."""
+    """LLaVA-OneVision-7B's shape: 196 tokens a frame, 28 layers (shape: arXiv 2408.03326)."""
 
     text: ClassVar[dict[str, Any]] = {
         **_QWEN2_7B,
@@ -79,7 +79,7 @@ class RandomLlavaOnevision7B(_Published, TinyLlavaOnevision):
 
 
 class RandomQwen2_5VL7B(_Published, TinyQwen2_5VL):  # noqa: N801
-    """Qwen2.5-VL-7B's shape: 28 layers, M-RoPE (this project; shape: arXiv 2502.13923)."""
+    """Qwen2.5-VL-7B's shape: 28 layers, M-RoPE (shape: arXiv 2502.13923)."""
 
     text: ClassVar[dict[str, Any]] = {
         **_QWEN2_7B,

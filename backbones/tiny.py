@@ -82,7 +82,7 @@ class _Tiny(Backbone):
 
 
 class TinyLlavaOnevision(_Tiny, LlavaOnevision):
-    """A random LLaVA-OneVision: 42x42 pixels and 9 tokens a frame, 10 layers (this project)."""
+    """A random LLaVA-OneVision: 42x42 pixels and 9 tokens a frame, 10 layers."""
 
     model_types: ClassVar[tuple[str, ...]] = ()
     model_type = "llava_onevision"
@@ -102,7 +102,7 @@ class TinyLlavaOnevision(_Tiny, LlavaOnevision):
 
 
 class TinyQwen2_5VL(_Tiny, Qwen2_5VL):  # noqa: N801
-    """A random Qwen2.5-VL: at most 9 tokens a frame pair, 10 layers (this project)."""
+    """A random Qwen2.5-VL: at most 9 tokens a frame pair, 10 layers."""
 
     model_types: ClassVar[tuple[str, ...]] = ()
     model_type = "qwen2_5_vl"
@@ -129,7 +129,7 @@ class TinyQwen2_5VL(_Tiny, Qwen2_5VL):  # noqa: N801
 
 
 class TinyQwen3VL(_Tiny, Qwen3VL):
-    """A random Qwen3-VL: at most 9 tokens a frame pair and its timestamp, 10 layers (this project)."""
+    """A random Qwen3-VL: at most 9 tokens a frame pair and its timestamp, 10 layers."""
 
     model_types: ClassVar[tuple[str, ...]] = ()
     model_type = "qwen3_vl"
@@ -173,7 +173,7 @@ def _sharpen(model: Any) -> None:
 
 
 def byte_tokenizer(chat_template: str) -> Any:
-    """A byte-level BPE tokenizer with Qwen's special tokens, trained on the spot (this project)."""
+    """A byte-level BPE tokenizer with Qwen's special tokens, trained on the spot."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hermes.bench.records import Record, Recorder, write_records
+from hermes.bench import Record, Recorder, write_records
 
 # Seconds per round, by what is done and who does it; every shape has a contestant "plain".
 Times = Mapping[tuple[str, str], Sequence[float]]

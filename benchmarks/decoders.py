@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.step import BUDGET, FixedPrompts, chunk
 from hermes.backbone import BackboneConfig
-from hermes.bench.records import Recorder, write_records
+from hermes.bench import Recorder, write_records
 from hermes.decoding.execution import Execution
 from hermes.decoding.generation import GenerationConfig
 from hermes.policies.fifo import Fifo

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hermes.bench.records import Record, Recorder, write_records
+from hermes.bench import Record, Recorder, write_records
 from hermes.kernels import MixPlan, Rotation
 
 HEADS, KV_HEADS, WIDTH, PREFIX, BUDGET, CHUNK, LAYERS = 28, 4, 128, 21, 4000, 3136, 28

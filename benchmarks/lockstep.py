@@ -17,7 +17,7 @@ from benchmarks import endless
 from benchmarks.step import embedding_probe
 from hermes.backbone import Backbone, BackboneConfig
 from hermes.backbones.tiny import TinyLlavaOnevision
-from hermes.bench.records import Record, Recorder, write_records
+from hermes.bench import Record, Recorder, write_records
 from hermes.policies.fifo import Fifo
 from hermes.policies.hermes import Hermes
 from hermes.policy import MemoryPolicy

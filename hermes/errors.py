@@ -9,19 +9,19 @@ __all__ = ["HermesError", "InputError", "SettingError", "UnsupportedModelError",
 
 
 class HermesError(Exception):
-    """Base of every error Hermes raises on purpose (this project)."""
+    """Base of every error Hermes raises on purpose."""
 
 
 class InputError(HermesError):
-    """A bad input: a file, a question, a time. The command line exits with 2 (this project)."""
+    """A bad input: a file, a question, a time. The command line exits with 2."""
 
 
 class UnsupportedModelError(InputError):
-    """A checkpoint whose model family Hermes does not know, or knows but cannot run (this project)."""
+    """A checkpoint whose model family Hermes does not know, or knows but cannot run."""
 
 
 class SettingError(InputError):
-    """A bad setting (this project).
+    """A bad setting.
 
     Args:
         where: dotted key of the setting, such as `policy.tiers.sensory.share`; may be empty.
@@ -55,7 +55,7 @@ class SettingError(InputError):
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:
-    """The option closest to a mistyped name, or None if none is close (this project).
+    """The option closest to a mistyped name, or None if none is close.
 
     >>> nearest("Sensry", ["sensory", "working"])
     'sensory'
@@ -69,7 +69,7 @@ def nearest(name: str, options: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """`Did you mean 'x'?` for the nearest option, or an empty string (this project).
+    """`Did you mean 'x'?` for the nearest option, or an empty string.
 
     >>> did_you_mean("polcy", ["policy", "backbone"])
     "Did you mean 'policy'?"

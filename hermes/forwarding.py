@@ -26,8 +26,8 @@ __all__ = ["PLUGINS", "current_place", "find_again", "former_names", "install", 
 
 PLUGINS = ("policies", "backbones", "analysis")
 
-# Module -> where its names are now, from the ground up, so that each is found where it is defined; all within
-# `hermes`. The first eight are still modules, and found without this table.
+# Module -> where its names are now, from the ground up, so that a name is found where it is defined; all
+# within `hermes`. The first eight are still modules, and found without this table.
 MOVED = {
     "session": "session.session",
     "policy": "policy.policy",

@@ -8,7 +8,7 @@ import inspect
 import logging
 import os
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any, NamedTuple
 
 from hermes.errors import HermesError, SettingError, did_you_mean
@@ -19,6 +19,9 @@ __all__ = ["KINDS", "Entry", "Registry", "registry"]
 logger = logging.getLogger(__name__)
 
 OURS = "hermes-stream"
+
+# Imports that failed in this process for another reason than a module that is not installed, by path.
+failures: dict[str, Exception] = {}
 
 # kind -> entry-point group
 KINDS = {
@@ -38,10 +41,7 @@ KINDS = {
 
 
 class Entry(NamedTuple):
-    """One line of `hermes list`: name, first docstring line (or why it cannot be imported), origin.
-
-    Source: this project.
-    """
+    """One line of `hermes list`: name, first docstring line (or why it cannot be imported), origin."""
 
     name: str
     summary: str
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 
 
 class Registry:
-    """Objects of one kind, by entry-point name or by dotted path (this project).
+    """Objects of one kind, by entry-point name or by dotted path.
 
     Args:
         kind: word for error messages, such as "policy".
@@ -70,7 +70,8 @@ class Registry:
     def _entries(self) -> dict[str, list[EntryPoint]]:
         found: dict[str, list[EntryPoint]] = {}
         for entry in sorted(
-            entry_points(group=self.group), key=lambda entry: (_distribution(entry), entry.value)
+            _installed(tuple(sys.path)).select(group=self.group),
+            key=lambda entry: (_distribution(entry), entry.value),
         ):
             found.setdefault(entry.name, []).append(entry)
         for name, entries in found.items():
@@ -120,6 +121,7 @@ class Registry:
             try:
                 obj = entry.load()
             except Exception as error:
+                _remember(entry.value, error)
                 hint = f"Importing {entry.value!r} failed: {_reason(error)}."
                 raise SettingError(where, name, hint=hint) from error
             self._loaded[name] = obj
@@ -167,6 +169,7 @@ class Registry:
             module_name, name = current_place(module_name, name)
             obj: Any = importlib.import_module(module_name)
         except Exception as error:
+            _remember(module_name, error)
             hint = f"Importing {module_name!r} failed: {_reason(error)}. {did_you_mean(path, self.names())}"
             raise SettingError(where, path, self._allowed(), hint.strip()) from error
         for part in (name, *inner):
@@ -182,7 +185,7 @@ class Registry:
 
 @functools.cache
 def registry(kind: str) -> Registry:
-    """The registry of one kind of object, such as `registry("policy")` (this project).
+    """The registry of one kind of object, such as `registry("policy")`.
 
     Raises:
         HermesError: no such kind.
@@ -192,8 +195,24 @@ def registry(kind: str) -> Registry:
     return Registry(kind, KINDS[kind])
 
 
+@functools.cache
+def _installed(path: tuple[str, ...]) -> Any:
+    """The entry points of every package on the path, read once for all kinds."""
+    return entry_points()
+
+
 def _distribution(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else "an unnamed distribution"
+    return _name(entry.dist) if entry.dist is not None else "an unnamed distribution"
+
+
+@functools.cache
+def _name(distribution: Distribution) -> str:
+    return distribution.name
+
+
+def _remember(path: str, error: Exception) -> None:
+    if not isinstance(error, ModuleNotFoundError):
+        failures[path] = error
 
 
 def _reason(error: Exception) -> str:

@@ -41,7 +41,7 @@ _PLAIN = TieredPolicy(tiers={"all": Tier(1.0, RandomScore())}, selector=TopK(tim
 class Archived(Archiving):
     """Let ``inner`` keep the memory, archive what it evicts, and retrieve pages of it at a question.
 
-    Source: this project; retrieval as in arXiv 2503.00540 (ReKV). Each layer's evicted tokens of a step are
+    Retrieval as in arXiv 2503.00540 (ReKV). Each layer's evicted tokens of a step are
     stored in pages of ``page`` in time order. At a question a layer's best pages, within ``share`` of the
     budget, come before the memory, with contiguous positions for both; the memory has the rest of the
     budget. As an evicted token may be older or newer than one that stayed, time order holds among pages
@@ -76,11 +76,11 @@ class Archived(Archiving):
         self.live.start(context)
 
     def admit(self, frames: Sequence[Frame]) -> Sequence[Frame]:
-        """As the inner policy does; and so for the other hooks."""
+        """Choose frames as the inner policy does."""
         return self.live.admit(frames)
 
     def reduce(self, chunk: Chunk) -> Chunk:
-        """As the inner policy does."""
+        """Reduce a chunk as the inner policy does."""
         return self.live.reduce(chunk)
 
     def watch(self) -> AttentionProbe | None:
@@ -88,21 +88,21 @@ class Archived(Archiving):
         return self.live.watch()
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
-        """As the inner policy does."""
+        """Keep what the inner policy keeps."""
         return self.live.compress(memory, observe)
 
     @property
     def needs_saliency(self) -> bool:
-        """Whether the inner policy does."""
+        """Whether the inner policy needs saliency."""
         return self.live.needs_saliency
 
     @property
     def reindexing(self) -> Reindexer:
-        """The inner policy's."""
+        """The inner policy's re-indexer."""
         return getattr(self, "live", self.inner).reindexing
 
     def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate], observe: Observer) -> None:
-        """What each layer is about to lose."""
+        """Store what each layer is about to lose."""
         slots, sizes = {}, {}
         for index, update in updates.items():
             keep, length = update.keep, memory[index].length
@@ -115,7 +115,7 @@ class Archived(Archiving):
         self.archived.add(memory, slots, sizes)
 
     def recall(self, call: Recall) -> None:
-        """What the inner policy does, and each layer's best pages before it."""
+        """Let the inner policy recall, and put each layer's best pages before the memory."""
         self.live.recall(call)
         if not any(self.archived.sizes):
             return
@@ -141,7 +141,7 @@ class Archived(Archiving):
 
     @property
     def resident_bytes(self) -> int:
-        """Of the archive's index, and of what the inner policy holds."""
+        """Bytes of the archive's index, and of what the inner policy holds."""
         return super().resident_bytes + self.live.resident_bytes
 
     def state(self) -> Mapping[str, Tensor]:
@@ -149,7 +149,7 @@ class Archived(Archiving):
         return {**super().state(), **{f"inner/{name}": x for name, x in self.live.state().items()}}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take them up."""
+        """Fill the archive and the inner policy with what :meth:`state` gave."""
         super().restore(state)
         own = {name.removeprefix("inner/"): x for name, x in state.items() if name.startswith("inner/")}
         self.live.restore(own)

@@ -108,17 +108,17 @@ class CausalMem(Buffering):
 
     @property
     def resident_bytes(self) -> int:
-        """Of the tokens and the basis."""
+        """Bytes of the tokens and of the basis."""
         own = () if self.vectors is None else (self.vectors, self.usage)
         return super().resident_bytes + sum(tensor.nbytes for tensor in own)
 
     def state(self) -> Mapping[str, Tensor]:
-        """The tokens and the basis."""
+        """The tokens and the basis, for saving a stream."""
         own = {} if self.vectors is None else {"vectors": self.vectors, "usage": self.usage}
         return {**super().state(), **own}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take them up."""
+        """Hold the tokens and the basis of :meth:`state` again."""
         held = dict(state)
         self.vectors, self.usage = held.pop("vectors", None), held.pop("usage", torch.zeros(0))
         super().restore(held)

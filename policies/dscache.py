@@ -63,7 +63,7 @@ class DSCache(MemoryPolicy):
 
     @property
     def resident_bytes(self) -> int:
-        """Of the raw frames."""
+        """Bytes of the raw frames."""
         return self.buffer.resident_bytes
 
     def state(self) -> Mapping[str, torch.Tensor]:

@@ -101,18 +101,18 @@ class Dtd(MemoryPolicy):
         return F.adaptive_avg_pool2d(difference, size).flatten().to(slots.device)  # type: ignore[arg-type]
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
-        """Evict nothing."""
+        """Keep every token: ``reduce`` has dropped what repeats."""
         return {}
 
     @property
     def resident_bytes(self) -> int:
-        """Of the frame before."""
+        """Bytes of the frame before."""
         return 0 if self.previous is None else self.previous.nbytes
 
     def state(self) -> Mapping[str, Tensor]:
-        """The frame before."""
+        """The frame before, which the next one is compared with."""
         return {} if self.previous is None else {"previous": self.previous}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take it up."""
+        """Hold the frame of :meth:`state` again."""
         self.previous = state.get("previous")

@@ -61,14 +61,14 @@ class FluxMem(Buffering):
         return self.nothing(chunk)
 
     def state(self) -> dict[str, Tensor]:
-        """What is held, and where the tiers begin."""
+        """The pieces that are held, and where the tiers begin among them."""
         own = {"tiers": torch.tensor([self.thinned, self.merged])}
         if self.gone is not None:
             own |= {"gone.embeds": self.gone.embeds, "gone.table": self.gone.tokens.table}
         return {**super().state(), **own}
 
     def restore(self, state: dict[str, Tensor]) -> None:  # type: ignore[override]
-        """Take it up."""
+        """Hold what :meth:`state` gave."""
         held = dict(state)
         self.thinned, self.merged = held.pop("tiers").tolist()
         embeds, table = held.pop("gone.embeds", None), held.pop("gone.table", None)

@@ -17,7 +17,7 @@ from hermes.policy import MemoryPolicy
 class Full(MemoryPolicy):
     """The full cache: nothing is evicted, the memory grows with the stream.
 
-    Source: this project (a control). The budget is not used; positions are never re-indexed, so a stream
+    A control. The budget is not used; positions are never re-indexed, so a stream
     longer than the decoder's range leaves it.
     """
 
@@ -27,5 +27,5 @@ class Full(MemoryPolicy):
     reindex: Reindexer = setting(Never(), help="when positions become dense again")
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
-        """Evict nothing."""
+        """Keep every token."""
         return {}

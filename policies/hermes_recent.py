@@ -26,7 +26,7 @@ from hermes.video import Frame
 class HermesRecent(TieredPolicy):
     """Hierarchical memory for the past and the newest frames exact.
 
-    Source: this project, after arXiv 2601.14724 (the memory) and 2605.01858 (the raw frames). The newest
+    Source: after arXiv 2601.14724 (the memory) and 2605.01858 (the raw frames). The newest
     frames are held raw and enter the memory when they leave; ``share`` of the budget is set aside for them,
     the tiers hold the rest, so that a question never sees more than the budget; what ``frames`` do not fill
     of the share stays empty, so choose both together. At a question the raw frames are encoded over the
@@ -40,7 +40,7 @@ class HermesRecent(TieredPolicy):
     60
     """
 
-    source: ClassVar[str] = "this project; arXiv 2601.14724, 2605.01858"
+    source: ClassVar[str] = "arXiv 2601.14724, 2605.01858"
     needs_attention: ClassVar[bool] = True
     stateless: ClassVar[bool] = True
 
@@ -76,11 +76,11 @@ class HermesRecent(TieredPolicy):
         return super().resident_bytes + self.buffer.resident_bytes
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """The held frames, and what scorers follow."""
+        """The held frames, and what scorers have seen of the chunks' attention."""
         return {**super().state(), **self.buffer.state()}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from there."""
+        """Hold the frames again, and give scorers back what they had seen."""
         super().restore(state)
         self.buffer.restore(state)
 

@@ -16,7 +16,7 @@ from hermes.policy import Recall, StreamContext, Tier, TieredPolicy, hierarchy
 class Knockout(TieredPolicy):
     """The stream is kept as by ``hermes``; at a question the layers of one tier hide what they hold.
 
-    Source: this project, a causal check of arXiv 2601.14724, Sec. 2: a tier that is a long-term memory must
+    A causal check of arXiv 2601.14724, Sec. 2: a tier that is a long-term memory must
     cost old answers and no new ones when it is hidden. The other layers, and the stream's memory, stay as
     they are. With a budget above the stream's tokens nothing is evicted before.
 
@@ -52,7 +52,7 @@ class Knockout(TieredPolicy):
             raise SettingError("policy.layers", self.layers, f"layers below {context.num_layers}")
 
     def hidden(self, num_layers: int) -> Sequence[int]:
-        """The layers that forget."""
+        """The layers that see nothing of the memory at the question."""
         tier = self.boundaries(num_layers)[self.tier] if self.tier else ()
         return sorted({*tier, *self.layers})
 

@@ -29,7 +29,7 @@ class VisionAttention(Scorer):
 
     @property
     def follows(self) -> bool:
-        """It does."""
+        """The scorer follows the attention of every chunk."""
         return True
 
     def follow(
@@ -39,7 +39,7 @@ class VisionAttention(Scorer):
         return view.received(last=self.window, per_head=per_head)
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
-        """As it was seen."""
+        """The attention of the token's own chunk, as it was seen."""
         return context.followed
 
 
@@ -72,13 +72,13 @@ class LiveVlm(TieredPolicy):
         """Begin a stream; how many tokens a frame has is not known yet."""
         super().start(context)
         self.framed = []
-        if self.following is not None:
-            scorers: dict[int, Scorer] = dict(self.following.scorers)
+        if self.ledger is not None:
+            scorers: dict[int, Scorer] = dict(self.ledger.scorers)
             for index, scorer in scorers.items():
                 if isinstance(scorer, VisionAttention) and scorer.window is None:
                     scorers[index] = own = replace(scorer)
                     self.framed.append(own)
-            self.following = AttentionLedger(scorers, self.following.per_head)
+            self.ledger = AttentionLedger(scorers, self.ledger.per_head)
 
     def reduce(self, chunk: Chunk) -> Chunk:
         """Drop nothing; note how many tokens the newest frame has."""

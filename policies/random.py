@@ -13,7 +13,7 @@ from hermes.policy import Tier, TieredPolicy
 class Random(TieredPolicy):
     """Keep a uniform random sample of the stream's tokens, the same in every layer.
 
-    Source: this project (a control). Each token draws its number once, so the sample stays uniform over the
+    A control. Each token draws its number once, so the sample stays uniform over the
     whole stream however often it is thinned; ``policy.tiers.all.scorer.redraw=true`` draws anew each step.
     """
 

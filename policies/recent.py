@@ -47,11 +47,11 @@ class Recent(MemoryPolicy):
 
     @property
     def resident_bytes(self) -> int:
-        """Of the raw frames."""
+        """Bytes of the raw frames."""
         return self.buffer.resident_bytes
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """The held frames."""
+        """The held frames, for saving a stream."""
         return self.buffer.state()
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:

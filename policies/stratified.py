@@ -13,7 +13,7 @@ from hermes.policy import Tier, TieredPolicy
 class Stratified(TieredPolicy):
     """Spread the budget evenly over the frames held; inside a frame a random sample stays.
 
-    Source: this project (a control). Which tokens of a frame stay is the scorer's choice, as in any policy
+    A control. Which tokens of a frame stay is the scorer's choice, as in any policy
     of tiers: ``policy.tiers.all.scorer=guided_attention`` for the best-attended ones. For a floor of n
     tokens a frame, and the rest by score over all frames: ``policy.selector={name: top_k, per_frame: n}``.
     Positions: lazy re-indexing.

@@ -124,7 +124,7 @@ class StreamKv(FrameRetrieval):
         return similarity(query, index, "cosine")
 
     def choose(self, scores: Sequence[list[float]], sizes: Sequence[list[int]], room: int) -> list[list[int]]:
-        """By one threshold for all layers."""
+        """Choose blocks by one threshold for all layers."""
         largest = max((size for one in sizes for size in one), default=1)
         return shared_threshold(scores, len(scores) * (self.blocks or max(room // largest, 1)))
 
@@ -133,7 +133,7 @@ class StreamKv(FrameRetrieval):
         return max(int((memory[0].video.id[0, 0] > self.done).sum()), super().newest(memory))
 
     def standing(self, layer: KVLayer, stop: int) -> list[Tokens]:
-        """The summaries."""
+        """The summaries of past segments, for saving a stream."""
         slots = (layer.origin.id[0, 0, :stop] <= _SUMMARIES).nonzero()
         return [layer.take(slot[None, None]) for slot in slots]
 
@@ -149,7 +149,7 @@ class StreamKv(FrameRetrieval):
         return {**super().state(), **own}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take them up."""
+        """Hold the summaries of :meth:`state` again."""
         super().restore(state)
         self.done, self.count, *ends = state["counts"].tolist()
         self.ends, self.open = tuple(ends), state.get("open")

@@ -19,7 +19,7 @@ from hermes.policy import MemoryPolicy
 class Uniform(MemoryPolicy):
     """Keep the tokens nearest to an even spread over everything written so far.
 
-    Source: this project (a control). An even stride over what is *held* would thin the past again at every
+    A control. An even stride over what is *held* would thin the past again at every
     step; this one places its targets evenly over the stream's token ids, or over its frames
     (``align: frame``), and keeps the nearest token, or whole frame, to each.
     """

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # From the ground up. A room imports those above it in this list and itself; lazy and type-only imports count.
 ROOMS = [
-    *("errors", "version", "forwarding", "registry", "files", "kernels", "machine", "pages", "samples"),
-    *("tokens", "config", "video", "dialogue", "memory", "attention", "data", "parts", "backbone"),
-    *("policy", "decoding", "session", "evaluation", "testing", "training", "bench", "cli"),
+    *("errors", "version", "faces", "forwarding", "registry", "files", "kernels", "machine", "pages"),
+    *("samples", "tokens", "config", "video", "dialogue", "memory", "attention", "data", "parts"),
+    *("backbone", "policy", "decoding", "session", "evaluation", "testing", "training", "bench", "cli"),
 ]
 EVALUATION = ["results", "scoring", "judging", "running", "sweeps", "reports"]
 PLUGINS = ("policies", "backbones", "analysis")
@@ -28,9 +30,14 @@ def _name(path: Path) -> str:
 FILES = {_name(path): path for top in ("hermes", *PLUGINS) for path in sorted((ROOT / top).rglob("*.py"))}
 
 
-def imports_of(module: str, source: str, files: dict[str, Path] = FILES) -> Iterator[str]:
+@cache
+def imports_of(module: str, source: str) -> tuple[str, ...]:
     """Modules of ours that a source imports, wherever in it; a name that is a module is that module."""
-    package = module.split(".") if files[module].name == "__init__.py" else module.split(".")[:-1]
+    return tuple(_imports(module, source))
+
+
+def _imports(module: str, source: str) -> Iterator[str]:
+    package = module.split(".") if FILES[module].name == "__init__.py" else module.split(".")[:-1]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -39,7 +46,7 @@ def imports_of(module: str, source: str, files: dict[str, Path] = FILES) -> Iter
             if node.level:
                 base = ".".join([*package[: len(package) - node.level + 1], *([base] if base else [])])
             for alias in node.names:
-                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in files else base
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in FILES else base
 
 
 def violations(sources: dict[str, str]) -> list[str]:
@@ -102,6 +109,7 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
+@cache
 def _sources() -> dict[str, str]:
     return {module: path.read_text() for module, path in FILES.items()}
 
@@ -146,3 +154,42 @@ def test_an_import_against_the_rule_is_found() -> None:
         assert violations({**sources, module: f"{sources[module]}\n{line}\n"})
     back = f"{sources['hermes.memory.config']}\nfrom hermes.memory.memory import KVMemory\n"
     assert circles(_edges({**sources, "hermes.memory.config": back}))
+
+
+def test_layers_of_the_memory_are_written_by_the_memory_alone() -> None:
+    """No file outside `memory/` assigns a layer's tensors or counters."""
+    fields = {
+        "keys",
+        "values",
+        "positions",
+        "tokens",
+        "clock",
+        "start",
+        "prefix",
+        "written",
+        "to_shared_clock",
+    }
+    found = []
+    for module, source in _sources().items():
+        if _inside(module, ("hermes.memory",)):
+            continue
+        for node in ast.walk(ast.parse(source)):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            for target in (part for whole in targets for part in ast.walk(whole)):
+                if isinstance(target, ast.Attribute) and target.attr in fields:
+                    owner = ast.unparse(target.value)
+                    if owner == "layer" or owner.endswith((".layers[index]", "memory[index]")):
+                        found.append(f"{module}: {ast.unparse(node)}")
+    assert not found
+
+
+def test_the_map_names_every_room_in_its_order_and_no_file_that_is_not_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (`[a-z`, /]+) \| (.*) \|$", page.partition("Beside `hermes/`")[0], re.MULTILINE)
+    named = [name for first, _ in rows for name in re.findall(r"`(\w+)/?`", first)]
+    assert named == ROOMS
+    for first, line in rows:
+        for file in re.findall(r"`(\w+\.py)`", line):
+            assert list((ROOT / "hermes" / first.strip("`/")).rglob(file)), f"{first}: {file}"
+    for path in re.findall(r"`((?:hermes|tests|policies|backbones|analysis)/[\w/]+\.py)`", page):
+        assert "NAME" in path or (ROOT / path).is_file(), path

@@ -92,7 +92,7 @@ def _asked(monkeypatch: pytest.MonkeyPatch) -> tuple[StreamSession, list[str]]:
     policy = HermesRelease(budget=40, prompts=RecordedPrompts(step=0))
     generation = GenerationConfig(max_new_tokens=4)
     session = StreamSession(backbone, policy, chunk_frames=2, generation=generation)
-    session._begin()
+    session.write_prefix()
     names = [RecordedPrompts(step=step).name(kind) for step in range(3) for kind in PROMPT_KINDS]
     ids = {name: torch.arange(n, n + 5)[None] for n, name in enumerate(names)}
 

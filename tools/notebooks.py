@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -15,6 +16,8 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+from hermes.files import write_whole
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 # Seconds a cell may take.
@@ -60,9 +63,7 @@ def executed(path: Path) -> NotebookNode:
 
 def main(names: list[str]) -> None:
     for path in map(Path, names) if names else sorted(FOLDER.glob("*.ipynb")):
-        aside = path.with_suffix(".part")
-        nbformat.write(executed(path), aside)
-        aside.replace(path)
+        write_whole(path, partial(nbformat.write, executed(path)))
         print(path.name)
 
 

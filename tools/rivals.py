@@ -10,6 +10,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from hermes.files import write_text_whole
+from hermes.pages import markdown
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs" / "experiments" / "rivals"
 BUDGET = "64"
@@ -33,12 +36,11 @@ def overview(page: str, budget: str = BUDGET) -> list[dict[str, str]]:
 def table(page: str) -> str:
     """The README's table: best first, with the bytes of memory and archive together."""
     rows = sorted(overview(page), key=lambda row: -float(row["all"].split()[0]))
-    out = [["method", *COLUMNS, "held, median (kB)"]]
+    head, out = ["method", *COLUMNS, "held, median (kB)"], []
     for row in rows:
         held = sum(float(row[name]) for name in BYTES if row[name] != "-")
         out.append([f"`{row['method']}`", *(row[name] for name in COLUMNS), f"{held:.0f}"])
-    out.insert(1, ["---"] * len(out[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in out) + "\n"
+    return markdown.table(head, out) + "\n"
 
 
 def main() -> None:
@@ -56,7 +58,7 @@ def main() -> None:
     )
     if times != 1:
         raise SystemExit(f"{readme} must have {start.strip()} and {end.strip()} once")
-    readme.write_text(found, encoding="utf-8")
+    write_text_whole(readme, found)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent / "model"
 class Embedded(LlavaOnevision):
     """A LLaVA-OneVision of 2.4 M parameters that answers questions about Wanderer, 4 tokens a frame.
 
-    Source: this project; trained by ``hermes train training=embedded``.
+    Trained by ``hermes train training=embedded``.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()

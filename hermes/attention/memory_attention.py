@@ -45,7 +45,7 @@ class AttentionScope(Scope):
 
 
 class StopForwardError(Exception):
-    """Leaves the decoder early, where nothing that follows is wanted (this project)."""
+    """Leaves the decoder early, where nothing that follows is wanted."""
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def reading(
     *,
     writes_only: bool = False,
 ) -> Iterator[AttentionScope]:
-    """Run the decoder on ``memory`` inside this context; a probe sees the layers it asks for (this project).
+    """Run the decoder on ``memory`` inside this context; a probe sees the layers it asks for.
 
     The decoder's output is bit-identical with and without a probe; unprobed layers pay nothing. With
     ``writes_only`` there is no output: ``StopForwardError`` leaves the decoder in its last layer, whose
@@ -84,7 +84,7 @@ def _current() -> AttentionScope | None:
 
 
 def memory_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """The mask transformers prepares for us: none, unless a batch is padded (this project)."""
+    """The mask transformers prepares for us: none, unless a batch is padded."""
     if attention_mask is None or bool(attention_mask.all()):
         return None
     kwargs["allow_is_causal_skip"] = False
@@ -93,10 +93,7 @@ def memory_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any)
 
 
 def causal_bias(queries: int, columns: int, like: Tensor) -> Tensor:
-    """Additive bottom-right causal mask ``[Q, T]``: query i sees columns up to ``T - Q + i``.
-
-    Source: this project.
-    """
+    """Additive bottom-right causal mask ``[Q, T]``: query i sees columns up to ``T - Q + i``."""
     hidden = torch.ones(queries, columns, dtype=torch.bool, device=like.device).triu(columns - queries + 1)
     return torch.zeros(queries, columns, dtype=like.dtype, device=like.device).masked_fill_(
         hidden, float("-inf")
@@ -115,7 +112,7 @@ def memory_attention(
 ) -> tuple[Float[Tensor, "B Q Hq D"], None]:
     """Scaled dot-product attention in which every query sees all of the memory and its own causal past.
 
-    Source: this project. Registered as ``hermes_memory``. Queries are turned to the layer's own clock
+    Registered as ``hermes_memory``. Queries are turned to the layer's own clock
     where it is behind the shared one.
     """
     # Decoding in place needs no memory, and a compiled step cannot look into a context variable.
@@ -180,7 +177,7 @@ def folded_sdpa(
 ) -> Float[Tensor, "B Q Hq D"]:
     """Masked grouped-query attention with each group's heads as more queries of one KV head.
 
-    Source: this project. Keys and values are read as they lie, where repeating them would write and read
+    Keys and values are read as they lie, where repeating them would write and read
     each one as many times as there are heads in a group. ``mask [*, Q, T]`` is the same for all heads.
     """
     heads, queries = query.shape[1:3]
@@ -203,10 +200,7 @@ def _shared_bias(scope: AttentionScope | None, queries: int, columns: int, like:
 def rotate_query(
     query: Float[Tensor, "B Hq Q D"], cos: Tensor, sin: Tensor, kv_heads: int, kernels: Kernels
 ) -> Float[Tensor, "B Hq Q D"]:
-    """Rotate queries by angles ``[B, R, #Q, D/2]``; where R is the KV heads, each query group by its own.
-
-    Source: this project.
-    """
+    """Rotate queries by angles ``[B, R, #Q, D/2]``; where R is the KV heads, each query group by its own."""
     if cos.shape[1] == 1:
         return kernels.rotate(query, cos, sin)
     return kernels.rotate(query.unflatten(1, (kv_heads, -1)), cos.unsqueeze(2), sin.unsqueeze(2)).flatten(
@@ -226,8 +220,6 @@ _lock = Lock()
 @contextmanager
 def memory_attention_set(model: Any) -> Iterator[None]:
     """Let the text decoder of ``model`` use memory attention; the last one out restores what was set before.
-
-    Source: this project.
 
     Contexts may nest and may run in several threads: sessions on one model do not disturb each other.
     """

@@ -17,7 +17,7 @@ from hermes.config import Part, setting
 class AttentionProbe(Part, ABC):
     """Watches attention as it happens; subclass it and implement :meth:`observe`.
 
-    Source: this project. A probe is handed to ``session.ask``, to the session, or to a
+    A probe is handed to ``session.ask``, to the session, or to a
     ``with probing(session, probe)`` block; registered under the entry point group ``hermes.probes`` or
     named by dotted path. It must not change the tensors it is shown.
     """
@@ -33,7 +33,7 @@ class AttentionProbe(Part, ABC):
         """See one layer's attention and accumulate."""
 
     def result(self) -> Any:
-        """What was accumulated."""
+        """What was accumulated so far; None by default."""
         return None
 
 
@@ -54,7 +54,7 @@ class AttentionMass(AttentionProbe):
     _seen: dict[int, tuple[Tensor, Tensor, int]] = field(default_factory=dict, init=False, repr=False)
 
     def layers(self, num_layers: int) -> Iterable[int]:
-        """The layers of ``only``, or all."""
+        """The layers of ``only``, or all of them."""
         return range(num_layers) if self.only is None else self.only
 
     def observe(self, view: AttentionView) -> None:
@@ -74,7 +74,7 @@ class AttentionMass(AttentionProbe):
 
 
 class Together(AttentionProbe):
-    """Several probes at once, each on the layers it asks for (this project)."""
+    """Several probes at once, each on the layers it asks for."""
 
     def __init__(self, probes: Sequence[AttentionProbe]) -> None:
         self.probes = probes
@@ -93,6 +93,6 @@ class Together(AttentionProbe):
 
 
 def together(*probes: AttentionProbe | None) -> AttentionProbe | None:
-    """The probes that there are, as one; None where there is none (this project)."""
+    """The probes that there are, as one; None where there is none."""
     given = [probe for probe in probes if probe is not None]
     return Together(given) if len(given) > 1 else next(iter(given), None)

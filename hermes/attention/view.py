@@ -15,7 +15,7 @@ from hermes.tokens import Provenance
 
 @dataclass(frozen=True)
 class AttentionView:
-    """One layer's attention as a probe sees it: queries over the memory and over themselves (this project).
+    """One layer's attention as a probe sees it: queries over the memory and over themselves.
 
     Attributes:
         index: of the layer.
@@ -52,7 +52,7 @@ class AttentionView:
     def received(self, *, last: int | None = None, per_head: bool = False) -> Float[Tensor, "B R T_P"]:
         """Mean attention to each held token and each that follows, from all or the last queries.
 
-        See :func:`hermes.kernels.mass.attention_received`.
+        See :func:`hermes.kernels.attention_received`.
         """
         keys = torch.cat((self.memory, self.own), dim=2)
         return attention_received(self.query, keys, scaling=self.scaling, last=last, per_head=per_head)

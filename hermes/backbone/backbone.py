@@ -26,7 +26,7 @@ __all__ = ["Backbone", "visual_features"]
 class Backbone(ABC):
     """One model family: pixels to chunks, the chat template, position axes and the rotary embedding.
 
-    Source: this project. A family is one file that subclasses this, registered under the entry point group
+    A family is one file that subclasses this, registered under the entry point group
     ``hermes.backbones`` (or named by dotted path); ``model_types`` lists the Hugging Face ``model_type``
     values it serves, which is how a hub id or a folder finds its family.
 
@@ -114,7 +114,7 @@ class Backbone(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the input embeddings."""
+        """Number type of the input embeddings."""
         dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
         return dtype
 
@@ -138,7 +138,7 @@ class Backbone(ABC):
         """The decoder's rotary embedding.
 
         Raises:
-            UnsupportedModelError: see :meth:`hermes.positions.Rotary.of`.
+            UnsupportedModelError: see :meth:`hermes.tokens.Rotary.of`.
         """
         return Rotary.of(self.decoder, self.axes)
 
@@ -218,7 +218,7 @@ class Backbone(ABC):
         """The chat template cut at the video and the question, as the layout wants it.
 
         Raises:
-            InputError: no chat template can be cut, see :func:`hermes.chat.split_template`.
+            InputError: no chat template can be cut, see :func:`hermes.dialogue.split_template`.
         """
         templates = [self.chat_template] if self.chat_template else []
         prompt = self.config.system_prompt
@@ -260,7 +260,7 @@ class Backbone(ABC):
 def visual_features(output: Any, count: int) -> Float[Tensor, "1 n hidden"]:
     """The first ``count`` embeddings of a vision tower, in whatever form transformers returns them.
 
-    Source: this project. Outputs may be tensors, tuples with one tensor a video, or objects that hold
+    Outputs may be tensors, tuples with one tensor a video, or objects that hold
     either; newer versions append an image newline, which ``count`` leaves out.
 
     Raises:

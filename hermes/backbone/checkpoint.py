@@ -25,7 +25,7 @@ _IMAGE_LIMITS = ("size", "min_pixels", "max_pixels")
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds, as :class:`Backbone` takes it (this project)."""
+    """What a checkpoint holds, as :class:`Backbone` takes it."""
 
     model: Any
     tokenizer: Any
@@ -36,14 +36,13 @@ class Checkpoint(NamedTuple):
 def load_checkpoint(config: BackboneConfig) -> Checkpoint:
     """Load a checkpoint's model and tokenizer and read its chat template and preprocessor settings.
 
-    Source: this project. The processor's chat template and video settings are looked for where Hugging
+    The processor's chat template and video settings are looked for where Hugging
     Face's processors keep them, in the order in which those do.
 
     Raises:
         SettingError: ``device``, ``dtype`` or ``device_map`` cannot be had here.
         InputError: a file is missing or broken, or weights are missing.
     """
-
     device = None if config.device_map is not None else resolve_device(config.device)
     dtype: Any = config.dtype
     if dtype == "auto" and device is not None and device.type == "cpu":
@@ -101,7 +100,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _folder(config: BackboneConfig, files: Sequence[str]) -> Path:
     """The checkpoint's folder; of a hub id, the cached one, after fetching ``files`` into it."""
-
     name = config.checkpoint
     if not name:
         raise SettingError("backbone.checkpoint", "", "a hub id, or a folder with a config.json")
@@ -131,7 +129,6 @@ def _first_line(error: BaseException) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence transformers' warnings and progress bars, and put both back as they were."""
-
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -10,7 +10,7 @@ from hermes.config import setting
 
 @dataclass
 class BackboneConfig:
-    """Which checkpoint to load and how (settings ``backbone.*``; this project)."""
+    """Which checkpoint to load and how (settings ``backbone.*``)."""
 
     checkpoint: str = setting("", help="hub id or local folder")
     family: str = setting("", help="registered name or dotted path of the family; default: by model_type")

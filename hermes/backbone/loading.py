@@ -26,8 +26,6 @@ class _Run:
 def load_backbone(config: BackboneConfig | Mapping[str, Any] | str) -> Backbone:
     """Load a model, its tokenizer and its preprocessing, ready for a session.
 
-    Source: this project.
-
     Args:
         config: settings, or what ``backbone=`` takes on the command line: the name of a configuration
             (``llava_onevision_7b``), a hub id, or a folder.
@@ -51,8 +49,6 @@ def load_backbone(config: BackboneConfig | Mapping[str, Any] | str) -> Backbone:
 
 def backbone_fallback(name: str) -> dict[str, object] | None:
     """What ``backbone=name`` means where no configuration has that name: a folder, a hub id, or a family.
-
-    Source: this project.
 
     >>> backbone_fallback("Qwen/Qwen2.5-VL-7B-Instruct")
     {'checkpoint': 'Qwen/Qwen2.5-VL-7B-Instruct'}
@@ -120,7 +116,7 @@ def _families() -> dict[str, type[Backbone]]:
 
 
 def save_checkpoint(backbone: Backbone, folder: str | Path) -> None:
-    """Write a backbone as a checkpoint folder that Hermes and transformers can load (this project)."""
+    """Write a backbone as a checkpoint folder that Hermes and transformers can load."""
     path = Path(folder)
     with _quiet():
         backbone.model.save_pretrained(path)

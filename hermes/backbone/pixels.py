@@ -36,7 +36,7 @@ _MODES = {2: "bilinear", 3: "bicubic"}
 class PixelRecipe:
     """How a checkpoint wants its frames, read from its own preprocessor settings.
 
-    Source: this project; the fields mean what they mean in Hugging Face's video processors.
+    The fields mean what they mean in Hugging Face's video processors.
 
     Attributes:
         size: ``height`` and ``width`` of every frame, or ``shortest_edge`` and ``longest_edge``: the least
@@ -139,7 +139,7 @@ class PixelRecipe:
 
 
 def stack(frames: Sequence[Frame]) -> UInt8[Tensor, "T 3 H W"]:
-    """The frames as one tensor (this project).
+    """The frames as one tensor.
 
     Raises:
         InputError: no frame, not RGB in uint8, or frames of different sizes.
@@ -160,8 +160,6 @@ def prepare(
 ) -> Float[Tensor, "T 3 H W"]:
     """Frames resized and normalised, float32 on ``device``; only the resized bytes travel there.
 
-    Source: this project.
-
     Raises:
         InputError: frames that cannot be stacked, or are too narrow.
     """
@@ -174,8 +172,6 @@ def prepare_patches(
     frames: Sequence[Frame], recipe: PixelRecipe, weight: Tensor
 ) -> tuple[Float[Tensor, "n values"], tuple[int, int, int]]:
     """Frames as :func:`patchify` gives them, on the device and in the type of the tower's ``weight``.
-
-    Source: this project.
 
     Raises:
         InputError: frames that cannot be stacked, or are too narrow.
@@ -236,7 +232,7 @@ def resize(
 ) -> UInt8[Tensor, "T 3 h w"]:
     """Antialiased resize to ``(height, width)``, to the bit what torchvision's ``v2`` does on tensors.
 
-    Source: this project. Frames that have the size already are returned as they are.
+    Frames that have the size already are returned as they are.
     """
     if tuple(images.shape[-2:]) == tuple(size):
         return images
@@ -254,10 +250,7 @@ def _fast_bilinear() -> bool:
 
 
 def normalize(images: UInt8[Tensor, "T 3 H W"], recipe: PixelRecipe) -> Float[Tensor, "T 3 H W"]:
-    """Rescale and normalise in float32; the two are one step, as in Hugging Face's tensor processors.
-
-    Source: this project.
-    """
+    """Rescale and normalise in float32; the two are one step, as in Hugging Face's tensor processors."""
     pixels = images.float()
     # In this order of operations, or the last bit differs.
     unit = 1.0 / recipe.rescale_factor if recipe.do_rescale else 1.0
@@ -275,7 +268,7 @@ def patchify(
 ) -> tuple[Float[Tensor, "n values"], tuple[int, int, int]]:
     """Frames as the flat patches the Qwen-VL towers read; an incomplete last group repeats its last frame.
 
-    Source: this project; the order is that of the Qwen-VL family's preprocessing.
+    The order is that of the Qwen-VL family's preprocessing.
 
     Args:
         images: sides are multiples of ``patch * merge``.

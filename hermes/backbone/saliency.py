@@ -75,7 +75,7 @@ def encode(
     """Frames as a chunk, with the saliency of its tokens if it is wanted.
 
     Source: arXiv 2510.18269 (StreamingTOM) ranks tokens by the vision encoder's attention; that it is the
-    last layer's, mean over heads and queries of the same frame, is this project's reading.
+    last layer's, mean over heads and queries of the same frame, is our reading.
 
     Raises:
         UnsupportedModelError: saliency is wanted, and the family does not tell it.

@@ -23,7 +23,7 @@ _ALLOWED = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.25}
 def self_check(backbone: Backbone) -> dict[str, float]:
     """Compare rotation, memory attention and the attention probe with the decoder's own eager attention.
 
-    Source: this project. Three short forward passes, run once per loaded model.
+    Three short forward passes, run once per loaded model.
 
     Returns:
         the relative difference of each comparison.

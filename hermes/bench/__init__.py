@@ -1,1 +1,5 @@
 """Measurements: time, memory and bytes of a stream."""
+
+from hermes.faces import face
+
+__all__, __getattr__ = face(__name__, __file__)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from hermes.bench.records import Record, frames_of
 from hermes.bench.stream import draw_stream, measure
 from hermes.evaluation.sweeps.cells import SweepCell
 from hermes.evaluation.sweeps.running import Outcome, run_cell
+from hermes.files import write_csv_whole, write_text_whole
+from hermes.pages.markdown import table
 from hermes.pages.styles import STYLES
 
 __all__ = ["QUANTITIES", "Measured", "measure_cells", "measured", "write_bench"]
@@ -33,7 +34,7 @@ _DASHES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell and its records (this project)."""
+    """A cell and its records."""
 
     cell: SweepCell
     records: tuple[Record, ...]
@@ -46,7 +47,7 @@ class Measured:
 def measure_cells(cells: Sequence[SweepCell], folder: Path) -> Iterator[Outcome]:
     """Measure cells one after another, each in a process of its own, so that its peak memory is its own.
 
-    Source: this project. A launcher for :func:`hermes.evaluation.sweep.run_cells`.
+    A launcher for :func:`hermes.evaluation.sweeps.running.run_cells`.
     """
     for cell in cells:
         yield Outcome(cell, *run_cell(cell.overrides, folder / "cells" / cell.hash, _alone))
@@ -58,7 +59,7 @@ def _alone(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
 
 
 def measured(outcomes: Sequence[Outcome]) -> list[Measured]:
-    """The cells that were measured, with their records (this project)."""
+    """The cells that were measured, with their records."""
     done = [outcome for outcome in outcomes if outcome.record is not None]
     return [
         Measured(outcome.cell, tuple(Record(**record) for record in (outcome.record or {})["records"]))
@@ -69,8 +70,6 @@ def measured(outcomes: Sequence[Outcome]) -> list[Measured]:
 def write_bench(outcomes: Sequence[Outcome], folder: Path, title: str, paper: Mapping[str, Any]) -> Path:
     """Write ``records.csv``, ``table.md`` and ``plot.png``; returns the page.
 
-    Source: this project.
-
     Args:
         outcomes: of all cells.
         folder: of the experiment.
@@ -80,24 +79,18 @@ def write_bench(outcomes: Sequence[Outcome], folder: Path, title: str, paper: Ma
     found = measured(outcomes)
     parts = [f"# {title}\n"]
     if found:
-        _write_csv(found, folder / "records.csv")
+        write_csv_whole(folder / "records.csv", _lines(found))
         _plot(found, folder / "plot.png")
         parts += ["![Latency and memory over frames](plot.png)\n", _about(found)]
         parts += [_table(found, operation, paper) for operation in QUANTITIES]
     failed = [outcome for outcome in outcomes if outcome.record is None]
     if failed:
         parts += ["Failed:\n", *(f"- {outcome.cell.label}: {outcome.error}" for outcome in failed), ""]
-    page = folder / "table.md"
-    page.write_text("\n".join(parts), encoding="utf-8")
-    return page
+    return write_text_whole(folder / "table.md", "\n".join(parts))
 
 
-def _write_csv(found: Sequence[Measured], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, ["cell", *(field.name for field in fields(Record))])
-        writer.writeheader()
-        for item in found:
-            writer.writerows({"cell": item.cell.label, **asdict(record)} for record in item.records)
+def _lines(found: Sequence[Measured]) -> Iterator[dict[str, Any]]:
+    return ({"cell": item.cell.label, **asdict(record)} for item in found for record in item.records)
 
 
 def _about(found: Sequence[Measured]) -> str:
@@ -120,17 +113,14 @@ def _table(found: Sequence[Measured], operation: str, paper: Mapping[str, Any]) 
         return ""
     frames = sorted({frames_of(record) for _, records in mine for record in records})
     head = ["cell", *(f"{count} frames" for count in frames)]
-    lines = [f"## {QUANTITIES[operation]} ({mine[0][1][0].unit})\n", _line(head), "|---" * len(head) + "|"]
+    lines = []
     for label, records in mine:
         values = {frames_of(record): _value(record) for record in records}
-        lines.append(_line([label, *(values.get(count, "-") for count in frames)]))
+        lines.append([label, *(values.get(count, "-") for count in frames)])
         if published := paper.get(label, {}).get(operation):
-            lines.append(_line(["*published*", *(str(published.get(count, "-")) for count in frames)]))
-    return "\n".join([*lines, ""])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+            lines.append(["*published*", *(str(published.get(count, "-")) for count in frames)])
+    title = f"## {QUANTITIES[operation]} ({mine[0][1][0].unit})"
+    return f"{title}\n\n{table(head, lines, rule='|---')}\n"
 
 
 def _value(record: Record) -> str:

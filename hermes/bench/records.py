@@ -16,12 +16,12 @@ from hermes.errors import InputError
 from hermes.machine.environment import environment
 from hermes.version import __version__
 
+__all__ = ["Record", "Recorder", "commit", "frames_of", "write_records"]
+
 
 @dataclass(frozen=True)
 class Record:
     """One measured operation.
-
-    Source: this project.
 
     Attributes:
         operation: what was measured.
@@ -48,7 +48,7 @@ class Record:
 
 
 class Recorder:
-    """Makes records that share a machine, its versions and a commit (this project).
+    """Makes records that share a machine, its versions and a commit.
 
     >>> record = Recorder("cpu").record("add", "torch", "8", "float32", [1.0, 2.0, 3.0], unit="ms")
     >>> record.median, record.rounds
@@ -91,12 +91,12 @@ class Recorder:
 
 
 def commit() -> str:
-    """The commit this package runs from, or its version where it is installed (this project)."""
-    here = Path(__file__).parent
-    if (here.parent / ".git").exists():
+    """The commit this package runs from, or its version where it is installed."""
+    root = Path(__file__).parents[2]
+    if (root / ".git").exists():
         try:
             done = subprocess.run(
-                ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+                ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=True
             )
         except (OSError, subprocess.CalledProcessError):
             return __version__
@@ -105,7 +105,7 @@ def commit() -> str:
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Append records to a CSV file, which gets its header if it is new (this project)."""
+    """Append records to a CSV file, which gets its header if it is new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as stream:
@@ -116,5 +116,5 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
 
 
 def frames_of(record: Record) -> int:
-    """Frames seen when a record of a stream was taken (this project)."""
+    """Frames seen when a record of a stream was taken."""
     return int(record.shape.split()[0])

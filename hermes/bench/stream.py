@@ -1,4 +1,4 @@
-"""One record for every measurement, kept as CSV and plotted; and the measurement of a stream."""
+"""The measurement of a stream: its settings, its records after so many frames, and their plot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAPER = {"ttft": "27-29 ms", "tpot": "23.6-24.5 ms", "peak_memory": "16.5-17.7 G
 
 @dataclass
 class MeasureConfig:
-    """What ``hermes bench`` measures (settings ``bench.*``; this project).
+    """What ``hermes bench`` measures (settings ``bench.*``).
 
     Raises:
         SettingError: numbers of frames that do not ascend.
@@ -46,13 +46,13 @@ class MeasureConfig:
 
 @dataclass(kw_only=True)
 class BenchConfig(RunConfig):
-    """The settings of ``hermes bench``: those of a run, and what is measured (this project)."""
+    """The settings of ``hermes bench``: those of a run, and what is measured."""
 
     bench: MeasureConfig = setting(MeasureConfig(), help="what is measured")
 
 
 def bench_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> BenchConfig:
-    """The settings of a measurement from ``key=value`` overrides on the defaults (this project).
+    """The settings of a measurement from ``key=value`` overrides on the defaults.
 
     Raises:
         SettingError: an unknown setting, a wrong type or value, an unknown policy or backbone.
@@ -64,12 +64,12 @@ def bench_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()
 
 
 def bench_identity(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> tuple[str, str]:
-    """What makes two measurements the same: the hash of all their settings; no judge (this project)."""
+    """What makes two measurements the same: the hash of all their settings; no judge."""
     return config_hash(bench_config(overrides, config_dirs)), ""
 
 
 def measure(overrides: Sequence[str]) -> list[Record]:
-    """Measure one stream of random frames (this project); raises as :func:`bench_config`."""
+    """Measure one stream of random frames; raises as :func:`bench_config`."""
     config = bench_config(overrides)
     about = config.bench
     with session_from(config) as session:
@@ -77,7 +77,7 @@ def measure(overrides: Sequence[str]) -> list[Record]:
 
 
 def plot_stream(path: Path, records: Sequence[Record]) -> None:
-    """One panel an operation, against the number of frames (this project)."""
+    """One panel an operation, against the number of frames."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(record.operation for record in records))
@@ -91,10 +91,7 @@ def plot_stream(path: Path, records: Sequence[Record]) -> None:
 
 
 def draw_stream(panel: Any, records: Sequence[Record], **style: Any) -> None:
-    """Medians and deciles of one operation over the frames, as a line on a matplotlib axes.
-
-    Source: this project.
-    """
+    """Medians and deciles of one operation over the frames, as a line on a matplotlib axes."""
     frames = [frames_of(record) for record in records]
     spread = [[r.median - r.low for r in records], [r.high - r.median for r in records]]
     panel.errorbar(frames, [r.median for r in records], yerr=spread, capsize=2, elinewidth=0.8, **style)
@@ -108,9 +105,9 @@ def stream_records(
 ) -> Iterator[Record]:
     """Measure one stream after each of ``counts`` frames.
 
-    Source: this project; the quantities of arXiv 2601.14724, Table 3, and encoding, compression and the bytes
-    of the memory besides. Compression is timed apart from encoding, on the device's own clock. Peak memory is
-    that of the device, or on a CPU that of the process, libraries and weights included.
+    Source: the quantities of arXiv 2601.14724, Table 3, and encoding, compression and the bytes of the memory
+    besides. Compression is timed apart from encoding, on the device's own clock. Peak memory is that of the
+    device, or on a CPU that of the process, libraries and weights included.
 
     Args:
         session: one that takes in random frames; first chunks warm it up and are forgotten.

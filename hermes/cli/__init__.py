@@ -19,6 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code: 0 done, 1 failed inside, 2 bad input or settings, 130 interrupted.
     """
     _current_folder_last()
+    from hermes.cli import light
+
+    if argv is None and light.suits(sys.argv[1:]):
+        return light.run(sys.argv[1:])
     from hermes.cli.app import run
 
     return run(list(sys.argv[1:] if argv is None else argv))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +15,8 @@ from hermes.attention import NAME
 from hermes.cli.output import out
 from hermes.cli.questions import Question
 from hermes.config import available, config_hash
-from hermes.dialogue import letters
+from hermes.dialogue.choices import lettered
+from hermes.files import json_line
 from hermes.machine.environment import environment
 from hermes.registry import registry
 from hermes.session.answer import Answer
@@ -68,16 +67,8 @@ class Lines(Writer):
 
     def answered(self, question: Question, answer: Answer, run: Mapping[str, Any]) -> None:
         own = {f.name: getattr(answer, f.name) for f in dataclasses.fields(answer) if f.name != "ids"}
-        self.console.file.write(json.dumps(_plain({**own, **run}), allow_nan=False) + "\n")
+        self.console.file.write(json_line({**own, **run}))
         self.console.file.flush()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Page(Writer):
@@ -91,7 +82,7 @@ class Page(Writer):
 
     def asking(self, question: Question, time_s: float) -> None:
         self.console.print(Text.assemble((f"{time_s:g} s  ", "cyan"), (question.question, "bold")))
-        for letter, choice in zip(letters(len(question.choices)), question.choices, strict=True):
+        for letter, choice in lettered(question.choices).items():
             self.console.print(Text(f"     ({letter}) {choice}"))
 
     def text(self, piece: str) -> None:
@@ -102,7 +93,7 @@ class Page(Writer):
         self.answers.append(answer)
         self.text("\n")
         if answer.choice is not None and answer.probabilities is not None:
-            chosen = question.choices[letters(len(question.choices)).index(answer.choice)]
+            chosen = lettered(question.choices)[answer.choice]
             odds = "  ".join(f"{letter} {share:.0%}" for letter, share in answer.probabilities.items())
             parts = (("choice  ", "dim"), f"({answer.choice}) {chosen}", (f"   {odds}", "dim"))
             self.console.print(Text.assemble(*parts))

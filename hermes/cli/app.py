@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -21,26 +21,39 @@ _DEBUG = "--debug"
 
 def run(argv: list[str]) -> int:
     """Run one command line and return its exit code."""
-    debug = _DEBUG in argv
+    try:
+        code, error = outcome(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return nobody_reads()
+    return code if error is None else report(error, debug=_DEBUG in argv)
+
+
+def outcome(argv: Sequence[str]) -> tuple[int, Exception | None]:
+    """Run one command line: its exit code, or the error that is still to be reported."""
     try:
         arguments = spread_choices([word for word in argv if word != _DEBUG])
         with log_on_stderr():
             code = _app(arguments)(arguments, prog_name="hermes", standalone_mode=False)
-        sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
-        # Whoever read us has gone, as with `| head`; nothing is left to say, also at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except Exception as error:
-        return _report(error, debug)
+        return 1, error
     if code == 130:
         note("interrupted", "stopped before the end")
-    return code if isinstance(code, int) else 0
+    return code if isinstance(code, int) else 0, None
 
 
-def _report(error: Exception, debug: bool) -> int:
+def nobody_reads() -> int:
+    """The exit code where whoever read us has gone, as with `| head`: nothing is left to say, also at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def report(error: Exception, debug: bool = False) -> int:
+    """Say on stderr what went wrong and return the exit code."""
     if debug:
         traceback.print_exception(error)
     if isinstance(error, InputError):
@@ -59,11 +72,11 @@ def _report(error: Exception, debug: bool) -> int:
     return 1
 
 
-def _app(argv: list[str]) -> typer.Typer:
+def _app(argv: Sequence[str]) -> typer.Typer:
     app = typer.Typer(
         name="hermes",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -126,7 +126,7 @@ def ask(
 def _what_to_ask(
     words: Sequence[str], at: float | None, choices: tuple[str, ...], file: Path | None
 ) -> tuple[str, list[Question]]:
-    """The video, and its questions."""
+    """The video's path, and the questions to it."""
     if not words:
         raise InputError(f"no VIDEO is given: name a file, or '{SAMPLE}' for the bundled clip")
     if len(words) > 2:

@@ -19,8 +19,7 @@ from hermes.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hermes.bench.cells import Measured
-    from hermes.bench.records import Record
+    from hermes.bench import Measured, Record
     from hermes.evaluation.sweeps.running import Outcome
 
 
@@ -89,8 +88,7 @@ def bench(
             raise InputError("--csv and --plot are of one measurement; several are kept below output=FOLDER")
         _experiment(given, only, again=again)
         return
-    from hermes.bench.records import write_records
-    from hermes.bench.stream import measure, plot_stream
+    from hermes.bench import measure, plot_stream, write_records
 
     records = measure(given)
     if csv is not None:
@@ -111,8 +109,7 @@ def _numbers(text: str, separator: str, option: str) -> list[int]:
 
 
 def _experiment(given: Sequence[str], only: str, *, again: bool) -> None:
-    from hermes.bench.cells import measure_cells, measured, write_bench
-    from hermes.bench.stream import bench_identity
+    from hermes.bench import bench_identity, measure_cells, measured, write_bench
     from hermes.config import experiment_extras
     from hermes.evaluation.sweeps.cells import cells_of, matching
     from hermes.evaluation.sweeps.running import is_done, run_cells
@@ -144,8 +141,7 @@ def _experiment(given: Sequence[str], only: str, *, again: bool) -> None:
 
 
 def _show(records: Sequence[Record]) -> None:
-    from hermes.bench.records import frames_of
-    from hermes.bench.stream import PAPER
+    from hermes.bench import PAPER, frames_of
 
     counts = list(dict.fromkeys(map(frames_of, records)))
     table = Table(title=f"{records[0].machine} | {records[0].versions}", title_justify="left")
@@ -163,7 +159,7 @@ def _show(records: Sequence[Record]) -> None:
 
 def _show_cells(found: Sequence[Measured]) -> None:
     """Latency and memory, cell by cell; the page has the rest."""
-    from hermes.bench.records import frames_of
+    from hermes.bench import frames_of
 
     counts = sorted({frames_of(record) for item in found for record in item.records})
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")

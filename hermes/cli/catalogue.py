@@ -1,4 +1,4 @@
-"""`hermes list`, `show` and `validate`: what there is, what it does, and whether settings are right."""
+"""`hermes list` and `show`: what there is, and what it does."""
 
 from __future__ import annotations
 

@@ -49,7 +49,6 @@ def _show(found: Comparison) -> None:
     table = _table("", "n", "videos", "A %", "B %", "B - A", "95 % interval", "McNemar p", "detectable")
     later = {f"{delay} s later": part for delay, part in found.by_delay.items()}
     for name, part in {**parts, "all": found.overall, **later}.items():
-        low, high, doubtful = part.interval
         table.add_row(
             Text(name),
             str(part.n),
@@ -57,7 +56,7 @@ def _show(found: Comparison) -> None:
             f"{100 * part.right_a / part.n:.1f}",
             f"{100 * part.right_b / part.n:.1f}",
             f"{100 * part.difference:+.1f}",
-            f"{100 * low:+.1f} to {100 * high:+.1f}{'*' * doubtful}",
+            part.interval.span("+.1f"),
             f"{part.p:.2g}",
             f"{100 * part.detectable:.1f}" if part.detectable < 1 else "-",
         )

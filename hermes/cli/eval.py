@@ -140,10 +140,8 @@ def _delays(found: Summary) -> Table:
     table = _columns("asked again", "n", "right % at first", "later", "change, 95 %")
     for name, losses in found.by_delay.items():
         for delay, loss in losses.items():
-            low, high, doubtful = loss.change
-            ends = f"{100 * low:+.1f} to {100 * high:+.1f}{'*' * doubtful}"
             before, now = (f"{100 * score.accuracy:.1f}" for score in (loss.before, loss.now))
-            table.add_row(f"{name}, {delay} s later", str(loss.now.n), before, now, ends)
+            table.add_row(f"{name}, {delay} s later", str(loss.now.n), before, now, loss.change.span("+.1f"))
     return table
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from hermes.dialogue.choices import MOST_CHOICES, lettered
 from hermes.errors import InputError, did_you_mean
-
-_MOST_CHOICES = 26  # letters
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class Question:
             raise InputError(f"{where}the question is empty")
         if self.time is not None and not (math.isfinite(self.time) and self.time >= 0):
             raise InputError(f"{where}the question's time is {self.time}; needed: 0 or more seconds")
-        if self.choices and not 2 <= len(self.choices) <= _MOST_CHOICES:
-            raise InputError(f"{where}{len(self.choices)} choices; needed: from 2 to {_MOST_CHOICES}")
+        if self.choices and not 2 <= len(self.choices) <= MOST_CHOICES:
+            raise InputError(f"{where}{len(self.choices)} choices; needed: from 2 to {MOST_CHOICES}")
         if any(not choice.strip() for choice in self.choices):
             raise InputError(f"{where}a choice is empty")
         if self.answer is not None and self.choices and not self._is_a_choice(self.answer):
@@ -44,10 +43,7 @@ class Question:
         return self
 
     def _is_a_choice(self, answer: str) -> bool:
-        letter = answer.strip().strip("().")
-        return answer in self.choices or (
-            len(letter) == 1 and 0 <= ord(letter) - ord("A") < len(self.choices)
-        )
+        return answer in self.choices or answer.strip().strip("().") in lettered(self.choices)
 
 
 def read_questions(path: Path) -> list[Question]:

@@ -23,7 +23,7 @@ _NO_LIMITS: Mapping[str, Any] = MappingProxyType({})
 
 
 def build(cls: type[T], spec: object = None, where: str = "") -> T:
-    """An instance of a settings dataclass from plain values, checked (this project).
+    """An instance of a settings dataclass from plain values, checked.
 
     A mapping is complete: what it leaves out has the class's default. Only where a setting's own default is
     an instance does a mapping without `name` edit that default.
@@ -48,7 +48,7 @@ def build(cls: type[T], spec: object = None, where: str = "") -> T:
 
 
 def expand(hint: object, spec: object, where: str = "") -> Any:
-    """The plain spec with every default written out, so that it can be edited and referred to (this project).
+    """The plain spec with every default written out, so that it can be edited and referred to.
 
     Values are not checked yet, since they may be interpolations; names and keys are.
 
@@ -171,13 +171,13 @@ def _settings(cls: type, spec: Mapping[str, Any], where: str, make: bool, defaul
 
 
 def unknown(where: str, key: object, given: object, options: Mapping[str, object]) -> SettingError:
-    """The error for a key that no setting has (this project)."""
+    """The error for a key that no setting has."""
     hint = f"There is no setting {key!r}. {did_you_mean(str(key), options)}".strip()
     return SettingError(join(where, key), given, f"the settings {', '.join(options) or '(none)'}", hint)
 
 
 def patch(hint: object, base: Any, change: Any, where: str = "") -> Any:
-    """A change laid over a spec: mappings merge, everything else replaces (this project).
+    """A change laid over a spec: mappings merge, everything else replaces.
 
     A part under another `name` replaces the part with all its settings. In a named mapping, null and
     `REMOVE` take an entry away, and a change that names every entry also sets their order.

@@ -33,7 +33,7 @@ def compose(
     config_dirs: Sequence[Path] = (),
     fallbacks: Mapping[str, Fallback] | None = None,
 ) -> T:
-    """An instance of `root` from defaults, an experiment file, and overrides (this project).
+    """An instance of `root` from defaults, an experiment file, and overrides.
 
     A group is a setting of `root` that is a part or has an entry in `defaults`. First every group takes the
     last choice made for it: `GROUP=NAME` is `configs/GROUP/NAME.yaml`, a path to a `.yaml` file, what the

@@ -14,8 +14,6 @@ from hermes.errors import InputError, SettingError, did_you_mean
 class Extras(NamedTuple):
     """What an experiment file holds besides settings.
 
-    Source: this project.
-
     Attributes:
         title: what it shows.
         sweep: setting -> values; ``hermes sweep`` takes their product.
@@ -41,7 +39,7 @@ class Extras(NamedTuple):
 
     @property
     def baselines(self) -> Sequence[str | Mapping[str, Any]]:
-        """Those of ``baseline``, in a list."""
+        """The entries of ``baseline``, in a list."""
         if isinstance(self.baseline, (str, Mapping)):
             return [self.baseline] if self.baseline else []
         return list(self.baseline)
@@ -77,7 +75,7 @@ def _experiment(
 
 
 def experiment_extras(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Extras:
-    """What the chosen experiment says besides settings; nothing where none is chosen (this project).
+    """What the chosen experiment says besides settings; nothing where none is chosen.
 
     Raises:
         SettingError: no such experiment.

@@ -13,7 +13,7 @@ from hermes.config.schema import Part, elements, join, settings_of, to_dict, wor
 
 
 class SettingRow(NamedTuple):
-    """One setting in the documentation: dotted key, type in words, default, help (this project)."""
+    """One setting in the documentation: dotted key, type in words, default, help."""
 
     key: str
     type: str
@@ -22,7 +22,7 @@ class SettingRow(NamedTuple):
 
 
 def resolved_yaml(obj: object) -> str:
-    """Every setting of an object as YAML, in order (this project).
+    """Every setting of an object as YAML, in order.
 
     Raises:
         InputError: a value that no setting can hold.
@@ -31,7 +31,7 @@ def resolved_yaml(obj: object) -> str:
 
 
 def config_hash(obj: object) -> str:
-    """16 hexadecimal digits that depend on every setting, and on nothing else (this project).
+    """16 hexadecimal digits that depend on every setting, and on nothing else.
 
     Raises:
         InputError: a value that no setting can hold.
@@ -42,7 +42,7 @@ def config_hash(obj: object) -> str:
 
 
 def settings_table(cls: type, where: str = "") -> list[SettingRow]:
-    """The settings of a dataclass, one row each, nested dataclasses included (this project).
+    """The settings of a dataclass, one row each, nested dataclasses included.
 
     In a named mapping NAME stands for the entry's name. Parts have tables of their own.
 

@@ -19,7 +19,7 @@ from hermes.forwarding import shipped
 
 
 def available(group: str, config_dirs: Sequence[Path] = ()) -> list[str]:
-    """The names of a group's configuration files, sorted, such as `available("policy")` (this project)."""
+    """The names of a group's configuration files, sorted, such as `available("policy")`."""
     folders = [folder / group for folder in _folders(config_dirs)]
     return sorted(
         {path.relative_to(folder).as_posix()[:-5] for folder in folders for path in folder.rglob("*.yaml")}
@@ -27,7 +27,7 @@ def available(group: str, config_dirs: Sequence[Path] = ()) -> list[str]:
 
 
 def config_source(group: str, name: str, config_dirs: Sequence[Path] = ()) -> str:
-    """The text of a configuration file (this project).
+    """The text of a configuration file.
 
     Raises:
         SettingError: no such file.

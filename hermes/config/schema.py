@@ -20,7 +20,7 @@ __all__ = ["Part", "Setting", "convert", "elements", "join", "part_type", "setti
 
 
 class Part:
-    """Base of whatever a setting chooses by name: policies, scorers, selectors, ... (this project).
+    """Base of whatever a setting chooses by name: policies, scorers, selectors and others.
 
     A field annotated with a subclass takes a registered name, a dotted path, a mapping
     `{name: ..., **settings}`, or an instance. Subclasses are dataclasses whose fields are their settings.
@@ -30,10 +30,7 @@ class Part:
 
 
 class Setting(NamedTuple):
-    """One setting of a dataclass: its name, its resolved type, and the dataclass field behind it.
-
-    Source: this project.
-    """
+    """One setting of a dataclass: its name, its resolved type, and the dataclass field behind it."""
 
     name: str
     type: object
@@ -57,7 +54,7 @@ def setting(
     lt: float | None = None,
     choices: Iterable[object] | None = None,
 ) -> Any:
-    """A documented dataclass field (this project).
+    """A documented dataclass field.
 
     Args:
         default: its default, copied for each instance where mutable; without one it is required.
@@ -84,7 +81,7 @@ def setting(
 
 
 def settings_of(cls: type) -> Mapping[str, Setting]:
-    """The settings of a dataclass, in order; read-only (this project).
+    """The settings of a dataclass, in order; read-only.
 
     Raises:
         HermesError: the class itself is at fault (an unresolvable annotation, `@dataclass` forgotten).
@@ -111,12 +108,12 @@ def _settings_of(cls: type) -> Mapping[str, Setting]:
 
 
 def join(where: str, key: object) -> str:
-    """`where.key`, or whichever of the two is not empty (this project)."""
+    """`where.key`, or whichever of the two is not empty."""
     return f"{where}.{key}" if where and key != "" else where or str(key)
 
 
 def elements(hint: object) -> tuple[object, bool, tuple[object, ...]]:
-    """A type's core without None, whether None is allowed, and its arguments (this project).
+    """A type's core without None, whether None is allowed, and its arguments.
 
     >>> elements(list[int] | None)
     (<class 'list'>, True, (<class 'int'>,))
@@ -139,13 +136,13 @@ def elements(hint: object) -> tuple[object, bool, tuple[object, ...]]:
 
 
 def part_type(hint: object) -> type[Part] | None:
-    """The part class of `Scorer` or `Scorer | None`; None for any other type (this project)."""
+    """The part class of `Scorer` or `Scorer | None`; None for any other type."""
     core = elements(hint)[0]
     return core if isinstance(core, type) and issubclass(core, Part) else None
 
 
 def words(hint: object, limits: Mapping[str, Any] = types.MappingProxyType({})) -> str:
-    """A type and its limits in words, for errors and documentation (this project).
+    """A type and its limits in words, for errors and documentation.
 
     Raises:
         HermesError: a type that no setting can have.
@@ -193,8 +190,6 @@ def _range(limits: Mapping[str, Any]) -> str:
 
 def convert(hint: object, value: Any, where: str, limits: Mapping[str, Any]) -> Any:
     """A plain value as the scalar type `hint`, checked; nothing is rounded or turned into text.
-
-    Source: this project.
 
     Raises:
         SettingError: wrong type, or out of bounds.
@@ -245,7 +240,7 @@ def _within(value: Any, limits: Mapping[str, Any]) -> bool:
 
 
 def to_dict(obj: object) -> Any:
-    """Plain containers that `build` turns into an equal object; safe for YAML and JSON (this project).
+    """Plain containers that `build` turns into an equal object; safe for YAML and JSON.
 
     Raises:
         InputError: a value that no setting can hold.

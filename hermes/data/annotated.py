@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import logging
 import math
 import os
 import re
@@ -17,43 +18,26 @@ from typing import ClassVar
 
 from hermes.config import setting
 from hermes.data.annotations import shared_entries
-from hermes.data.benchmark import _MISSING, Benchmark, Survey, _logger, video_frames
+from hermes.data.benchmark import Benchmark, Survey, video_frames
 from hermes.data.clips import Clip, Problem, TimedQuestion
 from hermes.data.entries import ROUNDING, RawQuestion, Reading, collect
 from hermes.data.tables import load
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.video import Frame, VideoConfig, open_source
 
+__all__ = ["Annotated"]
 
-@dataclass(frozen=True)
-class _Places:
-    """Where the videos of an annotation file are."""
+_logger = logging.getLogger("hermes.data")
 
-    folder: Path
-    replaced: Mapping[str, str]
-    dropped: int
-    relative_too: bool
-
-    def __call__(self, named: str) -> str:
-        path = PurePosixPath(self.rename(named))
-        parts = path.parts[1:] if path.is_absolute() else path.parts
-        if self.dropped and (path.is_absolute() or self.relative_too):
-            path = PurePosixPath(*parts[min(self.dropped, len(parts) - 1) :])
-        return str(self.folder / path)
-
-    def rename(self, named: str) -> str:
-        """The name after ``data.replace``."""
-        for pattern, by in self.replaced.items():
-            named = re.sub(pattern, by, named)
-        return named
+_MISSING = ("error", "skip")
 
 
 @dataclass
 class Annotated(Benchmark):
     """Videos and an annotation file in the form of :func:`hermes.data.annotations.shared_entries`.
 
-    Source: this project. What cannot be asked (no such option, a time at which nothing was shown) is left
-    out with a warning; ``hermes validate data=... data.annotations=...`` lists it.
+    What cannot be asked (no such option, a time at which nothing was shown) is left out with a warning;
+    ``hermes validate data=... data.annotations=...`` lists it.
 
     Raises:
         InputError: a file that cannot be read, no question in it, or missing videos.
@@ -220,3 +204,26 @@ class Annotated(Benchmark):
                 late = sum(time > end + ROUNDING for time in times)
                 what = f"it ends at {end:.1f} s, the annotations at {last:g} s ({late} questions later)"
                 yield Problem(video, what, "bad times", clip.start >= end)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the videos of an annotation file are."""
+
+    folder: Path
+    replaced: Mapping[str, str]
+    dropped: int
+    relative_too: bool
+
+    def __call__(self, named: str) -> str:
+        path = PurePosixPath(self.rename(named))
+        parts = path.parts[1:] if path.is_absolute() else path.parts
+        if self.dropped and (path.is_absolute() or self.relative_too):
+            path = PurePosixPath(*parts[min(self.dropped, len(parts) - 1) :])
+        return str(self.folder / path)
+
+    def rename(self, named: str) -> str:
+        """The name after ``data.replace``."""
+        for pattern, by in self.replaced.items():
+            named = re.sub(pattern, by, named)
+        return named

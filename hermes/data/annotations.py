@@ -20,7 +20,7 @@ _BOUNDS = ("clip_start_time", "clip_end_time", "clip")
 
 
 def is_shared(content: Any) -> bool:
-    """Whether this is a list, and any of it has ``video_path`` and ``conversations`` (this project)."""
+    """Whether this is a list, and any of it has ``video_path`` and ``conversations``."""
     rows = content if isinstance(content, list) else []
     return any(isinstance(row, dict) and "video_path" in row and "conversations" in row for row in rows)
 
@@ -86,8 +86,8 @@ def _entry(video: dict[str, Any], question: dict[str, Any], where: str) -> RawQu
 def read_annotations(path: str | Path, videos: str | Path | None = None) -> list[Clip]:
     """Read an annotation file in the form of :func:`shared_entries`, and stop at the first fault.
 
-    Source: this project. Relative video paths are those from ``videos``, or from the file's folder. A
-    benchmark (``data=annotations``) reads the same form, tolerantly.
+    Relative video paths are those from ``videos``, or from the file's folder. A benchmark
+    (``data=annotations``) reads the same form, tolerantly.
 
     Raises:
         InputError: no such file, no JSON, or a video or question that lacks something; it says which.
@@ -102,10 +102,7 @@ def read_annotations(path: str | Path, videos: str | Path | None = None) -> list
 
 
 def write_annotations(path: str | Path, clips: Iterable[Clip]) -> None:
-    """Write what :func:`read_annotations` reads; videos below the file's folder are named from there.
-
-    Source: this project.
-    """
+    """Write what :func:`read_annotations` reads; videos below the file's folder are named from there."""
     path = Path(path)
     content = [_to_json(clip, path.parent) for clip in clips]
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

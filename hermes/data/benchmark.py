@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -14,16 +13,12 @@ from hermes.data.clips import Clip, Problem, TimedQuestion
 from hermes.data.entries import seconds
 from hermes.video import Frame, VideoConfig, open_source
 
-__all__ = ["Benchmark", "Survey"]
-
-_logger = logging.getLogger("hermes.data")
-
-_MISSING = ("error", "skip")
+__all__ = ["Benchmark", "Survey", "video_frames"]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a benchmark holds, and what is wrong with it (this project).
+    """What a benchmark holds, and what is wrong with it.
 
     Attributes:
         videos: files, or streams that have none.
@@ -43,7 +38,7 @@ class Survey:
 class Benchmark(Part, ABC):
     """A series of videos with their questions (setting ``data``).
 
-    Source: this project. Subclass it as a dataclass whose fields are the settings (``data.*``).
+    Subclass it as a dataclass whose fields are the settings (``data.*``).
     """
 
     kind: ClassVar[str] = "data"
@@ -87,7 +82,7 @@ class Benchmark(Part, ABC):
 def video_frames(
     clip: Clip, video: VideoConfig, fps: float, source_fps: float | None = None
 ) -> Iterator[Iterator[Frame]]:
-    """The frames of a clip's file, folder or array, as ``video.*`` says (this project).
+    """The frames of a clip's file, folder or array, as ``video.*`` says.
 
     Args:
         clip: whose bounds apply as well as those of ``video``.

@@ -13,8 +13,6 @@ __all__ = ["Clip", "Problem", "TimedQuestion"]
 class TimedQuestion:
     """One question of a benchmark.
 
-    Source: this project.
-
     Attributes:
         question: what is asked.
         answer: the right answer, empty if unknown; of a multiple-choice question one of ``choices``, word for
@@ -42,7 +40,7 @@ class TimedQuestion:
 
 @dataclass(frozen=True)
 class Clip:
-    """One video of a benchmark, or a part of it, and its questions in order of time (this project).
+    """One video of a benchmark, or a part of it, and its questions in order of time.
 
     All times are seconds of the video file, also where the stream begins at ``start``.
 
@@ -65,7 +63,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with an annotation file or a video (this project).
+    """Something wrong with an annotation file or a video.
 
     Attributes:
         where: entry and video.

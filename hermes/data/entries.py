@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hermes.data.clips import Clip, Problem, TimedQuestion
+from hermes.dialogue.choices import MOST_CHOICES, lettered, letters
 
 __all__ = ["RawQuestion", "Reading", "collect", "option_of", "seconds", "unlabelled"]
 
 # Times in annotations are often whole seconds of a video that is a fraction shorter.
 ROUNDING = 1.0
-_MOST_OPTIONS = 26
 _LETTER = re.compile(r"\s*\(?([A-Z])\s*(?:[.):]+(.*))?", re.DOTALL)
 _LABEL = re.compile(r"\s*\(?([A-Z])\s*[.):]\s*")
 
@@ -22,8 +22,6 @@ _LABEL = re.compile(r"\s*\(?([A-Z])\s*[.):]\s*")
 @dataclass(frozen=True)
 class RawQuestion:
     """One question as a file has it, its fields named alike for every format, nothing checked yet.
-
-    Source: this project.
 
     Attributes:
         where: of the file: ``"video 3, question 0"``.
@@ -56,7 +54,7 @@ class RawQuestion:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a file holds (this project).
+    """What a file holds.
 
     Attributes:
         clips: with the questions that can be asked.
@@ -74,7 +72,7 @@ class Reading:
 
 
 def seconds(value: Any) -> float | None:
-    """A time in seconds from a number or ``"h:mm:ss"``; None if it is neither (this project).
+    """A time in seconds from a number or ``"h:mm:ss"``; None if it is neither.
 
     >>> seconds(3), seconds("0:02:41.5"), seconds("soon"), seconds(True)
     (3.0, 161.5, None, None)
@@ -90,19 +88,19 @@ def seconds(value: Any) -> float | None:
 
 
 def unlabelled(options: Sequence[Any]) -> tuple[Any, ...]:
-    """Options without their letters, if each begins with its own (this project).
+    """Options without their letters, if each begins with its own.
 
     >>> unlabelled(["A. red", "(B) blue"]), unlabelled(["A. red", "blue"])
     (('red', 'blue'), ('A. red', 'blue'))
     """
     found = [_LABEL.match(option) if isinstance(option, str) else None for option in options]
-    if all(match is not None and ord(match[1]) == ord("A") + i for i, match in enumerate(found)):
+    if [match and match[1] for match in found] == letters(len(found)):
         return tuple(option[match.end() :] for option, match in zip(options, found, strict=True) if match)
     return tuple(options)
 
 
 def option_of(answer: Any, options: Sequence[str], form: str = "text") -> str | None:
-    """The option that an answer means, word for word; None if it means none (this project).
+    """The option that an answer means, word for word; None if it means none.
 
     Args:
         answer: as the file has it.
@@ -125,8 +123,8 @@ def option_of(answer: Any, options: Sequence[str], form: str = "text") -> str | 
     stripped = answer.strip()
     texts = [option for option in options if option == answer or option.strip() == stripped]
     letter = _LETTER.fullmatch(answer)
-    index = ord(letter[1]) - ord("A") if letter else len(options)
-    by_letter = [options[index]] if index < len(options) else []
+    named = lettered(options).get(letter[1]) if letter else None
+    by_letter = [] if named is None else [named]
     if letter and (said := (letter[2] or "").strip()):
         by_letter = [option for option in by_letter if option.strip() == said]
     found = by_letter + texts if form == "letter" else texts + by_letter
@@ -138,7 +136,7 @@ def collect(
 ) -> Reading:
     """Check every entry and gather the questions by clip, each in order of time.
 
-    Source: this project. Questions belong together if path, bounds and frame rate agree.
+    Questions belong together if path, bounds and frame rate agree.
 
     Args:
         items: of the file; a problem stands for an entry that could not be read.
@@ -290,7 +288,7 @@ class _Checked:
         if not all(isinstance(option, str) for option in options) or (given and not options):
             self._bad(f"the options are {given!r}; needed: a list of texts", "bad options")
             return ()
-        if len(options) == 1 or len(options) > _MOST_OPTIONS:
+        if len(options) == 1 or len(options) > MOST_CHOICES:
             what = "option, which leaves no choice" if len(options) == 1 else "options, more than letters"
             self._bad(f"{len(options)} {what}", "bad options")
         for option in dict.fromkeys(options):

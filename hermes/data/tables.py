@@ -1,4 +1,4 @@
-"""Annotation files as plain rows: JSON, JSON lines, CSV and, where pyarrow is memory_attention_set, Parquet."""
+"""Annotation files as plain rows: JSON, JSON lines, CSV and, where pyarrow is installed, Parquet."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ __all__ = ["load"]
 def load(path: Path) -> Any:
     """The content of a file: rows of a table as a list of objects, or whatever a JSON file holds.
 
-    Source: this project. The suffix tells the format: ``.jsonl``, ``.csv``, ``.parquet``; all others are
-    JSON.
+    The suffix tells the format: ``.jsonl``, ``.csv``, ``.parquet``; all others are JSON.
 
     Raises:
         InputError: a file that cannot be read, or is not what its suffix says.

@@ -22,7 +22,7 @@ from hermes.decoding.observer import DecoderObserver
 from hermes.decoding.prefill import prefill
 from hermes.decoding.recording import NotYetError, Recordings, Run, record
 from hermes.memory import ExecutionMode, KVMemory
-from hermes.policy import MemoryPolicy
+from hermes.policy import MemoryPolicy, compress_together, group_by_round, reindex_due
 from hermes.tokens import Chunk
 
 _logger = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ _SHARED = {"started", "on_text", "seed", "processors"}
 class Execution:
     """Runs a stream's prefills, compressions and answers as ``memory.execution`` has it.
 
-    Source: this project. With a fixed budget every step has the same shapes: with ``compile`` the prefill of
-    a chunk and the compression after it are recorded (:mod:`hermes.tape`) once the memory is full, and
+    With a fixed budget every step has the same shapes: with ``compile`` the prefill of a chunk and the
+    compression after it are recorded (:mod:`hermes.decoding.recording`) once the memory is full, and
     replayed. What cannot be recorded runs eagerly, with the reason in the log, and comes to the same.
 
     Args:
@@ -66,7 +66,7 @@ class Execution:
     # -- reading a chunk ------------------------------------------------------------------------------------
 
     def prefill(self, memory: KVMemory, chunk: Chunk, *, probe: AttentionProbe | None = None) -> None:
-        """As :func:`hermes.prefill.prefill`."""
+        """As :func:`hermes.decoding.prefill.prefill`."""
         recording = (
             self._prefill_recording(memory, chunk, probe) if self.mode == "compile" and len(chunk) else None
         )
@@ -76,8 +76,7 @@ class Execution:
         try:
             with torch.no_grad():
                 made = recording(*_read(memory, chunk))
-                for index, layer in enumerate(memory.layers):
-                    layer.keys, layer.values = made[2 * index : 2 * index + 2]
+                memory.load_pending(made)
                 memory.commit(chunk.positions, chunk.tokens, chunk.advance)
         except BaseException:
             memory.rollback()
@@ -171,16 +170,22 @@ class Execution:
 
     # -- compressing ----------------------------------------------------------------------------------------
 
-    def step(self, policy: MemoryPolicy, memory: KVMemory, observer: DecoderObserver) -> bool:
-        """As :meth:`hermes.policy.MemoryPolicy.step`."""
-        context = policy.context
-        if self.records(policy, memory):
-            compact = policy.reindexing.due(
-                memory, compressing=True, max_position=context.max_position, extent=context.extent
-            )
-            if self.compress(policy, memory, observer, compact=compact):
+    def compress(self, policies: Sequence[MemoryPolicy], memory: KVMemory, observer: DecoderObserver) -> bool:
+        """One step of a stream, or of streams in lockstep; returns whether the memory changed.
+
+        As :meth:`hermes.MemoryPolicy.step` and :func:`hermes.policy.compress_together`, replayed where it is
+        recorded.
+        """
+        first = policies[0]
+        if len(group_by_round(policies)) == 1 and self.records(first, memory):
+            compact = reindex_due(policies, memory, compressing=True)
+            if self._replay(first, memory, observer, compact):
                 return True
-        return policy.step(memory, observer)
+        return (
+            first.step(memory, observer)
+            if len(policies) == 1
+            else compress_together(policies, memory, observer)
+        )
 
     def records(self, policy: MemoryPolicy, memory: KVMemory) -> bool:
         """Whether this policy's compressions of this memory are recorded; the log says what is against it."""
@@ -191,10 +196,10 @@ class Execution:
             self.compressions.refuse(reason)
         return reason is None
 
-    def compress(
-        self, policy: MemoryPolicy, memory: KVMemory, observer: DecoderObserver, *, compact: bool | Tensor
+    def _replay(
+        self, policy: MemoryPolicy, memory: KVMemory, observer: DecoderObserver, compact: bool | Tensor
     ) -> bool:
-        """Replay a compression; False where it is to be done eagerly. Only for what :meth:`records` allows.
+        """Replay a compression; False where it is to be done eagerly.
 
         Args:
             compact: whether positions become dense; not for some streams of a batch only.
@@ -244,7 +249,7 @@ class _Compression:
         drawn, order, ids = policy.context.generator.get_state(), list[int](), list[int]()
         # What it knows on the host changes from step to step, and would be part of the record.
         fork = _recorded(memory)
-        watch, before = LayerwiseObserver.like(observer, fork), _settled(policy)
+        watch, before = LayerwiseObserver.like(observer, fork), _held_by(policy)
 
         def run(*tensors: Tensor) -> list[Tensor]:
             fork.load_state(tensors[:-1])
@@ -264,13 +269,13 @@ class _Compression:
             fork.reset()
         if redrawn:
             raise RuntimeError("random numbers are drawn")
-        if _settled(policy) != before:
+        if _held_by(policy) != before:
             raise RuntimeError("the policy or a part of it remembers something")
         return _Compression(recorded, order, ids[0], (policy, watch.texts))
 
 
 class Recorded(KVMemory):
-    """A memory while it is recorded: what it knows on the host cannot be read (this project)."""
+    """A memory while it is recorded: what it knows on the host cannot be read."""
 
     def __getattribute__(self, name: str) -> Any:
         """An attribute, if it is the same at every step.
@@ -289,14 +294,14 @@ def _recorded(memory: KVMemory) -> Recorded:
     return fork
 
 
-def _settled(policy: MemoryPolicy) -> bytes:
+def _held_by(policy: MemoryPolicy) -> bytes:
     """What a policy and its parts hold; records need it to stay the same."""
     held = {name: value for name, value in vars(policy).items() if name != "context"}
     return pickle.dumps(held)
 
 
 def reason_not_recorded(policy: MemoryPolicy, memory: KVMemory) -> str | None:
-    """Why a policy's compression cannot be recorded; None where it can (this project)."""
+    """Why a policy's compression cannot be recorded; None where it can."""
     kind = type(policy)
     if not policy.repeats:
         return f"{kind.__name__} does not say that it is stateless"

@@ -42,7 +42,7 @@ _NOT_OPTIONS = (
 class GenerationConfig:
     """How answers are generated (settings ``generation.*``).
 
-    Source: this project; greedy decoding and the penalty are those of arXiv 2601.14724.
+    Greedy decoding and the penalty are those of arXiv 2601.14724.
     """
 
     max_new_tokens: int = setting(128, help="longest answer", unit="tokens", ge=1)
@@ -55,7 +55,7 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class Generated:
-    """One answer's tokens, first-token logits and timing in seconds (this project)."""
+    """One answer's tokens, first-token logits and timing in seconds."""
 
     ids: Int[Tensor, " n"]
     first_logits: Float[Tensor, " vocab"]
@@ -142,7 +142,7 @@ class TokenClock(BaseStreamer):  # type: ignore[misc]
 def chooser(
     config: GenerationConfig, processors: Sequence[LogitsProcessor], prompt_length: int
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """What turns ids ``[B, n]`` and logits ``[B, vocab]`` into tokens ``[B, 1]`` (this project)."""
+    """What turns ids ``[B, n]`` and logits ``[B, vocab]`` into tokens ``[B, 1]``."""
     chain = LogitsProcessorList(processors)
     if config.repetition_penalty != 1:
         chain.append(GeneratedRepetitionPenalty(config.repetition_penalty, prompt_length))
@@ -162,7 +162,7 @@ def chooser(
 
 
 def stop_tokens(model: Any) -> frozenset[int]:
-    """Tokens that end an answer (this project)."""
+    """Tokens that end an answer."""
     given = model.generation_config.eos_token_id
     return frozenset([] if given is None else given if isinstance(given, list) else [given])
 
@@ -201,7 +201,7 @@ def generate(
     processors: Sequence[LogitsProcessor] = (),
     **options: Any,
 ) -> Generated:
-    """Answer from ``memory``, which is written to: pass a fork (this project).
+    """Answer from ``memory``, which is written to: pass a fork.
 
     Args:
         ids: the question's tokens.

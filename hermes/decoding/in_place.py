@@ -27,7 +27,7 @@ _ROUND = 128
 class InPlaceDecoder:
     """Answers from a private copy of the memory whose buffers are written in place.
 
-    Source: this project. ``generate`` on a fork concatenates keys and values at every token; a fixed budget
+    ``generate`` on a fork concatenates keys and values at every token; a fixed budget
     means a fixed capacity. Every layer runs at its own clock from the start, by rotary embeddings of its own,
     so neither queries nor keys are turned afterwards.
 
@@ -118,7 +118,7 @@ class InPlaceDecoder:
 
     @torch.no_grad()
     def step(self, ids: Int[Tensor, "B 1"]) -> Float[Tensor, "B vocab"]:
-        """One more token; logits of the next."""
+        """Read one more token; returns the logits of the next."""
         hidden = self.backbone.embed(ids)
         filled = torch.tensor([self.filled], device=hidden.device)
         if self.mode == "compile":

@@ -24,7 +24,7 @@ def run_block(
 ) -> Float[Tensor, "B q hidden"]:
     """One decoder layer of the Qwen kind, from its own modules.
 
-    Source: this project. transformers' own forward runs hooks that cannot be compiled outside of the whole
+    Transformers' own forward runs hooks that cannot be compiled outside of the whole
     model's forward.
 
     Args:
@@ -52,20 +52,20 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def rotary_at(
     rotary: Rotary, positions: Float[Tensor, "A L B q"], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines ``[L, B, 1, q, D]`` of positions in every layer (this project)."""
+    """Cosines and sines ``[L, B, 1, q, D]`` of positions in every layer."""
     angles = rotary.angles(positions)
     cos, sin = (torch.cat((x, x), dim=-1).mul(rotary.scaling).to(dtype) for x in angles)
     return cos.unsqueeze(2), sin.unsqueeze(2)
 
 
 def clocks_of(layers: Iterable[KVLayer]) -> Float[Tensor, "L B"]:
-    """The next position of every layer (this project)."""
+    """The next position of every layer."""
     return torch.stack([layer.clock[:, 0] for layer in layers]).float()
 
 
 @torch.no_grad()
 def same_blocks(backbone: Backbone) -> bool:
-    """Whether the decoder's layers compute what :func:`run_block` does: the first is tried (this project)."""
+    """Whether the decoder's layers compute what :func:`run_block` does: the first is tried."""
     generator = torch.Generator().manual_seed(0)
     width, axes = backbone.text_config.hidden_size, backbone.rotary.axes
     hidden = torch.randn(1, 4, width, generator=generator).to(backbone.device, backbone.dtype)

@@ -19,7 +19,7 @@ from hermes.tokens import expand_axes
 class LayerwiseObserver(DecoderObserver):
     """An observer that asks the host for nothing: every layer is run at its own clock.
 
-    Source: this project. What it observes is the same, up to rounding. Its memory's layers must be such as
+    What it observes is the same, up to rounding. Its memory's layers must be such as
     :func:`hermes.blocks.reason_not_layerwise` has nothing against.
     """
 
@@ -31,7 +31,7 @@ class LayerwiseObserver(DecoderObserver):
         return made
 
     def over(self, memory: KVMemory) -> DecoderObserver:
-        """The same, over another memory."""
+        """An observer of the same kind over another memory."""
         return self.like(self, memory)
 
     @contextmanager

@@ -128,8 +128,8 @@ class DecoderObserver(Observer):
     def queries(self, text: str) -> list[Float[Tensor, "B Hq n D"]]:
         """Every layer's queries of a text before rotation, from a true forward of it over the memory.
 
-        Source: arXiv 2503.00540 (ReKV): what blocks of archived tokens are retrieved by (this project's
-        second pass; there the pass is the answer's own).
+        Source: arXiv 2503.00540 (ReKV): what archived blocks are retrieved by, here in a pass of its
+        own (there in the answer's).
         """
         ids = self.backbone.encode(text)
         n, batch, axes = ids.shape[1], max(self.memory.batch_size, 1), self.backbone.axes

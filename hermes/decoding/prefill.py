@@ -21,7 +21,7 @@ def prefill(
     probe: AttentionProbe | None = None,
     prefix: bool = False,
 ) -> None:
-    """Run a chunk through the decoder on top of the memory and take its tokens in (this project).
+    """Run a chunk through the decoder on top of the memory and take its tokens in.
 
     After an exception, or an interruption, the memory is as it was.
 

@@ -22,13 +22,13 @@ _ON_THE_HOST = "a tensor's value is read on the host"
 
 
 class NotYetError(Exception):
-    """The step at hand is not one to be recorded (this project)."""
+    """The step at hand is not one to be recorded."""
 
 
 def record(run: Run, inputs: Sequence[Tensor], *, fuse: bool = True) -> Run:
     """Record what ``run`` does with tensors of these shapes; everything else it read is part of the record.
 
-    Source: this project. On a CPU it is traced and compiled by Inductor. On a GPU it becomes a CUDA graph;
+    On a CPU it is traced and compiled by Inductor. On a GPU it becomes a CUDA graph;
     with ``fuse`` Inductor compiles it before. A step that reads a tensor's value on the host, or draws random
     numbers, is refused.
 
@@ -50,13 +50,13 @@ def record(run: Run, inputs: Sequence[Tensor], *, fuse: bool = True) -> Run:
 
 
 def compiled(graph: torch.fx.GraphModule) -> Run:
-    """A traced function, compiled for its shapes (this project)."""
+    """A traced function, compiled for its shapes."""
     run: Any = torch.compile(graph, dynamic=False, fullgraph=True)
     return run  # type: ignore[no-any-return]
 
 
 def traced(run: Run, inputs: Sequence[Tensor]) -> torch.fx.GraphModule:
-    """The operations that ``run`` calls, as a graph (this project).
+    """The operations that ``run`` calls, as a graph.
 
     Raises:
         RuntimeError: a tensor's value is read on the host, or random numbers are drawn.
@@ -77,7 +77,7 @@ def traced(run: Run, inputs: Sequence[Tensor]) -> torch.fx.GraphModule:
 
 
 class CudaGraph:
-    """A CUDA graph with buffers of its own for what goes in and comes out (this project).
+    """A CUDA graph with buffers of its own for what goes in and comes out.
 
     Raises:
         RuntimeError: a tensor's value is read on the host.
@@ -122,7 +122,7 @@ class CudaGraph:
 class Recordings(Generic[T]):
     """The records of one operation, by what they were made for.
 
-    Source: this project. A record is made when the same shapes come for the third time in a stream: while a
+    A record is made when the same shapes come for the third time in a stream: while a
     memory fills up, every step has other shapes.
 
     Args:

@@ -6,8 +6,8 @@ from hermes.dialogue.rounds import Round
 from hermes.dialogue.template import TemplateParts, chatml, split_template
 
 __all__ = [
-    "GuidancePrompts",
     "PROMPT_KINDS",
+    "GuidancePrompts",
     "Round",
     "TemplateParts",
     "chatml",

@@ -16,9 +16,9 @@ PROMPT_KINDS = ("local", "global", "mixed")
 class GuidancePrompts:
     """The pseudo-queries of the hierarchy (settings ``policy.prompts.*``).
 
-    Source: arXiv 2601.14724, Sec. 3.1. The wording is this project's; the paper prints its own in App. B,
-    Figs 7 to 10. The mixed prompt is the two joined by ``joint``. After a question, both are
-    preceded by a reminder of the last round.
+    Source: arXiv 2601.14724, Sec. 3.1. The wording is ours; the paper prints its own in App. B, Figs
+    7 to 10. The mixed prompt is the two joined by ``joint``. After a question, both are preceded by a
+    reminder of the last round.
 
     Raises:
         SettingError: a history text with other fields than {question} and {answer}.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+
+from hermes.dialogue.choices import answer_text
+
+__all__ = ["Round"]
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round of the conversation: a question, its answer and, for multiple choice, the options.
-
-    Source: this project.
-    """
+    """One round of the conversation: a question, its answer and, for multiple choice, the options."""
 
     question: str
     answer: str
@@ -26,10 +26,4 @@ class Round:
         >>> Round("Which colour?", "a blue one", ("red", "blue")).answer_text
         'a blue one'
         """
-        found = re.fullmatch(r"\s*\(?([A-Z])\b[).:]?.*", self.answer, flags=re.DOTALL)
-        if found and self.choices:
-            index = ord(found.group(1)) - ord("A")
-            bare = re.fullmatch(r"\s*\(?[A-Z][).:]?\s*", self.answer) is not None
-            if index < len(self.choices) and (bare or self.choices[index] in self.answer):
-                return self.choices[index]
-        return self.answer.strip()
+        return answer_text(self.answer, self.choices)

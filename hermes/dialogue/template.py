@@ -15,10 +15,7 @@ _QUESTION = "QUESTION-GOES-HERE"
 
 
 class TemplateParts(NamedTuple):
-    """One user turn with a video and a question, cut at both: ``prefix VIDEO before QUESTION after``.
-
-    Source: this project.
-    """
+    """One user turn with a video and a question, cut at both: ``prefix VIDEO before QUESTION after``."""
 
     prefix: str
     before: str
@@ -26,7 +23,7 @@ class TemplateParts(NamedTuple):
 
 
 def chatml(video: str) -> str:
-    """A plain ChatML template that writes ``video`` for a video, for checkpoints without one (this project).
+    """A plain ChatML template that writes ``video`` for a video, for checkpoints without one.
 
     >>> chatml("<video>").count("<video>")
     1
@@ -44,8 +41,6 @@ def split_template(
     tokenizer: Any, chat_templates: Sequence[str | None], system_prompt: str | None, video_marker: str
 ) -> TemplateParts:
     r"""Render one user turn, a video and a question, and cut it at the two.
-
-    Source: this project.
 
     Args:
         tokenizer: anything with ``apply_chat_template``.

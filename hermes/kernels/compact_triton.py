@@ -1,4 +1,4 @@
-"""Compaction of one layer in one pass; the reference is :func:`hermes.kernels.compact.compact_layer`.
+"""Compaction of one layer in one pass; the reference is :func:`hermes.kernels.compact_layer`.
 
 One launch does all of it, over programs of two kinds:
 

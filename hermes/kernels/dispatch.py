@@ -30,7 +30,7 @@ _SMALL = 4096
 
 @dataclass(frozen=True)
 class Choice:
-    """Who runs an operation, ``torch`` or ``triton``, and why (this project)."""
+    """Who runs an operation, ``torch`` or ``triton``, and why."""
 
     provider: str
     reason: str
@@ -39,7 +39,7 @@ class Choice:
 class Kernels:
     """The arithmetic of memory, each operation by the reference or by its Triton kernel.
 
-    Source: this project. Triton is imported when it is first chosen.
+    Triton is imported when it is first chosen.
 
     Args:
         wanted: ``torch`` and ``triton`` force one; ``auto`` takes Triton for tensors on a CUDA device that it
@@ -49,7 +49,7 @@ class Kernels:
         chosen: the last choice made for each operation.
 
     Raises:
-        SettingError: ``triton`` where it is not memory_attention_set, or without a GPU and without its interpreter.
+        SettingError: ``triton`` where it is not installed, or without a GPU and without its interpreter.
 
     >>> kernels = Kernels("auto")
     >>> kernels.choose("rotate", torch.zeros(1, 2, 64, 64)).reason

@@ -1,4 +1,4 @@
-"""Attention mass in two passes; the reference is :func:`hermes.kernels.mass.attention_mass`.
+"""Attention mass in two passes; the reference is :func:`hermes.kernels.attention_mass`.
 
 With logits ``x_rj = scaling q_r . k_j`` over the rows r = (query head in the group, query) of one KV head:
 

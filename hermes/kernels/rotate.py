@@ -15,7 +15,7 @@ Angles = tuple[Tensor, Tensor]  # cosine and sine, float32 [*batch, T, D/2]
 class Rotation:
     """A rotation given by position differences, whose angles a kernel may compute as it goes.
 
-    Source: this project. Channel pair ``c`` turns by ``shift[axis[c]] * frequencies[c]``: one formula for 1-D
+    Channel pair ``c`` turns by ``shift[axis[c]] * frequencies[c]``: one formula for 1-D
     RoPE (one axis), M-RoPE (sections) and interleaved M-RoPE. Read as angles, two float32 tensors of half a
     head a token would have to be written and read again.
     """

@@ -1,4 +1,4 @@
-"""Rotation by given angles as one Triton kernel; the reference is :func:`hermes.kernels.rotate.rotate`."""
+"""Rotation by given angles as one Triton kernel; the reference is :func:`hermes.kernels.rotate`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate ``x [*batch, T, D]`` by angles ``[*#batch, #T, D/2]``, one read and one write of ``x``.
 
     ``out[c] = x[c] cos - x[c + D/2] sin``, ``out[c + D/2] = x[c + D/2] cos + x[c] sin``, in float32. At most
-    three batch axes. Source: this project.
+    three batch axes.
     """
     shape, half = x.shape, x.shape[-1] // 2
     cos, sin = (part.expand(*shape[:-1], half) for part in (cos, sin))

@@ -1,4 +1,4 @@
-"""Scores of a stack of layers in one launch; the reference is :func:`hermes.kernels.score.blended_scores`.
+"""Scores of a stack of layers in one launch; the reference is :func:`hermes.kernels.blended_scores`.
 
 Minimum and maximum of each layer come from a torch reduction; those of recency are known: ``exp(-rate)``
 at the oldest token, 1 at the newest. Then one program takes a block of slots from the deepest layer up:

@@ -12,7 +12,7 @@ from hermes.errors import SettingError
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak bytes: allocated on a CUDA device, or resident in this process on the CPU (this project)."""
+    """Peak bytes: allocated on a CUDA device, or resident in this process on the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -20,7 +20,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 class Stopwatch:
-    """Sums the time of work on a device, without making the host wait for it while it runs (this project).
+    """Sums the time of work on a device, without making the host wait for it while it runs.
 
     >>> watch = Stopwatch(torch.device("cpu"))
     >>> with watch:
@@ -62,16 +62,13 @@ class Stopwatch:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a CUDA device has done what it was given, so that a clock read now means something.
-
-    Source: this project.
-    """
+    """Wait until a CUDA device has done what it was given, so that a clock read now means something."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that setting ``backbone.device`` means (this project).
+    """The device that setting ``backbone.device`` means.
 
     Raises:
         SettingError: there is no such device here.

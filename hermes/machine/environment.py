@@ -31,7 +31,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of what a run depends on; None where it is not installed (this project).
+    """Versions of Python and of what a run depends on; None where it is not installed.
 
     >>> versions()["torch"] is None
     False
@@ -46,10 +46,7 @@ def versions() -> dict[str, str | None]:
 
 
 def attention_backend(name: str, device: torch.device) -> str:
-    """How attention is computed on a device: our registered function, and PyTorch's kernels under it.
-
-    Source: this project.
-    """
+    """How attention is computed on a device: our registered function, and PyTorch's kernels under it."""
     if device.type != "cuda":
         return f"{name} on PyTorch SDPA ({device.type})"
     backends = torch.backends.cuda
@@ -59,7 +56,8 @@ def attention_backend(name: str, device: torch.device) -> str:
         "efficient": backends.mem_efficient_sdp_enabled(),
         "math": backends.math_sdp_enabled(),
     }
-    return f"{name} on PyTorch SDPA (cuda: {', '.join(kernel for kernel, enabled in kernels.items() if enabled)})"
+    enabled = ", ".join(kernel for kernel, on in kernels.items() if on)
+    return f"{name} on PyTorch SDPA (cuda: {enabled})"
 
 
 def _cpu_name() -> str:
@@ -70,7 +68,7 @@ def _cpu_name() -> str:
 
 
 def environment(attention: str, device: torch.device | str | None = None) -> dict[str, Any]:
-    """Everything about the machine that a result may depend on (this project).
+    """Everything about the machine that a result may depend on.
 
     Args:
         attention: name of the attention function (``hermes.attention.NAME``).

@@ -13,7 +13,7 @@ from types import FrameType
 def noticing() -> Iterator[Callable[[], None]]:
     """Give a function to be called now and then, which raises KeyboardInterrupt if one was swallowed.
 
-    Source: this project. Python raises it at whatever the main thread does next; in a finalizer that the
+    Python raises it at whatever the main thread does next; in a finalizer that the
     garbage collector runs, it is printed and forgotten. A handler of the caller's own stays as it is.
 
     >>> with noticing() as check:

@@ -16,7 +16,7 @@ __all__ = ["interruptible", "quiet_lightning"]
 def interruptible() -> Iterator[None]:
     """Let a KeyboardInterrupt leave a Trainer as what it is.
 
-    Source: this project. The Trainer turns it into ``SystemExit(1)`` and leaves the signal ignored, so that
+    The Trainer turns it into ``SystemExit(1)`` and leaves the signal ignored, so that
     neither an exit code nor a second Ctrl-C could tell.
 
     >>> with interruptible():
@@ -37,7 +37,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Without Lightning's remarks on the machine and its advertisements; its warnings stay (this project)."""
+    """Without Lightning's remarks on the machine and its advertisements; its warnings stay."""
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

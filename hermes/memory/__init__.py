@@ -5,7 +5,7 @@ from hermes.memory.insertion import append_memory, insert_blocks
 from hermes.memory.layer import KVLayer, Tokens, keeping
 from hermes.memory.memory import KVMemory, load_memory
 from hermes.memory.scope import Scope, check_scope, current_scope
-from hermes.memory.storage import load_record, save_memory
+from hermes.memory.storage import load_record
 from hermes.memory.updates import LayerUpdate, Mix, join_updates
 
 __all__ = [
@@ -25,5 +25,4 @@ __all__ = [
     "keeping",
     "load_memory",
     "load_record",
-    "save_memory",
 ]

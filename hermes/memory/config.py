@@ -12,7 +12,7 @@ ExecutionMode = Literal["eager", "static", "compile"]
 
 @dataclass
 class MemoryConfig:
-    """How the memory stores keys and its steps are run (settings ``memory.*``; this project)."""
+    """How the memory stores keys and its steps are run (settings ``memory.*``)."""
 
     keep_written: bool = setting(
         False,

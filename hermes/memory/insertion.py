@@ -14,7 +14,7 @@ from hermes.tokens import Provenance, dense_ranks
 
 
 def append_memory(memory: KVMemory, other: KVMemory) -> None:
-    """Put the video tokens of another memory of the same prefix behind this one's (this project).
+    """Put the video tokens of another memory of the same prefix behind this one's.
 
     Positions go on from this memory's clock, layer by layer, and keys are turned to them.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from hermes.tokens import Provenance, Rotary
 
 @dataclass(frozen=True)
 class Tokens:
-    """Some tokens of one layer on their own: what is taken out of a memory, and put back (this project).
+    """Some tokens of one layer on their own: what is taken out of a memory, and put back.
 
     Attributes:
         keys, values: ``[B, H, T, D]``; keys are rotated at ``positions``.
@@ -37,7 +37,7 @@ class Tokens:
         return self.keys.shape[2]
 
     def split(self, sizes: Sequence[int]) -> list[Tokens]:
-        """Consecutive pieces."""
+        """The tokens cut into consecutive pieces of these sizes."""
         of = list(sizes)
         columns = (self.keys.split(of, 2), self.values.split(of, 2), self.positions.split(of, 3))
         tables = [Provenance(table) for table in self.origin.table.split(of, 3)]
@@ -58,7 +58,7 @@ class Tokens:
 class KVLayer(DynamicLayer):  # type: ignore[misc]
     """One layer: keys rotated at the layer's own positions, values, positions and provenance.
 
-    Source: this project; positions per layer as in arXiv 2601.14724, Sec. 3.3.
+    Positions per layer as in arXiv 2601.14724, Sec. 3.3.
 
     ``positions`` is float32 ``[A, B, R, T]`` and the provenance table ``[8, B, R, T]``; R is 1 until a
     selection per KV head makes it the number of KV heads. ``clock`` ``[B, R]`` is the layer's next
@@ -222,6 +222,27 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
             named |= {"written_keys": self.written[0], "written_positions": self.written[1]}
         return named
 
+    def facts(self) -> dict[str, Any]:
+        """What a saved layer must hold besides its tensors."""
+        return {
+            "prefix": self.prefix,
+            "has_timestamps": self.has_timestamps,
+            "has_protected": self.has_protected,
+        }
+
+    def load(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Hold what :meth:`facts` and :meth:`tensors` gave."""
+        self.prefix = facts["prefix"]
+        self.has_timestamps, self.has_protected = facts["has_timestamps"], facts["has_protected"]
+        if not tensors:
+            return
+        self.keys, self.values = tensors["keys"], tensors["values"]
+        self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
+        self.positions, self.clock = tensors["positions"], tensors["clock"]
+        self.tokens = Provenance(tensors["tokens"])
+        if "written_keys" in tensors:
+            self.written = (tensors["written_keys"], tensors["written_positions"])
+
     def fork(self) -> KVLayer:
         """A shallow copy that shares every tensor."""
         other = KVLayer.__new__(KVLayer)
@@ -258,10 +279,7 @@ def _slots(index: Int[Tensor, "*rows K"], prefix: int) -> Int[Tensor, "*rows K_p
 
 
 def keeping(layers: Sequence[KVLayer], indices: Sequence[Int[Tensor, "B R _K"]]) -> list[LayerUpdate]:
-    """What :meth:`KVLayer.keeping` gives for each layer, with one operation for all that are alike.
-
-    Source: this project.
-    """
+    """What :meth:`KVLayer.keeping` gives for each layer, with one operation for all that are alike."""
     out: dict[int, LayerUpdate] = {}
     groups: dict[Hashable, list[int]] = {}
     for at, (layer, index) in enumerate(zip(layers, indices, strict=True)):

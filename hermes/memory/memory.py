@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers.cache_utils import Cache
 
@@ -16,7 +16,7 @@ from hermes.errors import HermesError, InputError
 from hermes.kernels import Kernels
 from hermes.memory.config import MemoryConfig
 from hermes.memory.layer import KVLayer
-from hermes.memory.storage import load_record, save_memory
+from hermes.memory.storage import load_record, read_tensors, write_memory
 from hermes.memory.transitions import append_pending, evict, group_alike, invalid_updates
 from hermes.memory.updates import LayerUpdate
 from hermes.tokens import Provenance, Rotary, TokenKind
@@ -27,7 +27,7 @@ __all__ = ["KVMemory"]
 class KVMemory(Cache):  # type: ignore[misc]
     """A KV cache of fixed budget with ragged layers, positions per layer and provenance per token.
 
-    Source: this project; positions as in arXiv 2601.14724, Sec. 3.3. RoPE sees only differences, so every
+    Positions as in arXiv 2601.14724, Sec. 3.3. RoPE sees only differences, so every
     layer keeps its own clock and its keys rotated at its own positions. The model runs all layers at one
     shared position, the largest clock; a layer that is behind turns its queries and new keys by the
     constant difference. Kept keys are therefore never touched until positions are re-indexed, and a fork is
@@ -144,6 +144,11 @@ class KVMemory(Cache):  # type: ignore[misc]
             self.next_position += advance
             self.top += advance
             self.prefix = self.layers[0].prefix
+
+    def load_pending(self, state: Sequence[Tensor]) -> None:
+        """Let layers hold these keys and values, two tensors a layer; tokens past its length are pending."""
+        for index, layer in enumerate(self.layers):
+            layer.keys, layer.values = state[2 * index : 2 * index + 2]
 
     def rollback(self) -> None:
         """Drop the pending tokens, as if the forward pass that wrote them had not happened."""
@@ -306,13 +311,31 @@ class KVMemory(Cache):  # type: ignore[misc]
         self.prefix = self.next_position = self.top = 0
         self.next_summary_id = -2
 
-    def save(self, folder: str | Path) -> None:
-        """Write the memory to a folder as safetensors and JSON (see :mod:`hermes.storage`).
+    def save(self, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+        """Write the memory to a folder as safetensors and JSON; :func:`load_memory` reads it.
+
+        Args:
+            extra: entries of the record beside the memory's own.
 
         Raises:
             HermesError: tokens are pending.
         """
-        save_memory(self, folder)
+        if any(layer.pending for layer in self.layers):
+            raise HermesError("a memory with pending tokens cannot be saved: commit or roll back first")
+        tensors = {
+            f"{layer.index}.{name}": tensor
+            for layer in self.layers
+            for name, tensor in layer.tensors().items()
+        }
+        record = {
+            "format": 1,
+            "clock": self.clock_mode,
+            "keep_written": self.keep_written,
+            "next_summary_id": self.next_summary_id,
+            "axes": self.rotary.axes,
+            "layers": [layer.facts() for layer in self.layers],
+        }
+        write_memory(folder, tensors, {**record, **(extra or {})})
 
     def state(self) -> Sequence[Tensor]:
         """Every tensor held, in a fixed order, for comparing two memories."""
@@ -320,7 +343,7 @@ class KVMemory(Cache):  # type: ignore[misc]
 
 
 def load_memory(folder: str | Path, rotary: Rotary, device: torch.device | str = "cpu") -> KVMemory:
-    """Read a memory written by :func:`save_memory`, bit for bit (this project).
+    """Read a memory written by :meth:`KVMemory.save`, bit for bit.
 
     Args:
         rotary: of the decoder that wrote it (``backbone.rotary``).
@@ -328,8 +351,6 @@ def load_memory(folder: str | Path, rotary: Rotary, device: torch.device | str =
     Raises:
         InputError: no such memory, or it belongs to a decoder with other position axes.
     """
-    pass
-
     path, record = Path(folder), load_record(folder)
     if record["axes"] != rotary.axes:
         raise InputError(f"{path}: saved with {record['axes']} position axes, this decoder has {rotary.axes}")
@@ -337,20 +358,12 @@ def load_memory(folder: str | Path, rotary: Rotary, device: torch.device | str =
         len(record["layers"]), rotary, keep_written=record["keep_written"], clock=record["clock"]
     )
     memory.next_summary_id = record["next_summary_id"]
-    tensors = load_file(path / "memory.safetensors", device=str(device))
-    for layer, entry in zip(memory.layers, record["layers"], strict=True):
-        layer.prefix = entry["prefix"]
-        layer.has_timestamps, layer.has_protected = entry["has_timestamps"], entry["has_protected"]
-        own = {
-            key.split(".", 1)[1]: t for key, t in tensors.items() if key.split(".", 1)[0] == str(layer.index)
-        }
-        if not own:
-            continue
-        layer.keys, layer.values = own["keys"], own["values"]
-        layer.dtype, layer.device, layer.is_initialized = layer.keys.dtype, layer.keys.device, True
-        layer.positions, layer.tokens, layer.clock = own["positions"], Provenance(own["tokens"]), own["clock"]
-        if "written_keys" in own:
-            layer.written = (own["written_keys"], own["written_positions"])
+    own: list[dict[str, Tensor]] = [{} for _ in memory.layers]
+    for key, tensor in read_tensors(path, device).items():
+        index, _, name = key.partition(".")
+        own[int(index)][name] = tensor
+    for layer, facts, tensors in zip(memory.layers, record["layers"], own, strict=True):
+        layer.load(facts, tensors)
     memory.prefix = memory.layers[0].prefix
     memory.sync_clocks()
     return memory

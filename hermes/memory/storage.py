@@ -1,62 +1,46 @@
-"""Saving and loading a memory: safetensors and JSON, no pickle."""
+"""A memory's files: tensors as safetensors, everything else as JSON; no pickle."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hermes.errors import HermesError, InputError
+from hermes.errors import InputError
+from hermes.files import write_text_whole, write_whole
 
-if TYPE_CHECKING:
-    from hermes.memory.memory import KVMemory
+__all__ = ["load_record", "read_tensors", "write_memory"]
+
+_TENSORS, _RECORD = "memory.safetensors", "memory.json"
 
 
-def save_memory(memory: KVMemory, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write a memory to a folder: ``memory.safetensors`` and ``memory.json`` (this project).
-
-    Raises:
-        HermesError: tokens are pending.
-    """
-    if any(layer.pending for layer in memory.layers):
-        raise HermesError("a memory with pending tokens cannot be saved: commit or roll back first")
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    layers = []
-    for layer in memory.layers:
-        for name, tensor in layer.tensors().items():
-            tensors[f"{layer.index}.{name}"] = tensor.contiguous().clone()
-        flags = {"has_timestamps": layer.has_timestamps, "has_protected": layer.has_protected}
-        layers.append({"prefix": layer.prefix, **flags})
-    record: dict[str, Any] = {
-        "format": 1,
-        "clock": memory.clock_mode,
-        "keep_written": memory.keep_written,
-        "next_summary_id": memory.next_summary_id,
-        "axes": memory.rotary.axes,
-        "layers": layers,
-    }
-    record |= extra or {}
-    # Written aside and renamed: an interruption leaves what was there, or nothing.
-    save_file(tensors, path / "memory.safetensors.part")
-    (path / "memory.json.part").write_text(json.dumps(record, indent=1))
-    for name in ("memory.safetensors", "memory.json"):
-        (path / f"{name}.part").replace(path / name)
+def write_memory(folder: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Write tensors and their record to a folder: ``memory.safetensors`` and ``memory.json``."""
+    path, whole = Path(folder), {name: x.contiguous().clone() for name, x in tensors.items()}
+    write_whole(path / _TENSORS, lambda aside: save_file(whole, aside))
+    # Last: a folder with a record is a folder with all that belongs to it.
+    write_text_whole(path / _RECORD, json.dumps(record, indent=1))
 
 
 def load_record(folder: str | Path) -> dict[str, Any]:
-    """What was written beside a memory's tensors (this project).
+    """What was written beside a memory's tensors.
 
     Raises:
         InputError: no saved memory.
     """
     path = Path(folder)
-    if not (path / "memory.json").is_file() or not (path / "memory.safetensors").is_file():
-        raise InputError(f"{path}: no saved memory (memory.json and memory.safetensors) in this folder")
-    record: dict[str, Any] = json.loads((path / "memory.json").read_text())
+    if not (path / _RECORD).is_file() or not (path / _TENSORS).is_file():
+        raise InputError(f"{path}: no saved memory ({_RECORD} and {_TENSORS}) in this folder")
+    record: dict[str, Any] = json.loads((path / _RECORD).read_text())
     return record
+
+
+def read_tensors(folder: str | Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a saved memory, by name."""
+    found: dict[str, Tensor] = load_file(Path(folder) / _TENSORS, device=str(device))
+    return found

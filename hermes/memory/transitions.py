@@ -19,7 +19,7 @@ from hermes.tokens import Provenance, Rotary, TokenKind, compacted
 def group_alike(layers: Iterable[KVLayer], updates: Mapping[int, LayerUpdate]) -> list[list[KVLayer]]:
     """Layers grouped so that those of a group can be taken as one layer with more streams.
 
-    Source: this project. They hold equally many tokens, keep and mix equally many, and lie on one device.
+    They hold equally many tokens, keep and mix equally many, and lie on one device.
     Layers that keep a second copy of their keys go alone.
     """
     groups: dict[Hashable, list[KVLayer]] = {}
@@ -44,10 +44,7 @@ def group_alike(layers: Iterable[KVLayer], updates: Mapping[int, LayerUpdate]) -
 
 
 def invalid_updates(layers: Sequence[KVLayer], updates: Sequence[LayerUpdate]) -> Bool[Tensor, " G"]:
-    """Whether slots break the rules of an update: ascending, held, and the prefix among them.
-
-    Source: this project.
-    """
+    """Whether slots break the rules of an update: ascending, held, and the prefix among them."""
     keep = torch.stack([update.keep for update in updates])  # [G, B, R, K]
     prefix, length = layers[0].prefix, layers[0].length
     if keep.shape[-1] < max(prefix, 1):
@@ -69,7 +66,7 @@ def append_pending(
 ) -> None:
     """Give the pending tokens of layers their positions, relative to each layer's clock, and provenance.
 
-    Source: this project. With ``keep_written`` their keys are held a second time, too.
+    With ``keep_written`` their keys are held a second time, too.
     """
     first = layers[0]
     batch, rows, device = first.keys.shape[0], first.rows, first.keys.device

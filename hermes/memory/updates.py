@@ -33,10 +33,7 @@ class Mix:
 
 @dataclass(frozen=True)
 class LayerUpdate:
-    """What one layer keeps: slots ``[B, R, K]``, ascending, prefix included; R is 1 or the KV heads.
-
-    Source: this project.
-    """
+    """What one layer keeps: slots ``[B, R, K]``, ascending, prefix included; R is 1 or the KV heads."""
 
     keep: Int[Tensor, "B R K"]
     mix: Mix | None = None
@@ -45,7 +42,7 @@ class LayerUpdate:
 def join_updates(
     parts: Sequence[Mapping[int, LayerUpdate]], groups: Sequence[Sequence[int]]
 ) -> dict[int, LayerUpdate]:
-    """Updates of groups of streams as one of all streams, in their order (this project)."""
+    """Updates of groups of streams as one of all streams, in their order."""
     order = torch.tensor([index for group in groups for index in group]).argsort()
 
     def batch(tensors: Sequence[Tensor]) -> Tensor:

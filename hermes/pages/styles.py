@@ -10,7 +10,7 @@ BLUE, GREY = "#0072B2", "#777777"
 
 
 class Style(NamedTuple):
-    """Colour, mark and dash of a line, as matplotlib names them (this project)."""
+    """Colour, mark and dash of a line, as matplotlib names them."""
 
     colour: str
     mark: str

@@ -32,7 +32,7 @@ class Buckets(Selector):
 
     @property
     def per_head(self) -> bool:
-        """Whether ``rank`` is ``kv_head``."""
+        """Whether tokens are ranked for each KV head apart: ``rank`` is ``kv_head``."""
         return self.rank == "kv_head"
 
     def select(self, layers: Sequence[Selection]) -> list[Int[Tensor, "B R K"]]:

@@ -17,7 +17,7 @@ from hermes.memory import KVLayer, Mix
 class Merger(Part, ABC):
     """Turns a layer's evicted tokens into new ones; ``slots`` of the budget are set aside for them.
 
-    Source: this project, after arXiv 2601.14724, App. F.
+    Source: after arXiv 2601.14724, App. F.
     """
 
     kind: ClassVar[str] = "merger"
@@ -49,7 +49,7 @@ class Summary(Merger):
     """One summary token for all tokens evicted in a step, at the end of the memory.
 
     Source: arXiv 2601.14724, Eq. 6, App. F: value = mean of the evicted values, key = mean of the evicted
-    keys after each was rotated to the summary's position. ``weights: mass`` (this project) counts an old
+    keys after each was rotated to the summary's position. ``weights: mass`` counts an old
     summary as the many tokens it stands for, where the paper counts it as one.
     """
 
@@ -59,7 +59,7 @@ class Summary(Merger):
 
     @property
     def slots(self) -> int:
-        """One token, the summary."""
+        """The number of tokens that a merge adds: the summary."""
         return 1
 
     def merge(self, layer: KVLayer, evicted: Int[Tensor, "B R E"]) -> Mix | None:

@@ -23,7 +23,7 @@ class KeyNorm(Scorer):
     """
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
-        """Minus the norm, per KV head or their mean."""
+        """Minus the norm of each key, per KV head or as the mean over heads."""
         return _rows(-context.layer.video_keys().float().norm(dim=-1), context)
 
 
@@ -35,5 +35,5 @@ class ValueNorm(Scorer):
     """
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
-        """The norm, per KV head or their mean."""
+        """The norm of each value, per KV head or as the mean over heads."""
         return _rows(context.layer.video_values().float().norm(dim=-1), context)

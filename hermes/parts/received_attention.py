@@ -35,7 +35,7 @@ class WindowAttention(Scorer):
 
     @property
     def follows(self) -> bool:
-        """It does."""
+        """The scorer follows the attention of every chunk."""
         return True
 
     def follow(
@@ -74,19 +74,19 @@ class AttentionSum(Scorer):
 
     @property
     def follows(self) -> bool:
-        """It does."""
+        """The scorer follows the attention of every chunk."""
         return True
 
     def follow(
         self, view: AttentionView, before: Float[Tensor, "B _R T"], per_head: bool
     ) -> Float[Tensor, "B R T_P"]:
-        """The sums so far and the chunk's."""
+        """Add what the chunk's queries gave each token to the sums so far."""
         fresh = view.received(per_head=per_head) * view.query.shape[2]
         fresh[..., : before.shape[-1]] += before
         return fresh
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
-        """The sums, or their mean over queries."""
+        """The sums, or their mean over the queries that could see the token."""
         if not self.per_query:
             return context.followed
         ids = context.layer.video.id
@@ -97,8 +97,6 @@ class AttentionSum(Scorer):
 
 class AttentionLedger(AttentionProbe):
     """What the scorers of a policy follow, a number per held token and layer, carried through evictions.
-
-    Source: this project.
 
     Args:
         scorers: by layer, those that follow.
@@ -113,16 +111,16 @@ class AttentionLedger(AttentionProbe):
         self._seen: dict[int, Tensor] = {}
 
     def layers(self, num_layers: int) -> Iterable[int]:
-        """Those with a scorer that follows."""
+        """The layers whose scorer follows attention."""
         return self.scorers.keys()
 
     def observe(self, view: AttentionView) -> None:
-        """Let the layer's scorer see it."""
+        """Show the layer's attention to its scorer."""
         per_head = self.per_head or view.layer.rows > 1
-        before = self._settled(view.layer)
+        before = self._known(view.layer)
         self._seen[view.index] = self.scorers[view.index].follow(view, before, per_head)
 
-    def _settled(self, layer: KVLayer) -> Tensor:
+    def _known(self, layer: KVLayer) -> Tensor:
         seen = self._seen.pop(layer.index, None)
         # Of a chunk that failed the tokens never came, and the lengths differ.
         if seen is not None and seen.shape[-1] == layer.length:
@@ -134,15 +132,15 @@ class AttentionLedger(AttentionProbe):
         return held
 
     def of(self, layer: KVLayer) -> Float[Tensor, "B R V"]:
-        """What is known of the layer's video tokens."""
-        self.held[layer.index] = self._settled(layer)
+        """What the layer's scorer knows of each video token."""
+        self.held[layer.index] = self._known(layer)
         return self.held[layer.index][..., layer.prefix :]
 
     def evict(self, layer: KVLayer, update: LayerUpdate) -> None:
         """Follow an update; a mixed token gets the sum of what it is mixed of."""
         if layer.index not in self.scorers:
             return
-        held = self._settled(layer)
+        held = self._known(layer)
         rows = max(held.shape[1], update.keep.shape[1])
         held = held.expand(-1, rows, -1)
         keep = update.keep.expand(held.shape[0], rows, -1)
@@ -164,6 +162,6 @@ class AttentionLedger(AttentionProbe):
         return {str(index): tensor for index, tensor in {**self.held, **self._seen}.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what :meth:`state` gave."""
+        """Hold what :meth:`state` gave."""
         self.held = {int(index): tensor for index, tensor in state.items() if index.isdigit()}
         self._seen = {}

@@ -29,10 +29,10 @@ class Reindexer(Part, ABC):
 
 @dataclass
 class Never(Reindexer):
-    """Positions only grow: right for short videos, wrong beyond the decoder's range (this project)."""
+    """Positions only grow: right for short videos, wrong beyond the decoder's range."""
 
     def due(self, memory: KVMemory, *, compressing: bool, max_position: int, extent: int) -> bool:
-        """Never."""
+        """Positions are never compacted."""
         return False
 
 
@@ -44,7 +44,7 @@ class Eager(Reindexer):
     """
 
     def due(self, memory: KVMemory, *, compressing: bool, max_position: int, extent: int) -> bool:
-        """At each step that evicts."""
+        """Positions are compacted at each step that evicts."""
         return compressing
 
 
@@ -62,7 +62,7 @@ class Lazy(Reindexer):
     only_compressing: bool = setting(False, help="look only at steps that evict, as the release does")
 
     def due(self, memory: KVMemory, *, compressing: bool, max_position: int, extent: int) -> bool:
-        """Once a position held is past the limit."""
+        """Positions are compacted once one of them is past the limit."""
         if self.only_compressing and not compressing:
             return False
         limit = max_position - self.margin - (extent if self.whole_chunk else 0)

@@ -31,7 +31,7 @@ def normalise(x: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
 
 @dataclass(frozen=True)
 class LayerContext:
-    """What a scorer may read about one layer (this project).
+    """What a scorer may read about one layer.
 
     Attributes:
         layer: keys, values, positions and provenance.
@@ -77,7 +77,7 @@ class FusedBlend:
 class Scorer(Part, ABC):
     """Scores the video tokens of one layer; higher is kept.
 
-    Source: this project. ``score`` returns ``[B, R, V]`` (R = 1, or the KV heads), float32. A scorer that
+    ``score`` returns ``[B, R, V]`` (R = 1, or the KV heads), float32. A scorer that
     needs attention to a text says so in ``queries`` and finds it in ``context.attention``; one that needs
     the chunks' own attention ``follows`` it and finds what it made of it in ``context.followed``.
     """
@@ -106,7 +106,7 @@ class Scorer(Part, ABC):
         return view.received(per_head=per_head)
 
     def blending(self, context: LayerContext) -> FusedBlend | None:
-        """The same score as a :class:`FusedBlend`, which all layers share an operation for; None by default."""
+        """The same score as a :class:`FusedBlend`, one operation for all layers; None by default."""
         return None
 
     @abstractmethod
@@ -161,7 +161,7 @@ class GuidedAttention(Scorer):
         return (self._guidance(context),)
 
     def blending(self, context: LayerContext) -> FusedBlend | None:
-        """Attention alone; None for subclasses."""
+        """A blend of attention alone; None for subclasses, whose score may differ."""
         return FusedBlend(self._guidance(context), 0.0, 0.0) if type(self) is GuidedAttention else None
 
     def score(self, context: LayerContext) -> Float[Tensor, "B R V"]:
@@ -194,17 +194,17 @@ class Blend(Scorer):
 
     @property
     def follows(self) -> bool:
-        """Whether one of the two does."""
+        """Whether one of the two scorers follows the chunks' attention."""
         return self.first.follows or self.second.follows
 
     def follow(
         self, view: AttentionView, before: Float[Tensor, "B _R T"], per_head: bool
     ) -> Float[Tensor, "B R T_P"]:
-        """What the one that follows makes of it."""
+        """Let the scorer that follows attention see the chunk."""
         return (self.first if self.first.follows else self.second).follow(view, before, per_head)
 
     def queries(self, context: LayerContext) -> Sequence[Guidance]:
-        """What either scorer asks for."""
+        """The guidance that either scorer asks for."""
         return (*self.first.queries(context), *self.second.queries(context))
 
     def blending(self, context: LayerContext) -> FusedBlend | None:
@@ -232,7 +232,7 @@ class Blend(Scorer):
 class RandomScore(Scorer):
     """A random number per token, drawn once from the stream's seed and the token's id.
 
-    Source: this project (a control). As a token keeps its number, the best-scored tokens are a uniform
+    A control. As a token keeps its number, the best-scored tokens are a uniform
     sample of the whole stream, the same in every layer; with ``redraw`` numbers are fresh at every step, so
     that old tokens die out exponentially.
     """

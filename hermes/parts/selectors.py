@@ -18,10 +18,7 @@ from hermes.tokens import TokenKind, dense_ranks
 
 @dataclass(frozen=True)
 class Selection:
-    """One layer to select from: its tokens, their scores ``[B, R, V]``, how many to keep, and its tier.
-
-    Source: this project.
-    """
+    """One layer to select from: its tokens, their scores ``[B, R, V]``, how many to keep, and its tier."""
 
     layer: KVLayer
     scores: Float[Tensor, "B R V"]
@@ -39,13 +36,13 @@ class _Aside(NamedTuple):
 
 
 class Selector(Part, ABC):
-    """Chooses the video tokens each layer keeps (this project)."""
+    """Chooses the video tokens each layer keeps."""
 
     kind: ClassVar[str] = "selector"
 
     @property
     def per_head(self) -> bool:
-        """Whether it ranks per KV head."""
+        """Whether tokens are ranked for each KV head apart."""
         return False
 
     @abstractmethod
@@ -58,7 +55,7 @@ class TopK(Selector):
     """The best-scored tokens, after those that are set aside.
 
     Source: arXiv 2601.14724, Sec. 3.1 (rank per layer). Ranking per KV head, once for a tier or once for
-    all layers, the floor per frame, the recent window and timestamp coupling are this project's.
+    all layers, the floor per frame, the recent window and timestamp coupling are additions.
 
     A shared ranking averages a token's score over the layers that hold it. Set aside first: tokens marked
     protected and the best frames' timestamps, then the newest ``recent`` tokens (or ``recent_share`` of the
@@ -82,7 +79,7 @@ class TopK(Selector):
 
     @property
     def per_head(self) -> bool:
-        """Whether ``rank`` is ``kv_head``."""
+        """Whether tokens are ranked for each KV head apart: ``rank`` is ``kv_head``."""
         return self.rank == "kv_head"
 
     def select(self, layers: Sequence[Selection]) -> list[Int[Tensor, "B R K"]]:
@@ -173,7 +170,7 @@ class TopK(Selector):
 class EvenFrames(TopK):
     """The budget spread evenly over the frames held, each giving its best tokens.
 
-    Source: this project (a control). As :class:`TopK` with a floor of ``budget // frames``, or ``per_frame``
+    A control. As :class:`TopK` with a floor of ``budget // frames``, or ``per_frame``
     if that is more; what is left over goes to the best of the rest. Where there are more frames than tokens,
     the frames with the best tokens keep one.
     """

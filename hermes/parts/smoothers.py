@@ -22,7 +22,7 @@ Scores = Sequence["Float[Tensor, 'B _R _V'] | None"]
 class Smoother(Part, ABC):
     """Lets the scores of a layer hear those of the layer above.
 
-    Source: this project, after arXiv 2601.14724, Sec. 3.2.
+    Source: after arXiv 2601.14724, Sec. 3.2.
     """
 
     kind: ClassVar[str] = "smoother"
@@ -45,7 +45,7 @@ class Chain(Smoother):
     Source: arXiv 2601.14724, Sec. 3.2, App. C. The paper's formula reads the raw scores of the layer above;
     the release goes from the deepest layer down and reads the smoothed ones (``recursive``). Both match
     tokens by cache index, interpolating where the lengths differ. After the first eviction an index means
-    different tokens in different layers: ``align: identity`` (this project) matches by token, and leaves a
+    different tokens in different layers: ``align: identity`` matches by token, and leaves a
     token alone that the layer above does not hold.
     """
 

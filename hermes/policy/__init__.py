@@ -3,7 +3,17 @@
 from hermes.policy.archive import Archive, Store, mean_keys
 from hermes.policy.archiving import Archiving
 from hermes.policy.embedded_frames import Buffering
-from hermes.policy.policy import Bound, MemoryPolicy, Recall, StreamContext, check_budget, check_streams
+from hermes.policy.policy import (
+    Bound,
+    MemoryPolicy,
+    Recall,
+    StreamContext,
+    check_budget,
+    check_streams,
+    compress_together,
+    group_by_round,
+    reindex_due,
+)
 from hermes.policy.quantise import dequantise, quantise
 from hermes.policy.raw_frames import FrameBuffer, encode_apart, frames_that_fit
 from hermes.policy.reduction import (
@@ -45,12 +55,14 @@ __all__ = [
     "best",
     "check_budget",
     "check_streams",
+    "compress_together",
     "cosine",
     "density_peaks",
     "dequantise",
     "encode_apart",
     "frame_slots",
     "frames_that_fit",
+    "group_by_round",
     "head_means",
     "hierarchy",
     "mean_keys",
@@ -59,6 +71,7 @@ __all__ = [
     "otsu",
     "quantise",
     "question_queries",
+    "reindex_due",
     "run_lengths",
     "segmented",
     "shared_threshold",

@@ -14,7 +14,7 @@ from hermes.policy.policy import Bound, MemoryPolicy, StreamContext
 class Archiving(MemoryPolicy):
     """A policy with an archive: it grows with the stream, while what the decoder reads does not.
 
-    Source: this project. A subclass has a setting ``store`` and calls ``self.archived.add`` in its hook
+    A subclass has a setting ``store`` and calls ``self.archived.add`` in its hook
     ``archive``, and :func:`insert_blocks` in ``recall``. Streams go one at a time.
     """
 
@@ -40,10 +40,10 @@ class Archiving(MemoryPolicy):
         return self.archived.resident_bytes
 
     def state(self) -> Mapping[str, Tensor]:
-        """The archive."""
+        """The archive's blocks and index, for saving a stream."""
         return {f"archive/{name}": tensor for name, tensor in self.archived.state().items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the archive."""
+        """Fill the empty archive with what :meth:`state` gave."""
         own = {k.removeprefix("archive/"): t for k, t in state.items() if k.startswith("archive/")}
         self.archived.restore(own)

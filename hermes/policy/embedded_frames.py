@@ -20,7 +20,7 @@ __all__ = ["Buffering"]
 class Buffering(MemoryPolicy):
     """A policy that holds frames as embeddings: the decoder reads them at the question, and nothing before.
 
-    Source: this project, for arXiv 2603.02096 (FluxMem) and 2606.25658 (CausalMem), which reduce what a
+    For arXiv 2603.02096 (FluxMem) and 2606.25658 (CausalMem), which reduce what a
     prefill reads. A subclass keeps ``pieces`` within bounds in ``reduce`` and ends it with :meth:`nothing`;
     where it has a setting ``dense``, positions are counted anew.
     """
@@ -46,14 +46,14 @@ class Buffering(MemoryPolicy):
         return {}
 
     def recall(self, call: Recall) -> None:
-        """Read all that is held."""
+        """Let the decoder read all frames that are held."""
         if self.pieces:
             whole = join_chunks(self.pieces, self.clock, dense=bool(getattr(self, "dense", False)))
             call.encode(whole.to(call.memory[0].keys.device))
 
     @property
     def resident_bytes(self) -> int:
-        """Of the embeddings, their positions and provenance."""
+        """Bytes of the embeddings, their positions and provenance."""
         return sum(piece.nbytes for piece in self.pieces)
 
     def state(self) -> Mapping[str, Tensor]:
@@ -66,7 +66,7 @@ class Buffering(MemoryPolicy):
         return {"counts": counts, **named, **{f"deep.{i}": x for i, x in enumerate(whole.deepstack)}}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take it up."""
+        """Hold the pieces of :meth:`state` again."""
         self.clock, *sizes = state["counts"].tolist()
         if not sizes:
             return

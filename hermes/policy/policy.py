@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Bool
 
 from hermes.attention import AttentionProbe, Observer
 from hermes.config import Part
 from hermes.dialogue import GuidancePrompts, Round
-from hermes.errors import SettingError
-from hermes.memory import KVMemory, LayerUpdate
+from hermes.errors import InputError, SettingError
+from hermes.memory import KVMemory, LayerUpdate, join_updates
 from hermes.parts import Lazy, Reindexer
 from hermes.tokens import Chunk
 from hermes.video import Frame
@@ -24,8 +25,6 @@ Bound = Literal["bounded", "growing", "unbounded"]
 @dataclass
 class StreamContext:
     """What a policy may know of the stream it serves; ``history`` and ``extent`` change as it runs.
-
-    Source: this project.
 
     Attributes:
         num_layers, num_kv_heads: of the decoder.
@@ -53,7 +52,7 @@ class StreamContext:
 
 @dataclass
 class Recall:
-    """What a policy may work with at a question (this project).
+    """What a policy may work with at a question.
 
     Attributes:
         memory: a fork of the stream's memory; changes to it are dropped after the answer.
@@ -71,7 +70,7 @@ class Recall:
 class MemoryPolicy(Part, ABC):
     """How a stream's memory is kept within its budget.
 
-    Source: this project. Subclass it as a dataclass whose fields are the settings (``policy.*``), and
+    Subclass it as a dataclass whose fields are the settings (``policy.*``), and
     implement :meth:`compress`; the other hooks are optional. A policy holds the state of one stream:
     :meth:`start` makes it fresh.
     """
@@ -79,7 +78,7 @@ class MemoryPolicy(Part, ABC):
     kind: ClassVar[str] = "policy"
     bound: ClassVar[Bound] = "bounded"
     unit: ClassVar[Literal["tokens", "frames"]] = "tokens"
-    source: ClassVar[str] = "this project"
+    source: ClassVar[str] = "no paper"
     needs_attention: ClassVar[bool] = False
     # Whether streams of a batch may share it: not where they keep different numbers of a chunk's tokens, or
     # where it holds what a question needs of one stream.
@@ -159,16 +158,7 @@ class MemoryPolicy(Part, ABC):
 
     def step(self, memory: KVMemory, observe: Observer) -> bool:
         """Compress and re-index; returns whether the memory changed."""
-        updates = self.compress(memory, observe)
-        compact = self.reindexing.due(
-            memory,
-            compressing=bool(updates),
-            max_position=self.context.max_position,
-            extent=self.context.extent,
-        )
-        self.archive(memory, updates, observe)
-        memory.apply(updates, compact=compact)
-        return bool(updates) or compact
+        return compress_together([self], memory, observe)
 
     @property
     def repeats(self) -> bool:
@@ -187,8 +177,69 @@ class MemoryPolicy(Part, ABC):
         return own if isinstance(own, GuidancePrompts) else None
 
 
+def group_by_round(policies: Sequence[MemoryPolicy]) -> list[list[int]]:
+    """Which streams compress alike: those whose last rounds, and so their guidance, are the same."""
+    rounds: dict[str, list[int]] = {}
+    for index, policy in enumerate(policies):
+        rounds.setdefault(repr(policy.context.history[-1:]), []).append(index)
+    return list(rounds.values())
+
+
+def reindex_due(
+    policies: Sequence[MemoryPolicy], memory: KVMemory, *, compressing: bool
+) -> bool | Bool[torch.Tensor, " B"]:
+    """Whether positions are to be compacted, or for which streams of a batch: each goes by its own.
+
+    Args:
+        policies: one a stream.
+        compressing: whether this step evicts.
+    """
+    context, reindexer = policies[0].context, policies[0].reindexing
+
+    def due(memory: KVMemory) -> bool:
+        return reindexer.due(
+            memory, compressing=compressing, max_position=context.max_position, extent=context.extent
+        )
+
+    if len(policies) == 1 or not due(memory):
+        return due(memory)
+    each = [due(memory.select([index])) for index in range(len(policies))]
+    return all(each) or torch.tensor(each)
+
+
+def compress_together(policies: Sequence[MemoryPolicy], memory: KVMemory, observe: Observer) -> bool:
+    """One step of a stream, or of streams in lockstep: compress, archive, evict and re-index.
+
+    Args:
+        policies: one a stream, all of one kind and of the same settings.
+        memory: what all of them hold, a batch entry a stream.
+
+    Returns:
+        whether the memory changed.
+
+    Raises:
+        InputError: streams were asked different questions, and their policy keeps one state for all of them.
+    """
+    groups = group_by_round(policies)
+    if len(groups) > 1 and policies[0].watch() is not None:
+        raise InputError(
+            "a policy that follows the chunks' attention keeps one state for all streams of a batch: "
+            "ask all of them the same questions"
+        )
+    parts = []
+    for group in groups:
+        first, own = policies[group[0]], memory if len(groups) == 1 else memory.select(group)
+        asked = observe if len(groups) == 1 else observe.over(own)
+        parts.append(first.compress(own, asked))
+        first.archive(own, parts[-1], asked)
+    updates = parts[0] if len(groups) == 1 else join_updates(parts, groups)
+    compact = reindex_due(policies, memory, compressing=bool(updates))
+    memory.apply(updates, compact=compact)
+    return bool(updates) or compact is not False
+
+
 def check_budget(policy: MemoryPolicy, chunk: Chunk) -> None:
-    """Refuse a budget that cannot hold one frame (this project); one below a chunk is fine.
+    """Refuse a budget that cannot hold one frame; one below a chunk is fine.
 
     Raises:
         SettingError: the budget is below the tokens of the chunk's first frame.
@@ -200,7 +251,7 @@ def check_budget(policy: MemoryPolicy, chunk: Chunk) -> None:
 
 
 def check_streams(policy: MemoryPolicy, streams: int) -> None:
-    """Refuse a batch of streams for a policy whose streams cannot go in lockstep (this project).
+    """Refuse a batch of streams for a policy whose streams cannot go in lockstep.
 
     Raises:
         SettingError: more than one stream, and the policy is not ``lockstep``.

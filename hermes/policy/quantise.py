@@ -12,7 +12,7 @@ Along = Literal["tokens", "channels"]
 
 
 class Codes(NamedTuple):
-    """A quantised tensor (this project).
+    """A quantised tensor.
 
     ``codes`` holds 8 / bits values a byte along the channels; ``low`` and ``step`` are of one group each:
     ``[..., G, D]`` where groups run along the tokens, ``[..., T, G]`` along the channels.
@@ -61,7 +61,7 @@ def quantise(x: Float[Tensor, "*batch T D"], bits: int, along: Along, group: int
 def dequantise(
     codes: Codes, bits: int, along: Along, width: int, group: int | None = None
 ) -> Float[Tensor, "*batch T D"]:
-    """The values that :func:`quantise` kept, in the dtype they had (this project).
+    """The values that :func:`quantise` kept, in the dtype they had.
 
     Args:
         width: channels D.

@@ -16,7 +16,7 @@ from hermes.video import Frame
 
 
 class FrameBuffer:
-    """Raw frames, first in, first out (this project).
+    """Raw frames, first in, first out.
 
     Args:
         group: frames leave in multiples of this, so that those encoded together leave together.
@@ -57,8 +57,6 @@ class FrameBuffer:
 
 def frames_that_fit(context: StreamContext, frame: Frame, tokens: int) -> int:
     """How many frames of this size fit so many tokens, in whole groups.
-
-    Source: this project.
 
     Raises:
         SettingError: not one.

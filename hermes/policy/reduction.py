@@ -23,7 +23,7 @@ __all__ = [
 
 
 def frame_slots(chunk: Chunk) -> list[Int[Tensor, " n"]]:
-    """Where each frame's visual tokens are in a chunk, in order (this project).
+    """Where each frame's visual tokens are in a chunk, in order.
 
     Frames encoded together count as one.
     """
@@ -33,14 +33,12 @@ def frame_slots(chunk: Chunk) -> list[Int[Tensor, " n"]]:
 
 
 def cosine(a: Float[Tensor, "*n d"], b: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
-    """Cosine along the last axis, in float32 (this project)."""
+    """Cosine along the last axis, in float32."""
     return torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1)
 
 
 def nearest(x: Float[Tensor, "n d"], to: Float[Tensor, " d"]) -> int:
     """Which of some vectors is nearest to another; of equally near ones, as two are to their mean, the first.
-
-    Source: this project.
 
     >>> nearest(torch.tensor([[4.0], [1.0], [3.0]]), torch.tensor([2.0]))
     1
@@ -126,7 +124,7 @@ def temporal_reduction(
 def inserted(chunk: Chunk, at: int, embed: Float[Tensor, " hidden"], token: Provenance) -> Chunk:
     """A chunk with one more token before slot ``at``, which costs one position.
 
-    Source: this project. The token stands one behind the largest position before it, and what follows starts
+    The token stands one behind the largest position before it, and what follows starts
     one behind the token on every axis.
     """
     before, after = chunk.positions[:, :at], chunk.positions[:, at:]

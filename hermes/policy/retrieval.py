@@ -87,7 +87,7 @@ def similarity(
 def best(scores: Sequence[float], sizes: Sequence[int], budget: int, count: int | None = None) -> list[int]:
     """The best-scored blocks, in time order: ``count`` of them, or those that fit a budget of tokens.
 
-    Source: this project: with blocks of one size, the top ``budget // size``. The best one is always taken;
+    With blocks of one size, the top ``budget // size``. The best one is always taken;
     of equal scores the earlier one.
 
     >>> best([0.1, 0.9, 0.5], [4, 4, 4], 9)
@@ -126,7 +126,7 @@ def shared_threshold(scores: Sequence[Sequence[float]], count: int) -> list[list
 
 
 def run_lengths(x: Int[Tensor, " T"]) -> list[int]:
-    """Lengths of the runs of equal values: of frames, for the tokens' frame numbers (this project).
+    """Lengths of the runs of equal values: of frames, for the tokens' frame numbers.
 
     >>> run_lengths(torch.tensor([3, 3, 4, 7, 7]))
     [2, 1, 2]
@@ -138,7 +138,7 @@ def run_lengths(x: Int[Tensor, " T"]) -> list[int]:
 
 
 def newer(layer: KVLayer, than: int) -> Int[Tensor, "1 1 K"]:
-    """Slots of the video tokens with a larger id, of a layer whose heads hold the same (this project)."""
+    """Slots of the video tokens with a larger id, of a layer whose heads hold the same."""
     ids = layer.video.id[0, 0]
     return ((ids > than).nonzero().flatten() + layer.prefix)[None, None]
 
@@ -156,7 +156,7 @@ class FrameRetrieval(Archiving):
     question_over: Context
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
-        """Let the window slide."""
+        """Evict what has left the window."""
         window, length = self.window or self.budget, memory[0].video_length
         if length <= window:
             return {}

@@ -98,7 +98,7 @@ class TieredPolicy(MemoryPolicy):
         help="layer: each layer whose video tokens exceed its budget; first_layer: all layers at once when "
         "the first layer's length, prefix included, exceeds the budget (the release)",
     )
-    following: AttentionLedger | None = field(default=None, init=False, repr=False, compare=False)
+    ledger: AttentionLedger | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         total = sum(tier.share for tier in self.tiers.values())
@@ -164,25 +164,25 @@ class TieredPolicy(MemoryPolicy):
             )
         scorers = {index: self.tiers[name].scorer for index, name in enumerate(names)}
         follow = {index: scorer for index, scorer in scorers.items() if scorer.follows}
-        self.following = AttentionLedger(follow, self.selector.per_head) if follow else None
+        self.ledger = AttentionLedger(follow, self.selector.per_head) if follow else None
 
     def watch(self) -> AttentionProbe | None:
         """For scorers that follow the chunks' attention, if there are any."""
-        return self.following
+        return self.ledger
 
     @property
     def resident_bytes(self) -> int:
-        """Of what scorers follow."""
-        return sum(tensor.nbytes for tensor in self.following.state().values()) if self.following else 0
+        """Bytes of what scorers have seen of the chunks' attention."""
+        return sum(tensor.nbytes for tensor in self.ledger.state().values()) if self.ledger else 0
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """What scorers follow."""
-        return self.following.state() if self.following else {}
+        """What scorers have seen of the chunks' attention."""
+        return self.ledger.state() if self.ledger else {}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from there."""
-        if self.following:
-            self.following.restore(state)
+        """Give scorers back what they had seen."""
+        if self.ledger:
+            self.ledger.restore(state)
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
         """Score, select and merge in every layer that is over its budget."""
@@ -211,8 +211,8 @@ class TieredPolicy(MemoryPolicy):
                 mix = merger.merge(layer, _complement(update.keep, layer.length))
                 update = replace(update, mix=mix)
             updates[index] = update
-            if self.following:
-                self.following.evict(layer, update)
+            if self.ledger:
+                self.ledger.evict(layer, update)
         return updates
 
     def score(self, memory: KVMemory, observe: Observer, wanted: Sequence[bool]) -> list[torch.Tensor | None]:
@@ -245,8 +245,8 @@ class TieredPolicy(MemoryPolicy):
         for index, context in contexts.items():
             attention = {guidance: seen[index, guidance] for guidance in requests[index]}
             context = replace(context, attention=attention)
-            if self.following and scorers[index].follows:
-                context = replace(context, followed=self.following.of(context.layer))
+            if self.ledger and scorers[index].follows:
+                context = replace(context, followed=self.ledger.of(context.layer))
             raw[index] = scorers[index].score(context)
         return self.smoother.smooth(raw, weights, memory.layers)
 

@@ -1,4 +1,4 @@
-"""A short clip and questions about it, rendered by this project (`tools/render_sample.py`).
+"""A short clip and questions about it, rendered by `tools/render_sample.py`.
 
 `QUESTIONS` holds one JSON object a line: `question`, `time` (seconds), `answer`, and `choices` where it is
 multiple choice; the answer is then one of them, word for word.

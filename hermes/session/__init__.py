@@ -1,8 +1,5 @@
 """A stream, its memory, and questions at any time."""
 
-from typing import TYPE_CHECKING
+from hermes.faces import face
 
-from hermes.forwarding import former_names
-
-if not TYPE_CHECKING:
-    __getattr__ = former_names(__name__)
+__all__, __getattr__ = face(__name__, __file__)

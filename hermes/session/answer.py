@@ -17,7 +17,7 @@ from hermes.machine.device import peak_memory_bytes
 
 @dataclass
 class Answer:
-    """One answered question and what it cost (this project).
+    """One answered question and what it cost.
 
     Times are of the stream in seconds (``time_s``) or wall-clock in milliseconds (``*_ms``);
     ``encode_ms`` and ``compress_ms`` are the sums over the stream so far. ``memory_bytes`` are those of the
@@ -84,7 +84,7 @@ class Answer:
 
 @dataclass
 class Stats:
-    """What a session has done so far; milliseconds are wall-clock sums (this project)."""
+    """What a session has done so far; milliseconds are wall-clock sums."""
 
     frames: int = 0
     chunks: int = 0
@@ -99,7 +99,7 @@ class Stats:
 def letter_odds(
     logits: Float[Tensor, " vocab"], encode: Callable[[str], Tensor], count: int
 ) -> dict[str, float]:
-    """Softmax of the first token's logits over the option letters, ``count`` of them (this project)."""
+    """Softmax of the first token's logits over the option letters, ``count`` of them."""
     names = letters(count)
     if not names:
         return {}

@@ -12,13 +12,13 @@ from hermes.config import Fallback, compose, setting
 from hermes.decoding.generation import GenerationConfig
 from hermes.memory import MemoryConfig
 from hermes.policy import MemoryPolicy
-from hermes.session.callback import Callback
+from hermes.session.session import Callback
 from hermes.video import VideoConfig
 
 
 @dataclass
 class StreamConfig:
-    """How the stream is cut (settings ``stream.*``; this project)."""
+    """How the stream is cut (settings ``stream.*``)."""
 
     chunk_frames: int = setting(
         16, help="frames encoded at once; a question cuts a chunk short", unit="frames", ge=1
@@ -27,7 +27,7 @@ class StreamConfig:
 
 @dataclass
 class RunConfig:
-    """The settings of one run; every one is ``key=value`` on the command line (this project)."""
+    """The settings of one run; every one is ``key=value`` on the command line."""
 
     policy: MemoryPolicy = setting(help="the memory policy")
     backbone: BackboneConfig = setting(BackboneConfig(), help="the model")
@@ -48,7 +48,7 @@ FALLBACKS: Mapping[str, Fallback] = {"backbone": backbone_fallback}
 
 
 def run_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> RunConfig:
-    """The settings of a run from ``key=value`` overrides on the defaults (this project).
+    """The settings of a run from ``key=value`` overrides on the defaults.
 
     Raises:
         SettingError: an unknown setting, a wrong type or value, an unknown policy or backbone.

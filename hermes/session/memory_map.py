@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from hermes.errors import InputError, did_you_mean
-from hermes.files import check_file_path
+from hermes.files import check_file_path, write_csv_whole, write_whole
 from hermes.memory import KVMemory
 from hermes.session.session import StreamSession
 from hermes.tokens import TokenKind
@@ -33,13 +30,14 @@ __all__ = ["HeldFrame", "check_map_path", "held_frames", "memory_figure", "memor
 _SUFFIXES = (".png", ".pdf", ".svg")
 
 _COLUMNS = 400
+_TABLE = ("layer", "frame", "time_s", "tokens", "summaries")
 _EVICTED = "#f4f4f4"
 _SUMMARY = "#e8000b"
 
 
 @dataclass(frozen=True)
 class HeldFrame:
-    """What one layer holds of one frame (this project).
+    """What one layer holds of one frame.
 
     Attributes:
         frame: index of the sampled frame, or of the newest one that a summary stands for.
@@ -56,10 +54,7 @@ class HeldFrame:
 
 
 def held_frames(memory: KVMemory) -> list[HeldFrame]:
-    """What each layer holds of each frame, by layer, then by time; frames without any token are left out.
-
-    Source: this project.
-    """
+    """What each layer holds of each frame, by layer, then by time; frames without any token are left out."""
     cells = []
     for layer in memory:
         if not layer.length:
@@ -87,7 +82,7 @@ def memory_map(
 ) -> Path:
     """Draw what each layer still holds: video time across, layers down, kept tokens per frame as colour.
 
-    Source: this project. Summaries are marked at the mean time of what they stand for. A table with the same
+    Summaries are marked at the mean time of what they stand for. A table with the same
     content and the suffix ``.csv`` is written beside the picture. Both are complete or not there.
 
     Args:
@@ -108,9 +103,8 @@ def memory_map(
     picture = check_map_path(path)
     table = picture.with_suffix(".csv")
     figure = memory_figure(memory, duration=duration, tiers=tiers, title=title, start=start, step=step)
-    _complete(picture, lambda temporary: figure.savefig(temporary, dpi=150))
-    _complete(table, lambda temporary: _write_table(temporary, held_frames(memory)))
-    return table
+    write_whole(picture, lambda aside: figure.savefig(aside, dpi=150))
+    return write_csv_whole(table, map(_table_row, held_frames(memory)), _TABLE)
 
 
 def memory_figure(
@@ -122,7 +116,7 @@ def memory_figure(
     start: float = 0.0,
     step: float | None = None,
 ) -> Figure:
-    """The picture of :func:`memory_map`, not saved (this project)."""
+    """The picture of :func:`memory_map`, not saved."""
     cells = held_frames(memory)
     grid, edges = _grid(cells, len(memory.layers), start, duration, step)
     figure = Figure(figsize=(9.0, min(1.9 + 0.22 * len(memory.layers), 9.0)), layout="constrained")
@@ -136,7 +130,7 @@ def memory_figure(
 def session_map(session: StreamSession, path: str | Path, *, start: float = 0.0, title: str = "") -> Path:
     """The memory map of a session, with the tiers of its policy and everything it has seen.
 
-    Source: this project. See :func:`memory_map`.
+    See :func:`memory_map`.
 
     Raises:
         InputError: another suffix, or a path that cannot be written.
@@ -154,7 +148,7 @@ def session_map(session: StreamSession, path: str | Path, *, start: float = 0.0,
 
 
 def check_map_path(path: str | Path) -> Path:
-    """The path of a picture that can be written, checked before anything long is begun (this project).
+    """The path of a picture that can be written, checked before anything long is begun.
 
     Raises:
         InputError: it cannot.
@@ -242,32 +236,6 @@ def _mark_tiers(axes: Axes, tiers: Mapping[str, range]) -> None:
             axes.text(1.008, middle, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
 
 
-def _write_table(path: Path, cells: Sequence[HeldFrame]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["layer", "frame", "time_s", "tokens", "summaries"])
-        for cell in cells:
-            writer.writerow(
-                [cell.layer, cell.frame, f"{cell.time_s:g}", f"{cell.tokens:g}", f"{cell.summaries:g}"]
-            )
-
-
-def _complete(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the target under another name and rename: nobody ever sees half a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-    temporary = Path(name)
-    try:
-        write(temporary)
-        # Temporary files are private; a result gets the permissions of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _table_row(cell: HeldFrame) -> dict[str, object]:
+    numbers = {name: f"{getattr(cell, name):g}" for name in _TABLE[2:]}
+    return {"layer": cell.layer, "frame": cell.frame, **numbers}

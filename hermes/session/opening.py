@@ -22,7 +22,7 @@ def open_session(
     *,
     overrides: Sequence[str] = (),
 ) -> StreamSession:
-    """A session on a checkpoint, with a policy and a budget (this project).
+    """A session on a checkpoint, with a policy and a budget.
 
     Args:
         backbone: a shipped config, a hub id, a local folder, or a loaded backbone.
@@ -59,7 +59,7 @@ def open_session(
 
 
 def session_from(config: RunConfig, backbone: Backbone | None = None) -> StreamSession:
-    """A session from a run's settings; the backbone is loaded unless one is given (this project).
+    """A session from a run's settings; the backbone is loaded unless one is given.
 
     Raises:
         SettingError: a setting that the model or the machine does not allow.

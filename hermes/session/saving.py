@@ -2,70 +2,79 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from hermes.decoding.observer import DecoderObserver
 from hermes.dialogue import Round
 from hermes.errors import InputError
-from hermes.memory import load_memory, load_record, save_memory
+from hermes.files import write_whole
+from hermes.memory import KVMemory, load_memory, load_record
+from hermes.session.stream import Stream
 from hermes.tokens import VideoState
 
-if TYPE_CHECKING:
-    from hermes.session.session import StreamSession
-
-__all__ = ["load_stream", "save_stream"]
+__all__ = ["SavedStream", "read_stream", "save_stream"]
 
 _POLICY = "policy.safetensors"
 
 
-def save_stream(session: StreamSession, folder: str | Path) -> None:
-    """Write a stream in which no frame waits (this project); :func:`load_stream` goes on from it.
+def save_stream(stream: Stream, folder: str | Path) -> None:
+    """Write a stream in which no frame waits; :func:`read_stream` reads it.
 
     Beside the memory's files, ``policy.safetensors`` holds the policy's own state and the random generator's.
     """
     path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    own = {f"policy.{name}": tensor.contiguous() for name, tensor in session.policy.state().items()}
-    # First, and renamed: the memory's record, which is written last, makes the folder whole.
-    save_file({"generator": session.context.generator.get_state(), **own}, path / f"{_POLICY}.part")
-    (path / f"{_POLICY}.part").replace(path / _POLICY)
+    own = {f"policy.{name}": tensor.contiguous() for name, tensor in stream.policy.state().items()}
+    tensors = {"generator": stream.context.generator.get_state(), **own}
+    # First: the memory's record, which is written last, makes the folder whole.
+    write_whole(path / _POLICY, lambda aside: save_file(tensors, aside))
     state = {
-        "video": asdict(session.video),
-        "policy": type(session.policy).__name__,
-        "frames_seen": session.frames_seen,
-        "now": session.now,
-        "history": [asdict(turn) for turn in session.context.history],
+        "video": asdict(stream.video),
+        "policy": type(stream.policy).__name__,
+        "frames_seen": stream.frames_seen,
+        "now": stream.now,
+        "history": [asdict(round_) for round_ in stream.context.history],
     }
-    save_memory(session.memory, path, state)
+    stream.memory.save(path, state)
 
 
-def load_stream(session: StreamSession, folder: str | Path) -> None:
-    """Put a session where :func:`save_stream` left another (this project).
+@dataclass(frozen=True)
+class SavedStream:
+    """What a folder holds of a stream: its memory, its record, and the tensors of its policy."""
+
+    memory: KVMemory
+    record: Mapping[str, Any]
+    policy: Mapping[str, Tensor]
+
+    def restore(self, stream: Stream) -> None:
+        """Put a fresh stream, whose memory is this one already, where the saved one was."""
+        stream.video = VideoState(**self.record["video"])
+        stream.frames_seen, stream.now = self.record["frames_seen"], self.record["now"]
+        stream.context.history.extend(
+            Round(one["question"], one["answer"], tuple(one["choices"])) for one in self.record["history"]
+        )
+        tensors = dict(self.policy)
+        stream.context.generator.set_state(tensors.pop("generator"))
+        stream.policy.restore({key.removeprefix("policy."): tensor for key, tensor in tensors.items()})
+        # Budgets were checked when the stream began.
+        stream.chunks = 1
+
+
+def read_stream(stream: Stream, folder: str | Path) -> SavedStream:
+    """What :func:`save_stream` wrote, checked against the stream that is to go on; nothing is changed.
 
     Raises:
         InputError: no saved stream there, or one of another decoder or policy.
     """
-    path, state = Path(folder), load_record(folder)
-    memory = load_memory(path, session.backbone.rotary, session.backbone.device)
-    if len(memory.layers) != session.backbone.num_layers or "video" not in state:
-        raise InputError(f"{path}: not a stream of a model with {session.backbone.num_layers} layers")
-    name = type(session.policy).__name__
-    if state["policy"] != name or not (path / _POLICY).is_file():
-        raise InputError(f"{path}: a stream of the policy {state['policy']}; this session's is {name}")
-    session.reset()
-    memory.use(session.memory.kernels)
-    session.memory, session.observer = memory, DecoderObserver(session.backbone, memory)
-    session.video = VideoState(**state["video"])
-    session.frames_seen, session.now = state["frames_seen"], state["now"]
-    session.context.history.extend(
-        Round(turn["question"], turn["answer"], tuple(turn["choices"])) for turn in state["history"]
-    )
-    tensors: dict[str, torch.Tensor] = load_file(path / _POLICY)
-    session.context.generator.set_state(tensors.pop("generator"))
-    session.policy.restore({key.removeprefix("policy."): tensor for key, tensor in tensors.items()})
-    session.mark_started()
+    path, record, backbone = Path(folder), load_record(folder), stream.backbone
+    memory = load_memory(path, backbone.rotary, backbone.device)
+    if len(memory.layers) != backbone.num_layers or "video" not in record:
+        raise InputError(f"{path}: not a stream of a model with {backbone.num_layers} layers")
+    name = type(stream.policy).__name__
+    if record["policy"] != name or not (path / _POLICY).is_file():
+        raise InputError(f"{path}: a stream of the policy {record['policy']}; this session's is {name}")
+    return SavedStream(memory, record, load_file(path / _POLICY))

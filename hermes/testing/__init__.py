@@ -19,8 +19,6 @@ __all__ = ["CLAUSES", "Clause", "ContractError", "Trial", "check_policy", "over_
 def check_policy(policy: str | MemoryPolicy, backbone: Backbone | None = None) -> None:
     """Hold a policy to the contract, all clauses of it.
 
-    Source: this project.
-
     Args:
         policy: a registered name, a dotted path such as ``my_module.MyPolicy``, or an instance, of whose
             settings only the budget is changed.
@@ -49,8 +47,6 @@ def check_policy(policy: str | MemoryPolicy, backbone: Backbone | None = None) -
 def over_policies(*more: str) -> pytest.MarkDecorator:
     """Run a pytest test once for every registered policy, and for those named besides, as ``policy``.
 
-    Source: this project.
-
     >>> @over_policies("my_module.MyPolicy")
     ... @over_clauses()
     ... def test_policy(policy, clause):
@@ -62,7 +58,7 @@ def over_policies(*more: str) -> pytest.MarkDecorator:
 
 
 def over_clauses() -> pytest.MarkDecorator:
-    """Run a pytest test once for every clause of the contract, as ``clause`` (this project)."""
+    """Run a pytest test once for every clause of the contract, as ``clause``."""
     import pytest
 
     return pytest.mark.parametrize("clause", CLAUSES, ids=lambda clause: str(clause.__name__))

@@ -237,7 +237,7 @@ def _stacked(chunks: Sequence[Chunk]) -> Chunk:
 
 
 class _Failed(Exception):  # noqa: N818
-    """Raised on purpose."""
+    """The failure that a clause causes on purpose."""
 
 
 def _fail(*args: object) -> None:
@@ -317,7 +317,7 @@ def saved_memory_goes_on(trial: Trial) -> None:
         session.memory.save(folder)
         loaded = load_memory(folder, trial.backbone.rotary, trial.backbone.device)
     _require(_same(copy_state(session.memory), copy_state(loaded)), "the memory comes back different")
-    session.memory, session.observer = loaded, DecoderObserver(trial.backbone, loaded)
+    session.hold(loaded)
     session.feed(trial.frames(CHUNKS * CHUNK_FRAMES)[3 * CHUNK_FRAMES :])
     _require(_same(copy_state(session.memory), trial.usual), "streaming goes on differently")
 

@@ -20,8 +20,7 @@ from hermes.decoding.generation import GenerationConfig
 from hermes.errors import HermesError
 from hermes.memory import KVMemory, LayerUpdate
 from hermes.policy import MemoryPolicy
-from hermes.session.callback import Callback
-from hermes.session.session import StreamSession
+from hermes.session.session import Callback, StreamSession
 from hermes.tokens import Chunk, VideoState
 from hermes.video import Frame
 
@@ -45,16 +44,16 @@ State = list[dict[str, Tensor]]
 
 
 class ContractError(HermesError, AssertionError):
-    """A policy breaks a clause of the contract (this project)."""
+    """A policy breaks a clause of the contract."""
 
 
 def copy_state(memory: KVMemory) -> State:
-    """A copy of everything a memory holds (this project)."""
+    """A copy of everything a memory holds."""
     return [{name: tensor.clone() for name, tensor in layer.tensors().items()} for layer in memory]
 
 
 def fingerprint(model: Any) -> list[object]:
-    """Attention implementation, hooks, attributes and mode of every module, and more (this project)."""
+    """Attention implementation, hooks, attributes and mode of every module, and more."""
     modules = [
         (
             getattr(getattr(module, "config", None), "_attn_implementation", None),
@@ -70,7 +69,7 @@ def fingerprint(model: Any) -> list[object]:
 
 @dataclass(frozen=True)
 class Step:
-    """The memory before and after the compression that follows one chunk (this project)."""
+    """The memory before and after the compression that follows one chunk."""
 
     before: State
     after: State
@@ -80,7 +79,7 @@ class Step:
 
 @dataclass(frozen=True)
 class LayerStep:
-    """One layer of one step; ``where`` names the two in messages (this project)."""
+    """One layer of one step; ``where`` names the two in messages."""
 
     where: str
     index: int
@@ -91,7 +90,7 @@ class LayerStep:
 
 @dataclass(frozen=True)
 class Recording:
-    """A stream's steps, and per layer every token's key (before rotation) and value by id (this project)."""
+    """A stream's steps, and per layer every token's key (before rotation) and value by id."""
 
     steps: list[Step]
     prefix: int
@@ -109,8 +108,6 @@ class Recording:
 
 class Trial:
     """A policy on a backbone, with short streams of noise to try it on.
-
-    Source: this project.
 
     Args:
         policy: a registered name, a dotted path, or an instance, whose settings are kept but for the budget.

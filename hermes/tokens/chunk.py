@@ -18,7 +18,7 @@ __all__ = ["Chunk", "VideoState", "join_chunks", "split_frames", "stack_chunks"]
 
 @dataclass(frozen=True)
 class Chunk:
-    """A few frames as the decoder will read them (this project).
+    """A few frames as the decoder will read them.
 
     Attributes:
         embeds: decoder inputs ``[B, n, hidden]``, on the decoder's device.
@@ -80,7 +80,7 @@ class Chunk:
 
 @dataclass
 class VideoState:
-    """What a backbone remembers of one stream between chunks (this project).
+    """What a backbone remembers of one stream between chunks.
 
     ``advanced`` is how far the clock has moved since the first frame (needed by native layouts, whose
     positions restart from the first frame), ``frames`` and ``groups`` count what was encoded, ``next_id``
@@ -93,7 +93,7 @@ class VideoState:
     next_id: int = 0
 
     def add(self, *, frames: int, groups: int, advance: int, tokens: int) -> None:
-        """Count a chunk."""
+        """Count a chunk that was encoded."""
         self.frames += frames
         self.groups += groups
         self.advanced += advance
@@ -101,10 +101,7 @@ class VideoState:
 
 
 def split_frames(chunk: Chunk, clock: int = 0) -> list[Chunk]:
-    """A chunk's frames with their timestamps, one chunk each, at positions moved by ``clock``.
-
-    Source: this project.
-    """
+    """A chunk's frames with their timestamps, one chunk each, at positions moved by ``clock``."""
     numbers = chunk.tokens.frame
     out = []
     for number in numbers.unique_consecutive():
@@ -114,7 +111,7 @@ def split_frames(chunk: Chunk, clock: int = 0) -> list[Chunk]:
 
 
 def join_chunks(pieces: Sequence[Chunk], advance: int, *, dense: bool = False) -> Chunk:
-    """Pieces of a stream as one chunk (this project).
+    """Pieces of a stream as one chunk.
 
     Args:
         advance: where the clock stands behind them.
@@ -136,7 +133,7 @@ def join_chunks(pieces: Sequence[Chunk], advance: int, *, dense: bool = False) -
 
 
 def stack_chunks(chunks: Sequence[Chunk]) -> Chunk:
-    """Chunks of several streams as one with a batch axis (this project).
+    """Chunks of several streams as one with a batch axis.
 
     Raises:
         InputError: they differ in length or positions, as frames of different sizes do.

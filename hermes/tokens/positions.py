@@ -20,7 +20,7 @@ _UNSUPPORTED_ROPE = ("dynamic", "longrope")
 class Rotary:
     """The rotary embedding of one decoder, reduced to what re-rotation needs.
 
-    Source: this project. ``frequencies[c]`` is the angle per unit position of channel pair ``c`` and
+    ``frequencies[c]`` is the angle per unit position of channel pair ``c`` and
     ``axis[c]`` the position axis that drives it: always 0 for 1-D RoPE, sections for M-RoPE (Qwen2.5-VL),
     interleaved for Qwen3-VL. The map is read off the decoder's own module, so no family is special.
     ``scaling`` is the factor by which the decoder stretches what it rotates (YaRN): stored keys have it.
@@ -79,7 +79,7 @@ class Rotary:
 
 
 def expand_axes(positions: Num[Tensor, "*batch T"], axes: int) -> Num[Tensor, "A *batch T"]:
-    """The same position on every axis, as text has it (this project)."""
+    """The same position on every axis, as text has it."""
     return positions.unsqueeze(0).expand(axes, *positions.shape)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class TokenKind(IntEnum):
-    """What a cached token is (this project)."""
+    """What a cached token is."""
 
     PREFIX = 0
     VISUAL = 1
@@ -29,7 +29,7 @@ _INDEX = {name: i for i, name in enumerate(_COLUMNS)}
 class Provenance:
     """Origin of each token, as an int64 table ``[8, *batch, T]`` with one row per attribute.
 
-    Source: this project. One table costs one gather when tokens are evicted.
+    One table costs one gather when tokens are evicted.
 
     Attributes are read as tensors ``[*batch, T]``: ``id`` (unique in the stream, the same in every layer),
     ``frame`` (index of the sampled frame, -1 for text), ``time`` (seconds), ``row`` and ``col`` (patch in

@@ -1,4 +1,1 @@
-"""Training of the embedded model, in stages, through Lightning.
-
-Source: this project.
-"""
+"""Training of the embedded model, in stages, through Lightning."""

@@ -15,10 +15,7 @@ NAME = "hermes_packed"
 
 
 def register() -> None:
-    """Let transformers' models use it, by ``set_attn_implementation({"text_config": NAME})``.
-
-    Source: this project.
-    """
+    """Let transformers' models use it, by ``set_attn_implementation({"text_config": NAME})``."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)
@@ -28,8 +25,6 @@ def packed_mask(
     segment: Int[Tensor, "B n"], seen: Int[Tensor, "B n"], context: int, slot: int
 ) -> Bool[Tensor, "B 1 n m"]:
     """Whom the question tokens see: of the ``context`` tokens the first ``seen``, and their own past.
-
-    Source: this project.
 
     Args:
         segment: number of the question a token belongs to; the n tokens are slots of ``slot``.
@@ -57,8 +52,8 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "B N H D"], None]:
     """Causal attention in the context; questions attend to it and to their slot, as the bias says.
 
-    Source: this project. ``attention_mask`` is added to the scores; n is the questions' tokens, m those of
-    the context and of one slot. Everything else of N x N is never computed.
+    ``attention_mask`` is added to the scores; n is the questions' tokens, m those of the context and of one
+    slot. Everything else of N x N is never computed.
     """
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)

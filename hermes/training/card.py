@@ -12,6 +12,8 @@ from hermes.data.wanderer.questions import KINDS
 from hermes.evaluation.running.run import evaluate
 from hermes.evaluation.running.settings import eval_config
 from hermes.evaluation.scoring.summary import Score, Summary
+from hermes.files import write_text_whole
+from hermes.pages.markdown import table
 from hermes.training.settings import Schedule, TrainConfig
 from hermes.version import __version__
 
@@ -20,8 +22,6 @@ __all__ = ["measure", "write_card"]
 
 def measure(model: Path, length: int, streams: int, *, choices: bool, folder: Path) -> Summary:
     """Accuracy on the test split with the full cache, from frames as they are drawn.
-
-    Source: this project.
 
     Args:
         model: its directory.
@@ -47,8 +47,6 @@ def measure(model: Path, length: int, streams: int, *, choices: bool, folder: Pa
 def write_card(folder: Path, config: TrainConfig, seconds: float, rows: Path) -> None:
     """Measure the model in ``folder`` and write its ``README.md`` and ``accuracy.json``.
 
-    Source: this project.
-
     Args:
         folder: the model's directory.
         config: how it was trained.
@@ -63,15 +61,14 @@ def write_card(folder: Path, config: TrainConfig, seconds: float, rows: Path) ->
         at = rows / name.replace(", ", "-").replace(" ", "")
         found[name] = measure(folder, length, config.test_streams, choices=choices, folder=at)
     raw: dict[str, Any] = {name: summary.record() for name, summary in found.items()}
-    (folder / "accuracy.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-    table = [
-        "| kind | " + " | ".join(found) + " | chance, open |",
-        "|---" * (len(found) + 2) + "|",
-        *(
-            f"| {kind.category}: {name} | {' | '.join(_cell(summary, name) for summary in found.values())} "
-            f"| {100 * kind.chance:.0f} |"
-            for name, kind in KINDS.items()
-        ),
+    write_text_whole(folder / "accuracy.json", json.dumps(raw, indent=1) + "\n")
+    lines = [
+        [
+            f"{kind.category}: {name}",
+            *(_cell(summary, name) for summary in found.values()),
+            f"{100 * kind.chance:.0f}",
+        ]
+        for name, kind in KINDS.items()
     ]
     schedule = Schedule(config)
     text = _CARD.format(
@@ -80,7 +77,7 @@ def write_card(folder: Path, config: TrainConfig, seconds: float, rows: Path) ->
         layers=config.model.layers,
         heads=config.model.heads,
         kv_heads=config.model.kv_heads,
-        table="\n".join(table),
+        table=table(["kind", *found, "chance, open"], lines, rule="|---"),
         version=__version__,
         seed=config.seed,
         steps=schedule.steps,
@@ -88,7 +85,7 @@ def write_card(folder: Path, config: TrainConfig, seconds: float, rows: Path) ->
         minutes=seconds / 60,
         settings=resolved_yaml(config),
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    write_text_whole(folder / "README.md", text)
 
 
 def _cell(summary: Summary, kind: str) -> str:

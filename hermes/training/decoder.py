@@ -20,7 +20,7 @@ __all__ = ["DecoderModule"]
 
 
 class DecoderModule(LightningModule):  # type: ignore[misc]
-    """The decoder of the embedded model on packed rows (this project).
+    """The decoder of the embedded model on packed rows.
 
     Args:
         model: the whole model; vision and projector are left as they are.

@@ -30,7 +30,7 @@ _PIXELS = {
 
 @dataclass
 class ModelConfig:
-    """Sizes of the embedded model (settings ``model.*``; this project).
+    """Sizes of the embedded model (settings ``model.*``).
 
     Raises:
         SettingError: sizes that do not go together.
@@ -55,9 +55,8 @@ class ModelConfig:
 def build_model(config: ModelConfig, tokenizer: Any) -> Any:
     """A LLaVA-OneVision with the starting weights that let it learn to look things up soon.
 
-    Source: this project. Words for what can be seen start orthonormal; queries start like their keys, so that
-    attention begins by matching content, and outputs like the values' inverse, so that it copies what it
-    finds.
+    Words for what can be seen start orthonormal; queries start like their keys, so that attention begins by
+    matching content, and outputs like the values' inverse, so that it copies what it finds.
     """
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
@@ -133,10 +132,7 @@ def _start(model: Any, tokenizer: Any) -> None:
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
-    """Write the directory that transformers and Hermes load: weights in bfloat16, processor, template.
-
-    Source: this project.
-    """
+    """Write the directory that transformers and Hermes load: weights in bfloat16, processor, template."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(path)

@@ -15,8 +15,6 @@ __all__ = ["MuonAdamW", "orthogonalise"]
 def orthogonalise(matrices: Float[Tensor, "n rows cols"], steps: int = 5) -> Float[Tensor, "n rows cols"]:
     """Push all singular values towards 1 by the quintic Newton-Schulz iteration (Jordan et al., 2024).
 
-    Source: this project.
-
     >>> values = torch.linalg.svdvals(orthogonalise(torch.randn(2, 8, 16)).float())
     >>> bool(((values > 0.5) & (values < 1.5)).all())
     True

@@ -27,7 +27,7 @@ _TEXT, NEWLINE = -1, -2
 
 @dataclass
 class Mixture:
-    """What rows are made of (settings of a stage; this project).
+    """What rows are made of (settings of a stage).
 
     Raises:
         SettingError: a wrong setting.
@@ -68,8 +68,6 @@ class Mixture:
 class Batch(NamedTuple):
     """Rows of N tokens: a context (prefix and frames), then slots with n tokens of questions in all.
 
-    Source: this project.
-
     Attributes:
         ids: token ids; those of frames and newlines are replaced by features.
         look: ``code * 4 + token`` of a frame's token, -2 for an image newline, -1 for text.
@@ -98,8 +96,6 @@ class Batch(NamedTuple):
 
 class Packer:
     """Makes batches; batch ``step`` of a seed is always the same.
-
-    Source: this project.
 
     Args:
         prompt: how text becomes tokens.

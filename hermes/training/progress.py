@@ -15,7 +15,7 @@ __all__ = ["StepBar"]
 class StepBar(Callback):  # type: ignore[misc]
     """Steps done of all steps, with the latest loss.
 
-    Source: this project. Lightning's own bars count batches of an epoch, and a stream of batches has no end.
+    Lightning's own bars count batches of an epoch, and a stream of batches has no end.
     """
 
     def __init__(self, name: str) -> None:

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from hermes.config import setting
+from hermes.files import write_whole
 from hermes.machine.lightning import interruptible
 from hermes.training.card import write_card
 from hermes.training.decoder import DecoderModule
@@ -29,7 +30,7 @@ __all__ = ["Streams", "TrainRun", "train_model"]
 
 @dataclass
 class TrainRun:
-    """Settings of ``hermes train`` (this project)."""
+    """Settings of ``hermes train``."""
 
     training: TrainConfig = field(
         default_factory=TrainConfig, metadata={"help": "a file of configs/training"}
@@ -52,7 +53,7 @@ class _Steps(IterableDataset[Batch]):
 
 
 class Streams(LightningDataModule):  # type: ignore[misc]
-    """Packed rows of Wanderer: training by stages, validation on held-out ones (this project)."""
+    """Packed rows of Wanderer: training by stages, validation on held-out ones."""
 
     def __init__(self, config: TrainConfig, prompt: Prompt) -> None:
         super().__init__()
@@ -86,8 +87,6 @@ class Streams(LightningDataModule):  # type: ignore[misc]
 
 def train_model(config: TrainConfig, folder: Path) -> Path:
     """Train from scratch, or go on from the last checkpoint in ``folder``.
-
-    Source: this project.
 
     Returns:
         The model's directory, ``folder/model``.
@@ -135,9 +134,7 @@ def _see(model: Any, config: TrainConfig, prompt: Prompt, folder: Path) -> None:
     trainer = _trainer(config, folder, "vision", config.vision.steps, None, None)
     with interruptible():
         trainer.fit(VisionModule(model, config.vision), DataLoader(pictures, batch_size=None, shuffle=False))
-    part = done.with_suffix(".part")
-    torch.save(model.state_dict(), part)
-    part.replace(done)
+    write_whole(done, lambda aside: torch.save(model.state_dict(), aside))
 
 
 def _trainer(

@@ -17,7 +17,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 @dataclass
 class StageConfig:
-    """One stage of the curriculum (settings ``stages.NAME.*``; this project).
+    """One stage of the curriculum (settings ``stages.NAME.*``).
 
     Raises:
         SettingError: a wrong setting.
@@ -38,7 +38,7 @@ class StageConfig:
 
 @dataclass
 class TrainConfig:
-    """Settings of ``hermes train`` (this project).
+    """Settings of ``hermes train``.
 
     Raises:
         SettingError: a wrong setting.
@@ -75,8 +75,6 @@ class TrainConfig:
 
 class Schedule:
     """Which stage a step belongs to, and its learning rates.
-
-    Source: this project.
 
     >>> stages = {"a": StageConfig(steps=10), "b": StageConfig(steps=10, muon_lr=[0.01, 0.0])}
     >>> schedule = Schedule(TrainConfig(stages=stages, warmup=1))

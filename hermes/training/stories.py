@@ -39,10 +39,7 @@ STORIES: Mapping[str, str] = MappingProxyType(
 
 
 class Story(NamedTuple):
-    """A prompt and its answer: words and, of each, whether it is to be learned (a key is given).
-
-    Source: this project.
-    """
+    """A prompt and its answer: words and, of each, whether it is to be learned (a key is given)."""
 
     prompt: str
     words: list[str]
@@ -51,8 +48,6 @@ class Story(NamedTuple):
 
 def tell(kind: str, history: History, rng: np.random.Generator) -> Story:
     """One story about what was seen; the keys of a list come in random order.
-
-    Source: this project.
 
     >>> from hermes.data.wanderer.world import WorldConfig, sample_stream
     >>> history = History(sample_stream(WorldConfig(length=9), "test", 0, 0), time=9)

@@ -27,7 +27,7 @@ TOKENS_PER_FRAME = 4
 
 @dataclass
 class VisionConfig:
-    """Settings ``vision.*`` of a training (this project)."""
+    """Settings ``vision.*`` of a training."""
 
     steps: int = setting(1500, help="optimiser steps", ge=0)
     batch: int = setting(96, help="frames a step", ge=1)
@@ -42,8 +42,6 @@ _LOUDNESS = (1.0, 0.8, 0.8, 0.8, 1.0, 0.8)
 
 def targets(looks: Int[np.ndarray, "n 4"], embedding: Float[Tensor, "vocab d"], prompt: Prompt) -> Tensor:
     """What each look's tokens should say: the weighted sum of its words' embeddings ``[n, d]``.
-
-    Source: this project.
 
     Args:
         looks: rows of ``world.codes``.
@@ -64,15 +62,12 @@ def targets(looks: Int[np.ndarray, "n 4"], embedding: Float[Tensor, "vocab d"], 
 
 
 def normalised(images: np.ndarray) -> Float[Tensor, "n 3 H W"]:
-    """Rendered frames as the preprocessor gives them (this project)."""
+    """Rendered frames as the preprocessor gives them."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """Random looks of a split, drawn with noise, changed light and a little blur: one batch an item.
-
-    Source: this project.
-    """
+    """Random looks of a split, drawn with noise, changed light and a little blur: one batch an item."""
 
     def __init__(
         self, config: VisionConfig, split: Split, seed: int, embedding: Tensor, prompt: Prompt
@@ -101,7 +96,7 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
 
 
 class VisionModule(LightningModule):  # type: ignore[misc]
-    """Regresses each of a frame's tokens onto the sum of its words (this project)."""
+    """Regresses each of a frame's tokens onto the sum of its words."""
 
     def __init__(self, model: Any, config: VisionConfig) -> None:
         super().__init__()
@@ -129,7 +124,7 @@ class VisionModule(LightningModule):  # type: ignore[misc]
 
 
 def features(model: Any, pixels: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n t d"]:
-    """A few frames' tokens, as the backbone gets them (this project)."""
+    """A few frames' tokens, as the backbone gets them."""
     count = len(pixels) * TOKENS_PER_FRAME
     found = visual_features(model.get_video_features(pixels.unsqueeze(0)), count)
     return found.view(len(pixels), TOKENS_PER_FRAME, -1)
@@ -137,10 +132,7 @@ def features(model: Any, pixels: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n t
 
 @torch.no_grad()
 def feature_table(model: Any, variants: int, seed: int) -> Float[Tensor, "variants rows d"]:
-    """Every look's tokens, from a few pictures of each: what the decoder is trained on in place of frames.
-
-    Source: this project.
-    """
+    """Every look's tokens, from a few pictures of each: what the decoder is trained on in place of frames."""
     looks = codes()[:, 0]
     tables = []
     for variant in range(variants):

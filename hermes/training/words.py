@@ -49,7 +49,7 @@ _TEXTS = (
 
 
 def visual_words() -> list[str]:
-    """What a frame can show, in words: one direction of the embedding space each (this project)."""
+    """What a frame can show, in words: one direction of the embedding space each."""
     objects = [object_name(obj) for obj in range(OBJECTS)]
     return [*PLACES, *COLOURS, *SHAPES, *CORNERS, *objects, NOTHING]
 
@@ -64,7 +64,7 @@ def _corpus() -> list[str]:
 def build_tokenizer() -> Any:
     """A byte-level BPE tokenizer in which every word of the world, with its blank, is one token.
 
-    Source: this project. Other text is spelt in pieces, down to bytes.
+    Other text is spelt in pieces, down to bytes.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -98,10 +98,7 @@ def build_tokenizer() -> Any:
 
 
 class Prompt:
-    """Prompts as token ids, the same as a session's, piece by piece and remembered.
-
-    Source: this project.
-    """
+    """Prompts as token ids, the same as a session's, piece by piece and remembered."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer

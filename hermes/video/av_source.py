@@ -30,12 +30,12 @@ _TIMEOUT = 30.0  # seconds without data after which a stream counts as ended
 class VideoSource(FrameSource):
     """A video file, URL or camera.
 
-    Source: this project. Times are ``pts * time_base`` minus the container's start time; a picture without
-    a timestamp follows the one before. The tolerance of the sampling rule is a microsecond and, for a time
-    base of 1 ms or finer, half a tick. Only sampled pictures are converted to RGB. The display matrix is
-    applied (rotation by quarter turns, mirroring). Where timestamps jump back (joined recordings), the clock
-    goes on from where it was. Damaged or missing parts end in a warning that says how many seconds were lost,
-    not in an error; with more than one thread the decoder may drop a few good pictures next to the damage.
+    Times are ``pts * time_base`` minus the container's start time; a picture without a timestamp follows the
+    one before. The tolerance of the sampling rule is a microsecond and, for a time base of 1 ms or finer,
+    half a tick. Only sampled pictures are converted to RGB. The display matrix is applied (rotation by
+    quarter turns, mirroring). Where timestamps jump back (joined recordings), the clock goes on from where it
+    was. Damaged or missing parts end in a warning that says how many seconds were lost, not in an error; with
+    more than one thread the decoder may drop a few good pictures next to the damage.
 
     Cameras and network streams were tested with local files, pipes and servers only, not with hardware.
 
@@ -209,8 +209,8 @@ class VideoSource(FrameSource):
 def orient(image: Pixels, matrix: Int32[np.ndarray, " 9"]) -> UInt8[np.ndarray, "H2 W2 3"]:
     """Turn or mirror an image as a container's display matrix says, by quarter turns.
 
-    Source: this project, after FFmpeg's ``libavutil/display.h``: x' = a x + c y, y' = b x + d y for the
-    matrix (a, b, u, c, d, v, x, y, w).
+    After FFmpeg's ``libavutil/display.h``: x' = a x + c y, y' = b x + d y for the matrix (a, b, u, c, d, v,
+    x, y, w).
 
     >>> image = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
     >>> quarter = np.array([0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30], np.int32)

@@ -9,7 +9,7 @@ from hermes.config import setting
 
 @dataclass
 class VideoConfig:
-    """How frames are read (settings ``video.*``; this project)."""
+    """How frames are read (settings ``video.*``)."""
 
     fps: float | None = setting(None, help="frames sampled per second; default: the backbone's", gt=0)
     start: float = setting(0.0, help="where to begin", unit="s", ge=0)

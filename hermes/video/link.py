@@ -24,10 +24,10 @@ _LATE = ("wait", "drop")
 class Link:
     """What happens to frames on their way (settings ``link.*``).
 
-    Source: this project. Frames are sent one after another, each when the one before is out; then comes the
-    way itself, ``latency`` and a random ``jitter`` long. The camera's clock goes on meanwhile: a frame keeps
-    its time, and :attr:`Frame.arrival` says when it is there. Pictures pass unchanged; their sizes are those
-    of JPEG files, unless given.
+    Frames are sent one after another, each when the one before is out; then comes the way itself, ``latency``
+    and a random ``jitter`` long. The camera's clock goes on meanwhile: a frame keeps its time, and
+    :attr:`Frame.arrival` says when it is there. Pictures pass unchanged; their sizes are those of JPEG files,
+    unless given.
 
     Raises:
         SettingError: an unknown word.

@@ -32,7 +32,7 @@ def open_source(
 ) -> FrameSource:
     """Open a video, a folder of images, an array or a camera as one stream of frames sampled at ``fps``.
 
-    Source: this project. See :func:`hermes.video.source.sample` for the sampling rule.
+    See :func:`hermes.video.sample` for the sampling rule.
 
     Args:
         spec: a video file; a folder of images; a ``.npy`` or ``.npz`` file, array or tensor, uint8

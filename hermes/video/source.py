@@ -24,8 +24,6 @@ _logger = logging.getLogger("hermes.video")
 class Frame:
     """One sampled frame.
 
-    Source: this project.
-
     Attributes:
         image: uint8 RGB ``[H, W, 3]``. Frames that repeat one picture share the array: do not write into it.
         time: the sample time ``start + index / fps``, in seconds on the source's own clock.
@@ -46,7 +44,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames to take, and how large (this project).
+    """Which frames to take, and how large.
 
     Attributes:
         fps: frames per second to take.
@@ -92,7 +90,7 @@ class Sampling:
 
 
 class TimedImage(NamedTuple):
-    """A decoded picture before sampling (this project).
+    """A decoded picture before sampling.
 
     Attributes:
         time: seconds; when it appears.
@@ -110,11 +108,11 @@ class TimedImage(NamedTuple):
 def sample(images: Iterable[TimedImage], sampling: Sampling, tolerance: float = 0.0) -> Iterator[TimedImage]:
     """Pick one image per sample time ``s_k = start + k / fps``, for every k until the images or ``end`` end.
 
-    Source: this project. Sample k is the image on screen at ``s_k``: the last one whose time is at most
-    ``s_k + tolerance``, so that none shows what comes later; before the very first image, that first one.
-    After the last image it is repeated for as long as it stays on screen. ``end`` is exclusive. A sample is
-    known once the next image has come, or at once if the image at ``s_k`` says by its ``gap`` that it is the
-    last in time. At most two images are held.
+    Sample k is the image on screen at ``s_k``: the last one whose time is at most ``s_k + tolerance``, so
+    that none shows what comes later; before the very first image, that first one. After the last image it is
+    repeated for as long as it stays on screen. ``end`` is exclusive. A sample is known once the next image
+    has come, or at once if the image at ``s_k`` says by its ``gap`` that it is the last in time. At most two
+    images are held.
 
     Args:
         images: in increasing order of time; those before ``start`` only count as "already on screen".
@@ -153,7 +151,7 @@ def sample(images: Iterable[TimedImage], sampling: Sampling, tolerance: float = 
 class FrameSource(ABC, Iterator[Frame]):
     """Frames of one video, sampled at a rate by their true times; a single pass, and a context manager.
 
-    Source: this project. A source of your own implements :meth:`images`; sampling is done here.
+    A source of your own implements :meth:`images`; sampling is done here.
 
     Attributes:
         fps: sampling rate, frames per second.

@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".t
 
 
 class StillSource(FrameSource):
-    """A known number of still pictures, one every ``1 / source_fps`` seconds (this project).
+    """A known number of still pictures, one every ``1 / source_fps`` seconds.
 
     Args:
         count: how many there are.
@@ -49,8 +49,6 @@ class StillSource(FrameSource):
 def image_folder(folder: Path, sampling: Sampling, *, source_fps: float) -> StillSource:
     """The images of a folder in natural order (``2.png`` before ``10.png``), EXIF orientation applied.
 
-    Source: this project.
-
     Raises:
         InputError: no image in the folder; (while iterating) an image that cannot be read.
     """
@@ -70,7 +68,7 @@ def image_folder(folder: Path, sampling: Sampling, *, source_fps: float) -> Stil
 
 
 def array_frames(array: np.ndarray, sampling: Sampling, *, name: str, source_fps: float) -> StillSource:
-    """The frames of an array uint8 ``[T, H, W, 3]`` (this project).
+    """The frames of an array uint8 ``[T, H, W, 3]``.
 
     Raises:
         InputError: another shape or type.
@@ -90,9 +88,8 @@ def array_frames(array: np.ndarray, sampling: Sampling, *, name: str, source_fps
 class IteratorSource(FrameSource):
     """A user's own frames, one after another.
 
-    Source: this project. A frame is an array or tensor uint8 ``[H, W, 3]``, a PIL image, a :class:`Frame`, or
-    ``(time, image)``. Frames without a time come one every ``1 / source_fps``; those with one are sampled
-    by it, like a video's.
+    A frame is an array or tensor uint8 ``[H, W, 3]``, a PIL image, a :class:`Frame`, or ``(time, image)``.
+    Frames without a time come one every ``1 / source_fps``; those with one are sampled by it, like a video's.
 
     Raises:
         InputError: (while iterating) something that is no frame, or times that do not increase.
@@ -138,8 +135,6 @@ class IteratorSource(FrameSource):
 def as_array(value: Any) -> np.ndarray | None:
     """A numpy array or torch tensor (of any device) as a numpy array; ``None`` for anything else.
 
-    Source: this project.
-
     >>> as_array([1, 2]) is None
     True
     """
@@ -149,7 +144,7 @@ def as_array(value: Any) -> np.ndarray | None:
 
 
 def natural_key(path: Path) -> list[str | int]:
-    """Sort key that reads runs of digits as numbers (this project).
+    """Sort key that reads runs of digits as numbers.
 
     >>> [p.name for p in sorted([Path("f10.png"), Path("f9.png")], key=natural_key)]
     ['f9.png', 'f10.png']

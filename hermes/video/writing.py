@@ -20,7 +20,7 @@ _WITH_CRF = ("libx264", "libx265", "libvpx", "libvpx-vp9", "libsvtav1")
 
 
 def video_encoders() -> list[str]:
-    """Those encoders :func:`write_video` knows that this PyAV build has (this project).
+    """Those encoders :func:`write_video` knows that this PyAV build has.
 
     >>> "mpeg4" in video_encoders()
     True
@@ -39,8 +39,6 @@ def write_video(
     preset: str | None = None,
 ) -> None:
     """Encode frames at a constant rate; a frame at a time, on one thread, so that a file is reproducible.
-
-    Source: this project.
 
     Args:
         path: its suffix names the container; MP4 gets its index at the front.

@@ -242,7 +242,7 @@ def test_a_memory_is_not_read_by_attention_that_cannot():
     with pytest.raises(HermesError, match=r"reading\(memory\)"), memory_attention_set(backbone.model):
         backbone.decoder(**options)
     memory.rollback()
-    with pytest.raises(HermesError, match=r"installed\(model\)"), reading(memory):
+    with pytest.raises(HermesError, match=r"memory_attention_set\(model\)"), reading(memory):
         backbone.decoder(**options)
     memory.rollback()
     with pytest.raises(HermesError), memory_attention_set(backbone.model), reading(memory.fork()):

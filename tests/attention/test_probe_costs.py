@@ -16,9 +16,8 @@ from hermes.policies.fifo import Fifo
 from hermes.policies.full import Full
 from hermes.policies.hermes import Hermes
 from hermes.policies.random import Random
-from hermes.session.callback import Callback
 from hermes.session.config import run_config
-from hermes.session.session import StreamSession
+from hermes.session.session import Callback, StreamSession
 from tests.support.probe_cases import LOCAL, MIXED, OTHER, filled, frames
 from tests.support.references import (
     FAMILIES,

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hermes.bench.cells import write_bench
-from hermes.bench.records import Recorder, write_records
-from hermes.bench.stream import PAPER, bench_config, stream_records
+from hermes.bench import PAPER, Recorder, bench_config, stream_records, write_bench, write_records
 from hermes.cli import main
 from hermes.decoding.generation import GenerationConfig
 from hermes.errors import InputError, SettingError

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmarks.step import embedding_probe
-from hermes import tape
 from hermes.attention import AttentionMass
 from hermes.config import build
+from hermes.decoding import recording
 from hermes.decoding.execution import Execution
 from hermes.errors import HermesError
 from hermes.memory import KVMemory, LayerUpdate, MemoryConfig
@@ -51,7 +51,7 @@ POLICIES: dict[str, Any] = {
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are recorded and replayed as they were traced: the compiler has a test of its own."""
-    monkeypatch.setattr(tape, "compiled", lambda graph: graph)
+    monkeypatch.setattr(recording, "compiled", lambda graph: graph)
 
 
 def _session(policy: MemoryPolicy, execution: str, family: str = "llava_onevision", **more: Any) -> Any:
@@ -108,7 +108,7 @@ def test_lockstep_streams_are_recorded_too(traced: None) -> None:
         batch.feed([make_frames(40), [*reversed(make_frames(40))]])
         both.append(batch)
     stock, ours = both
-    run = ours.first.execution
+    run = ours.execution
     assert run.compressions.made
     assert run.prefills.made
     assert not {**run.prefills.refused, **run.compressions.refused}
@@ -131,7 +131,7 @@ def test_records_outlive_the_stream(traced: None) -> None:
     assert not {**ours.execution.prefills.refused, **ours.execution.compressions.refused}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_compiled_steps_are_the_eager_ones() -> None:
     stock, ours = (_session(embedding_probe(Hermes(budget=60)), mode) for mode in ("eager", "compile"))
     for session in (stock, ours):
@@ -270,7 +270,7 @@ def test_a_compiler_that_fails_is_done_without(
     def broken(graph: object) -> Any:
         raise RuntimeError("no C++ compiler was found\nand a long trace")
 
-    monkeypatch.setattr(tape, "compiled", broken)
+    monkeypatch.setattr(recording, "compiled", broken)
     stock, ours = (_session(Fifo(budget=60), mode) for mode in ("eager", "compile"))
     with caplog.at_level(logging.WARNING):
         for session in (stock, ours):
@@ -281,34 +281,34 @@ def test_a_compiler_that_fails_is_done_without(
 
 
 def test_shapes_that_do_not_return_are_not_recorded() -> None:
-    tapes = tape.Recordings[int]("test", patience=2, room=2, most=3)
+    recordings = recording.Recordings[int]("test", patience=2, room=2, most=3)
     keys = (1, 2, 1, 2, 2, 3, 1, 3, 2, 4, 4)
     # 2 gives way to 3, as it was not used for longest, and there is no fourth record.
-    assert [tapes.get(key, lambda key=key: key) for key in keys] == [  # type: ignore[misc]
+    assert [recordings.get(key, lambda key=key: key) for key in keys] == [  # type: ignore[misc]
         *(None, None, 1, 2, 2, None, 1, 3),
         *(None, None, None),
     ]
-    assert list(tapes.made) == [1, 3]
-    assert list(tapes.refused) == ["it was recorded 3 times: shapes or questions keep changing"]
+    assert list(recordings.made) == [1, 3]
+    assert list(recordings.refused) == ["it was recorded 3 times: shapes or questions keep changing"]
 
 
 def test_what_fails_is_tried_three_times_and_what_is_not_due_again() -> None:
-    tapes, tried = tape.Recordings[int]("test", patience=1), []
+    recordings, tried = recording.Recordings[int]("test", patience=1), []
 
     def broken() -> int:
         tried.append(1)
         raise RuntimeError("broken")
 
     def later() -> int:
-        raise tape.NotYetError
+        raise recording.NotYetError
 
-    assert tapes.get(0, later) is None
-    assert not tapes.refused
-    assert tapes.get(0, lambda: 5) == 5
+    assert recordings.get(0, later) is None
+    assert not recordings.refused
+    assert recordings.get(0, lambda: 5) == 5
     for key in range(1, 9):
-        assert tapes.get(key, broken) is None
+        assert recordings.get(key, broken) is None
     assert len(tried) == 3
-    assert tapes.get(0, broken) == 5
+    assert recordings.get(0, broken) == 5
 
 
 def test_an_interrupted_replay_leaves_the_memory_as_it_was(

@@ -57,7 +57,7 @@ def test_static_streams_text_and_scores_choices() -> None:
     assert answer.probabilities == pytest.approx(wanted.probabilities, abs=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_static_compiled() -> None:
     """In a process of its own: the shape checks of these tests cannot be compiled."""
     script = """

@@ -131,7 +131,7 @@ def test_a_sweep_judges_cells_that_are_done(rvs, tmp_path, monkeypatch):
     judged = cells_of([*rvs, "policy=fifo,recent", "judge=words"])
     assert [cell.hash for cell in judged] == [cell.hash for cell in plain]
     # No model is loaded for it.
-    monkeypatch.setattr("hermes.evaluation.sweep.evaluate", None)
+    monkeypatch.setattr("hermes.evaluation.sweeps.running.evaluate", None)
     outcomes = list(run_cells(judged, tmp_path, launch))
     assert [outcome.record["overall"]["n"] for outcome in outcomes if outcome.record] == [6, 6]
     assert not list(run_cells(judged, tmp_path, lambda *_: iter(["launched"])))[2:]

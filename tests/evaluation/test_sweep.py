@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from hermes.bench.stream import bench_identity
+from hermes.bench import bench_identity
 from hermes.config import Extras, available, experiment_extras
 from hermes.errors import InputError, SettingError
 from hermes.evaluation.reports.sweep_page import check_extras, sweep_rows, write_sweep

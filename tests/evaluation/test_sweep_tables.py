@@ -16,7 +16,7 @@ from hermes.evaluation import AnswerRow, compare_runs
 from hermes.evaluation.reports.sweep_page import check_extras, write_sweep
 from hermes.evaluation.results.journal import read_run
 from hermes.evaluation.scoring.compare import compare_rows
-from hermes.evaluation.scoring.same_bytes import less, mean_of, persistent, within
+from hermes.evaluation.scoring.same_bytes import difference, mean_of, persistent, within_bytes
 from hermes.evaluation.scoring.statistics import clustered, clustered_difference
 from hermes.evaluation.scoring.summary import score, summarise
 from hermes.evaluation.sweeps.cells import SweepCell, cells_of
@@ -235,37 +235,37 @@ def sized(size: int, right: int, archive: int = 0) -> list[AnswerRow]:
 def test_between_two_budgets_answers_count_by_the_logarithm_of_their_bytes():
     small, large = sized(1000, 1), sized(3000, 2, archive=1000)
     assert (persistent(small), persistent(large)) == (1000, 4000)
-    found = within([large, small], 2000)
+    found = within_bytes([large, small], 2000)
     assert found.held == 2000
     assert mean_of(found).value == pytest.approx((1.5 + 2.5) / 2 / 4)
     # Half way on the scale of logarithms: the question that one budget alone answers counts one half.
     assert {found.values["videos/0.mp4", 0, n][2] for n in (0, 1, 2)} == {1.0, 0.5, 0.0}
-    assert within([large, small], 999) is None
-    most = within([large, small], 9000)
+    assert within_bytes([large, small], 999) is None
+    most = within_bytes([large, small], 9000)
     assert most.held == 4000
-    exact = within([large, small], 4000)
+    exact = within_bytes([large, small], 4000)
     assert exact == most
-    gap = less(exact, found)
+    gap = difference(exact, found)
     assert gap.value == pytest.approx(0.125)
     assert gap.interval == clustered_difference(np.zeros(10), np.full(10, 0.5), np.full(10, 4))
 
 
 def test_only_neighbouring_budgets_are_mixed():
     # 5 000 and 9 000 bytes are next to each other, and 1 000 and 9 000: the first pair that fits counts.
-    found = within([sized(1000, 0), sized(9000, 1), sized(5000, 3)], 6000)
+    found = within_bytes([sized(1000, 0), sized(9000, 1), sized(5000, 3)], 6000)
     weight = math.log(6) / math.log(9)
     assert found.values["videos/0.mp4", 0, 0][2] == pytest.approx(weight)
     # 1 000 and 9 000 are not, if what lies between holds less than both.
-    assert within([sized(1000, 0), sized(500, 1), sized(900, 3)], 950).held == 950
+    assert within_bytes([sized(1000, 0), sized(500, 1), sized(900, 3)], 950).held == 950
 
 
 def test_whole_answers_have_the_intervals_of_every_table():
     rows, other = sized(1000, 1), sized(1000, 2)
-    own, base = within([rows], 1000), within([other], 1000)
+    own, base = within_bytes([rows], 1000), within_bytes([other], 1000)
     assert mean_of(own).interval[:2] == pytest.approx(score(rows).interval[:2])
     wanted = compare_rows(other, rows).overall
-    assert less(own, base).interval == wanted.interval
-    assert less(own, base).value == pytest.approx(wanted.difference)
+    assert difference(own, base).interval == wanted.interval
+    assert difference(own, base).value == pytest.approx(wanted.difference)
 
 
 def outcomes_along(folder: Path, names: int) -> Iterator[Outcome]:
@@ -323,7 +323,7 @@ def test_what_is_matched_must_be_a_line_along_a_budget(tmp_path):
 
 
 def test_a_logarithm_of_bytes_is_not_a_share_of_them():
-    found = within([sized(100, 0), sized(10_000, 3)], 200)
+    found = within_bytes([sized(100, 0), sized(10_000, 3)], 200)
     weight = math.log(2) / math.log(100)
     assert found.values["videos/0.mp4", 0, 0][2] == pytest.approx(weight)
 

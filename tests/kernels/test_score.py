@@ -99,7 +99,7 @@ def test_kernel_forced_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> N
         Kernels("triton")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_kernel_sources_compile_for_a_gpu() -> None:
     """The interpreter takes programs that the compiler refuses; compiling needs no GPU."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

@@ -15,8 +15,9 @@ from hermes.policies.hermes import Hermes
 from hermes.policies.rekv import Rekv
 from hermes.policy import MemoryPolicy, Store
 from hermes.session.session import StreamSession
-from hermes.testing import Trial, check_policy
+from hermes.testing import Trial
 from tests.support.asking import holds_exactly, stream_and_ask
+from tests.support.contract import keep_the_contract
 from tests.support.references import cloned, identical, tiny
 
 pytestmark = pytest.mark.model
@@ -98,9 +99,9 @@ def test_no_page_is_larger_than_its_room():
 
 
 def test_policies_inside_keep_the_contract():
-    check_policy(Archived(inner=Hermes(), store=Store(precision="int4")), tiny("qwen2_5_vl"))
+    keep_the_contract(Archived(inner=Hermes(), store=Store(precision="int4")), tiny("qwen2_5_vl"))
     heads = Hermes(selector=TopK(rank="kv_head", timestamps=0.0))
-    check_policy(Archived(inner=heads), tiny("llava_onevision"))
+    keep_the_contract(Archived(inner=heads), tiny("llava_onevision"))
 
 
 @pytest.mark.parametrize("inner", [Full(), Rekv()], ids=lambda inner: type(inner).__name__)

@@ -158,7 +158,7 @@ def test_h2o_keeps_the_newest_half_and_the_heavy_hitters(per_query):
 def test_a_mixed_token_gets_the_sum_of_its_members():
     policy = H2O(budget=100)
     memory, _, _ = next(iter(steps(policy, (2,))))
-    layer, known = memory[1], policy.following.of(memory[1]).clone()
+    layer, known = memory[1], policy.ledger.of(memory[1]).clone()
     assert known.shape == (1, HEADS, 12)
     keep = torch.tensor([[[0, 1, 2, 5, 9]]])
     members, groups = torch.tensor([[[3, 4, 6]]]), torch.tensor([[[0, 1, 1]]])
@@ -168,15 +168,15 @@ def test_a_mixed_token_gets_the_sum_of_its_members():
         for targets in (None, torch.tensor([[[2, 9]]]))
     )
     old = known[0, 0].tolist()
-    policy.following.evict(layer, appended)
+    policy.ledger.evict(layer, appended)
     close(
         "scores",
-        policy.following.held[1][0, 0, PREFIX:],
+        policy.ledger.held[1][0, 0, PREFIX:],
         torch.tensor([old[0], old[3], old[7], old[1], old[2] + old[4]]),
     )
-    policy.following.held[1] = torch.cat((torch.zeros(1, HEADS, PREFIX), known), dim=-1)
-    policy.following.evict(layer, onto)
-    close("scores", policy.following.held[1][0, 0, PREFIX:], torch.tensor([old[1], old[3], old[2] + old[4]]))
+    policy.ledger.held[1] = torch.cat((torch.zeros(1, HEADS, PREFIX), known), dim=-1)
+    policy.ledger.evict(layer, onto)
+    close("scores", policy.ledger.held[1][0, 0, PREFIX:], torch.tensor([old[1], old[3], old[2] + old[4]]))
 
 
 # -- in a stream -------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_a_failed_chunk_leaves_no_trace_in_the_sums():
     broken.flush()
     for mine, theirs in zip(broken.memory, plain.memory, strict=True):
         assert torch.equal(mine.origin.id, theirs.origin.id)
-        assert torch.equal(broken.policy.following.of(mine), plain.policy.following.of(theirs))
+        assert torch.equal(broken.policy.ledger.of(mine), plain.policy.ledger.of(theirs))
 
 
 @model
@@ -272,7 +272,7 @@ def test_a_blend_follows_for_one_of_its_scorers():
 def test_what_does_not_fit_the_layer_is_forgotten():
     policy = H2O(budget=100)
     memory, _, _ = next(iter(steps(policy, (2,))))
-    following = AttentionLedger(policy.following.scorers, True)
+    following = AttentionLedger(policy.ledger.scorers, True)
     following.restore({"0": torch.ones(1, 1, 3)})
     assert torch.equal(following.of(memory[0]), torch.zeros(1, 1, 12))
 

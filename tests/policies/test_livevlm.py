@@ -131,4 +131,4 @@ def test_the_window_of_one_frame_is_the_streams_own():
     session = StreamSession(tiny("llava_onevision"), policy, chunk_frames=4)
     session.feed(Trial("full").frames(8))
     assert policy.tiers["all"].scorer == VisionAttention()
-    assert {scorer.window for scorer in session.policy.following.scorers.values()} == {9}
+    assert {scorer.window for scorer in session.policy.ledger.scorers.values()} == {9}

@@ -221,7 +221,7 @@ def test_the_best_tokens_and_a_prototype_of_each_new_frame_stay(axes, per_head, 
                         value += weight / sum(weights) * step.values[head, u].double()
                     close("one_shot", step.now.keys[0, head, slot], key)
                     close("one_shot", step.now.values[0, head, slot], value)
-                    assert (int(now.kind[slot]), int(now.mass[slot])) == (TokenKind.SUMMARY, 6)
+                    assert (int(now.kind[slot]), int(now.weight[slot])) == (TokenKind.SUMMARY, 6)
                     assert int(now.frame[slot]) == frames[t]
                     prototypes += 1
         if layers[0].update is not None and merge != "none":

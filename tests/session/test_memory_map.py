@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hermes import memory_map as module
 from hermes.errors import InputError
+from hermes.session import memory_map as module
 from hermes.session.memory_map import check_map_path, held_frames, memory_figure, memory_map, session_map
 from hermes.session.opening import open_session
 from hermes.session.session import StreamSession

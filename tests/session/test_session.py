@@ -22,8 +22,7 @@ from hermes.policies.hermes import Hermes
 from hermes.policies.random import Random
 from hermes.policies.recent import Recent
 from hermes.policy import Tier
-from hermes.session.callback import Callback
-from hermes.session.session import StreamSession
+from hermes.session.session import Callback, StreamSession
 from hermes.video import Frame
 
 pytestmark = pytest.mark.model

@@ -18,7 +18,7 @@ from hermes.policies.fifo import Fifo
 from hermes.policies.hermes import Hermes
 from hermes.policies.random import Random
 from hermes.policy import Recall
-from hermes.session.callback import Callback
+from hermes.session.session import Callback
 from hermes.tokens import VideoState
 from hermes.video import Frame
 from tests.support.references import cloned, identical, tiny

@@ -169,7 +169,7 @@ def replay(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     for step, record in enumerate(case.steps):
         key = f"c{step:02d}"
         policy.prompts = RecordedPrompts(step=step, last=last)
-        session._begin()
+        session.write_prefix()
         if step == 0:
             _same_kv(case, memory, "init.K", "init.V")
             _same_positions(case, memory, "init.pos")

@@ -1,6 +1,6 @@
 """The field's benchmarks, in the form of the method's release and in their own.
 
-Source: this project; each reader names the publication whose format it reads.
+Each reader names the publication whose format it reads.
 """
 
 from hermes.data.readers.offline import EgoSchema, MVBench, VideoMME

@@ -15,6 +15,7 @@ from hermes.data.clips import Problem
 from hermes.data.entries import RawQuestion, unlabelled
 from hermes.data.readers.published import Published, objects
 from hermes.data.tables import load
+from hermes.dialogue.choices import MOST_CHOICES
 from hermes.errors import InputError
 
 __all__ = ["EgoSchema", "MVBench", "VideoMME"]
@@ -227,7 +228,7 @@ class EgoSchema(Published):
                 video=f"{name}{self.suffix}",
                 question=str(row["question"]),
                 answer=row.get("answer") if answers is None else answers[name],
-                options=[row[key] for i in range(26) if (key := f"option {i}") in row],
+                options=[row[key] for i in range(MOST_CHOICES) if (key := f"option {i}") in row],
                 form="index",
                 id=name,
                 video_id=name,

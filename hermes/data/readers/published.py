@@ -24,8 +24,7 @@ _FORMATS = ("auto", "shared", "published")
 class Published(Annotated):
     """A benchmark whose annotations come in the shared form or in its own (settings ``data.*``).
 
-    Source: this project. Subclass it with ``label`` and ``own_entries``; what both formats lack is added in
-    ``completed``.
+    Subclass it with ``label`` and ``own_entries``; what both formats lack is added in ``completed``.
 
     Raises:
         InputError: a file that cannot be read, no question in it, or missing videos.
@@ -84,7 +83,7 @@ class Published(Annotated):
 
 
 def objects(rows: Any, name: str, *needed: str) -> Iterator[tuple[str, dict[str, Any]] | Problem]:
-    """Objects that have all needed keys, each with where it is; a problem for every other (this project).
+    """Objects that have all needed keys, each with where it is; a problem for every other.
 
     >>> list(objects([{"a": 1}, 2], "entry", "a"))[0]
     ('entry 0', {'a': 1})

@@ -1,7 +1,4 @@
-"""Wanderer: a synthetic stream benchmark of named places and the objects seen there, without end.
-
-Source: this project.
-"""
+"""Wanderer: a synthetic stream benchmark of named places and the objects seen there, without end."""
 
 from hermes.data.wanderer.benchmark import Walk, Wanderer, write_wanderer
 from hermes.data.wanderer.questions import KINDS, Question

@@ -36,7 +36,7 @@ _ANNOTATIONS = "wanderer.json"
 class Wanderer(Benchmark):
     """A synthetic stream benchmark without end (settings ``data.*`` of ``data=wanderer``).
 
-    Source: this project; its kinds mirror the categories of OVO-Bench (arXiv 2501.05510).
+    Its kinds mirror the categories of OVO-Bench (arXiv 2501.05510).
 
     Raises:
         SettingError: a wrong setting.
@@ -138,7 +138,7 @@ class Wanderer(Benchmark):
 
 @dataclass(frozen=True)
 class Walk:
-    """One stream of the benchmark and its questions in order of time (this project)."""
+    """One stream of the benchmark and its questions in order of time."""
 
     name: str
     stream: Stream
@@ -172,8 +172,6 @@ def _timed(question: Question) -> TimedQuestion:
 
 def write_wanderer(benchmark: Wanderer, folder: str | Path, *, crf: int = 16) -> Path:
     """Write streams as MP4 files of 128x128 pixels at 1 fps, and their annotations.
-
-    Source: this project.
 
     Args:
         benchmark: the streams.

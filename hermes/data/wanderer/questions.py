@@ -23,8 +23,6 @@ _ORDER = ("first", "second")
 class Question:
     """One question at a time of a stream.
 
-    Source: this project.
-
     Attributes:
         kind: its key in ``KINDS``.
         text: what is asked.
@@ -53,10 +51,7 @@ class Question:
 
 
 class History:
-    """What has been seen after ``time`` seconds: the scenes so far and, of each place, its visits.
-
-    Source: this project.
-    """
+    """What has been seen after ``time`` seconds: the scenes so far and, of each place, its visits."""
 
     def __init__(self, stream: Stream, time: int) -> None:
         self.time = time
@@ -95,10 +90,7 @@ Maker = Callable[[History, np.random.Generator], Asked | None]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of question: its category, the task of OVO-Bench it mirrors, and every answer it can have.
-
-    Source: this project.
-    """
+    """A kind of question: its category, the task of OVO-Bench it mirrors, and every answer it can have."""
 
     category: Category
     task: str
@@ -264,8 +256,6 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 def ask(kind: str, history: History, rng: np.random.Generator, choices: int = 0) -> Question | None:
     """A question of one kind, or None where nothing of the kind can be asked yet.
 
-    Source: this project.
-
     Args:
         kind: a key of ``KINDS``.
         history: what has been seen.
@@ -323,8 +313,6 @@ def questions(
     late: float = 0.5,
 ) -> list[Question]:
     """At most ``count`` questions about a stream, in order of time: every kind in turn, at random times.
-
-    Source: this project.
 
     Args:
         stream: the walk.

@@ -66,8 +66,6 @@ def render(
 ) -> UInt8[np.ndarray, "T 32 32 3"]:
     """Draw frames by code: a ground, the object a pixel or two off its corner's middle, a speck, noise.
 
-    Source: this project.
-
     Args:
         looks: codes, as ``Stream.codes``.
         rng: of jitter, specks and noise.
@@ -95,10 +93,7 @@ def render(
 
 
 def frames(stream: Stream, config: WorldConfig, seed: int = 0) -> Iterator[Frame]:
-    """The stream's frames, one a second, as a session takes them; drawn a minute at a time.
-
-    Source: this project.
-    """
+    """The stream's frames, one a second, as a session takes them; drawn a minute at a time."""
     rng = np.random.default_rng(seed)
     shown = stream.codes
     for start in range(0, stream.length, 60):

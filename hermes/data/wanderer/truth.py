@@ -13,7 +13,7 @@ __all__ = ["answer_at", "holds_until"]
 def answer_at(kind: str, text: str, history: History) -> str | None:
     """The right answer to a question at some moment; None where it cannot be asked then.
 
-    Source: this project. Found from the question's words, so that the same words can be asked later.
+    Found from the question's words, so that the same words can be asked later.
 
     Args:
         kind: a key of ``KINDS``.
@@ -53,8 +53,6 @@ def answer_at(kind: str, text: str, history: History) -> str | None:
 
 def holds_until(question: Question, stream: Stream) -> int:
     """The second at which a question's answer is no longer right, or the stream's end plus one.
-
-    Source: this project.
 
     >>> from hermes.data.wanderer.world import WorldConfig, sample_stream
     >>> stream = sample_stream(WorldConfig(), "test", 0, 0)

@@ -43,7 +43,7 @@ _LOOKS = 1 + OBJECTS * len(CORNERS)
 
 @dataclass
 class WorldConfig:
-    """Difficulty of the streams (settings ``data.world.*``; this project)."""
+    """Difficulty of the streams (settings ``data.world.*``)."""
 
     length: int = setting(32, help="length of a stream", unit="s", ge=1)
     scene: int = setting(4, help="mean length of a scene; each is 50 to 150 % of it", unit="s", ge=1)
@@ -58,8 +58,6 @@ class WorldConfig:
 class Scene:
     """One visit: frames ``start`` to ``end`` (exclusive) at a place; its object shows in ``shown``.
 
-    Source: this project.
-
     ``obj`` and ``corner`` are -1 for an empty place; ``shown`` is then ``(start, start)``.
     """
 
@@ -73,10 +71,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Stream:
-    """A walk: its scenes in order, and what each second shows (``code``: place, object and corner).
-
-    Source: this project.
-    """
+    """A walk: its scenes in order, and what each second shows (``code``: place, object and corner)."""
 
     scenes: tuple[Scene, ...]
     length: int
@@ -95,8 +90,6 @@ class Stream:
 def code(place: int, obj: int = -1, corner: int = -1) -> int:
     """One number for what a frame shows.
 
-    Source: this project.
-
     >>> code(0), code(1), code(0, 0, 0)
     (0, 145, 1)
     """
@@ -105,8 +98,6 @@ def code(place: int, obj: int = -1, corner: int = -1) -> int:
 
 def codes(split: Split | None = None) -> Int[np.ndarray, "n 4"]:
     """Every look of a frame: its code, place, object and corner (-1: none); of one split, or of all.
-
-    Source: this project.
 
     >>> codes().shape, codes("test").shape
     ((2320, 4), (400, 4))
@@ -123,8 +114,6 @@ def codes(split: Split | None = None) -> Int[np.ndarray, "n 4"]:
 def object_name(obj: int) -> str:
     """An object's one-word name.
 
-    Source: this project.
-
     >>> object_name(0), object_name(35)
     ('red-circle', 'black-star')
     """
@@ -133,8 +122,6 @@ def object_name(obj: int) -> str:
 
 def split_of(place: int, obj: int) -> Split:
     """The only split in which this object may stand at this place.
-
-    Source: this project.
 
     Of the 36 objects a place can have, 6 are for the test, 6 for validation and 24 for training; in each
     split every place still meets every colour and every shape equally often.
@@ -156,9 +143,8 @@ _ALLOWED = {
 def sample_stream(config: WorldConfig, split: Split, seed: int, index: int) -> Stream:
     """Stream ``index`` of an endless, seeded series.
 
-    Source: this project. Places come in random order, none again until all were seen (but for
-    ``config.revisit``); a place keeps its object and corner throughout a stream, so that what was seen there
-    has one answer.
+    Places come in random order, none again until all were seen (but for ``config.revisit``); a place keeps
+    its object and corner throughout a stream, so that what was seen there has one answer.
 
     >>> stream = sample_stream(WorldConfig(length=60), "test", seed=0, index=7)
     >>> stream == sample_stream(WorldConfig(length=60), "test", seed=0, index=7), len(stream.codes)

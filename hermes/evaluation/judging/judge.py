@@ -11,18 +11,16 @@ from typing import Any, ClassVar
 from hermes.config import Part, compose, config_hash, setting, to_dict
 from hermes.errors import InputError
 
-__all__ = ["Judge", "RefusedError", "Verdict"]
+__all__ = ["Judge", "RefusedError", "Verdict", "judge_config"]
 
 
 class RefusedError(InputError):
-    """An endpoint that works does not take this one question (this project)."""
+    """An endpoint that works does not take this one question."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What a judge says of one answer, and how it came to say so.
-
-    Source: this project.
 
     Attributes:
         correct: whether the answer is right; None: no reply could be read as a verdict.
@@ -41,7 +39,7 @@ class Verdict:
 class Judge(Part, ABC):
     """Says whether an open-ended answer means what the expected one means (setting ``judge``).
 
-    Source: this project. Subclass it as a dataclass whose fields are the settings (``judge.*``).
+    Subclass it as a dataclass whose fields are the settings (``judge.*``).
 
     Attributes:
         indifferent: settings that no verdict depends on: with others in their place it is the same judge.
@@ -66,7 +64,7 @@ class Judge(Part, ABC):
         """See that it can be used here, before anything long begins.
 
         Raises:
-            InputError: it cannot.
+            InputError: the judge cannot be used.
         """
 
     @property
@@ -85,7 +83,7 @@ class _JudgeConfig:
 
 
 def judge_config(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Judge:
-    """The judge that ``judge=NAME`` and ``judge.*=value`` say (this project).
+    """The judge that ``judge=NAME`` and ``judge.*=value`` say.
 
     Raises:
         SettingError: none is named, or a wrong setting.

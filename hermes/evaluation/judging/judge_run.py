@@ -35,11 +35,10 @@ def judge_run(
 ) -> Summary:
     """Judge the open-ended answers of a run, finished or not; no model of the run is loaded.
 
-    Source: this project. Every verdict is in ``folder/judged.jsonl`` as soon as it is given, with messages
-    and replies, so that only what is missing is asked when the same is done again, also after a kill. At the
-    end, or when it is stopped, ``rows.jsonl`` is rewritten at once: each row has the verdict of this judge,
-    or none. Verdicts of another judge leave the rows and stay in ``judged.jsonl``. The manifest tells the
-    judge.
+    Every verdict is in ``folder/judged.jsonl`` as soon as it is given, with messages and replies, so that
+    only what is missing is asked when the same is done again, also after a kill. At the end, or when it is
+    stopped, ``rows.jsonl`` is rewritten at once: each row has the verdict of this judge, or none. Verdicts of
+    another judge leave the rows and stay in ``judged.jsonl``. The manifest tells the judge.
 
     Args:
         folder: of the run; not one that is being written to.

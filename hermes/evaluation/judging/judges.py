@@ -181,8 +181,8 @@ def _said(error: Any) -> str:
 def read_verdict(reply: str) -> tuple[bool, float | None] | None:
     """Correct or not, and the score, from a model's reply; None if it cannot be read.
 
-    Source: this project. The last object in braces that holds ``correct`` (or ``pred``) counts, be it JSON or
-    Python, whatever stands around it. A score may be missing, but not be anything else than 0 to 5.
+    The last object in braces that holds ``correct`` (or ``pred``) counts, be it JSON or Python, whatever
+    stands around it. A score may be missing, but not be anything else than 0 to 5.
 
     >>> read_verdict('{"correct": "yes", "score": 4}'), read_verdict("Sure: {'pred': 'no', 'score': 1}.")
     ((True, 4.0), (False, 1.0))
@@ -221,7 +221,7 @@ class WordsJudge(Judge):
     """The words an answer shares with the expected one: for tests and dry runs, no substitute for a model.
 
     Source: the F1 of words of SQuAD, arXiv 1606.05250; the threshold, and the score of five times F1, are
-    this project's. It takes "not red" for nearly "red", and a right answer in other words for wrong.
+    Hermes's own. It takes "not red" for nearly "red", and a right answer in other words for wrong.
     """
 
     threshold: float = setting(0.5, help="F1 from which an answer is right", gt=0, le=1)

@@ -19,8 +19,8 @@ _logger = logging.getLogger("hermes.evaluation")
 class VerdictFile:
     """Verdicts in a file of JSON lines, by a hash of the judge, the question and both answers.
 
-    Source: this project. Each line has the judge, the words it was given, the messages, the raw replies and
-    the verdict. Lines that were cut short are passed over; of two with the same key the later one counts.
+    Each line has the judge, the words it was given, the messages, the raw replies and the verdict. Lines that
+    were cut short are passed over; of two with the same key the later one counts.
 
     Args:
         path: of the file; it need not be there.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from hermes.evaluation.results.rows import AnswerRow
 from hermes.evaluation.scoring.measures import MEASURES
 from hermes.evaluation.scoring.metrics import calibration_error, unreadable
 from hermes.evaluation.scoring.summary import Score, Summary, score, summarise
+from hermes.pages.markdown import table, write_page
 
-__all__ = ["calibration", "write_report"]
+__all__ = ["calibration", "run_with", "write_report"]
 
 _BINS = 10
 
@@ -26,7 +28,7 @@ _BINS = 10
 def write_report(folder: Path) -> Path:
     """Write ``report.md`` and its plots (``plots/*.png``) into the folder of a run.
 
-    Source: this project. Nothing in it depends on when it is written.
+    Nothing in it depends on when it is written.
 
     Args:
         folder: of a run of ``hermes eval``, also of one that is not finished.
@@ -41,10 +43,9 @@ def write_report(folder: Path) -> Path:
     plots, page = folder / "plots", folder / "report.md"
     try:
         plots.mkdir(exist_ok=True)
-        page.write_text(_page(folder, rows, manifest, plots), encoding="utf-8")
+        return write_page(page, _parts(folder, rows, manifest, plots))
     except OSError as error:
         raise InputError(f"{page}: cannot be written ({error.strerror or error})") from error
-    return page
 
 
 def calibration(rows: Iterable[AnswerRow]) -> dict[str, tuple[float, Score]]:
@@ -64,11 +65,11 @@ def calibration(rows: Iterable[AnswerRow]) -> dict[str, tuple[float, Score]]:
     return found
 
 
-def _page(folder: Path, rows: Sequence[AnswerRow], manifest: Mapping[str, Any], plots: Path) -> str:
+def _parts(folder: Path, rows: Sequence[AnswerRow], manifest: Mapping[str, Any], plots: Path) -> list[str]:
     summary = summarise(rows)
     # What was asked again has a part of its own.
     rows = [row for row in rows if not row.delay_s]
-    parts = [
+    return [
         f"# {folder.resolve().name}\n\n{_headline(rows, summary)}\n\n{_METHOD}",
         _accuracy(summary, plots),
         _judged(summary, manifest),
@@ -80,7 +81,6 @@ def _page(folder: Path, rows: Sequence[AnswerRow], manifest: Mapping[str, Any], 
         _calibrated(rows, plots),
         _settings(manifest),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _headline(rows: Sequence[AnswerRow], summary: Summary) -> str:
@@ -105,7 +105,7 @@ def _judged(summary: Summary, manifest: Mapping[str, Any]) -> str:
     who = " ".join(str(judge[key]) for key in ("name", "model") if key in judge)
     head = f"## Judge's scores\n\nMeans of 0 to 5, given to open-ended answers by `{who}`.\n\n"
     cells = [[name, str(s.n), f"{s.mean:.2f}", s.span] for name, s in scores.items()]
-    return head + _table(["category", "n", "mean", "95 % interval"], cells)
+    return head + table(["category", "n", "mean", "95 % interval"], cells)
 
 
 def _accuracy(summary: Summary, plots: Path) -> str:
@@ -127,7 +127,7 @@ def _averages(summary: Summary, manifest: Mapping[str, Any]) -> str:
     own = manifest.get("average")
     note = f" The benchmark's own figure is the one over {own}." if own else ""
     head = f"## Averages\n\nMeans of accuracies, with intervals over videos.{note}\n\n"
-    return head + _table(["mean over", "right %", "95 % interval"], cells)
+    return head + table(["mean over", "right %", "95 % interval"], cells)
 
 
 def _ages(summary: Summary, plots: Path) -> str:
@@ -152,18 +152,15 @@ def _delays(summary: Summary, plots: Path) -> str:
     for name, losses in summary.by_delay.items():
         for delay, loss in losses.items():
             change = 100 * (loss.now.accuracy - loss.before.accuracy)
-            low, high, doubtful = loss.change
-            ends = f"{100 * low:+.1f} to {100 * high:+.1f}{'*' * doubtful}"
-            now, before = 100 * loss.now.accuracy, 100 * loss.before.accuracy
-            cells.append(
-                [name, delay, str(loss.now.n), f"{before:.1f}", f"{now:.1f}", f"{change:+.1f}", ends]
-            )
+            before, now = (f"{100 * each.accuracy:.1f}" for each in (loss.before, loss.now))
+            ends = loss.change.span("+.1f")
+            cells.append([name, delay, str(loss.now.n), before, now, f"{change:+.1f}", ends])
     head = (
         "## Asked again\n\nThe same questions later, where the answer still holds; the change is paired.\n\n"
     )
     head += "![Change of accuracy by delay](plots/delay.png)\n\n" if drawn else ""
     names = ["category", "delay (s)", "n", "right % at first", "right % later", "change", "95 % interval"]
-    return head + _table(names, cells)
+    return head + table(names, cells)
 
 
 def _costs(summary: Summary) -> str:
@@ -175,7 +172,7 @@ def _costs(summary: Summary) -> str:
         "## Costs\n\nAt the questions. Lag: how long after one all that had arrived was in the memory, "
         "were the stream live on this machine.\n\n"
     )
-    return head + _table(["", "median", "mean", "95 %"], cells) if cells else ""
+    return head + table(["", "median", "mean", "95 %"], cells) if cells else ""
 
 
 def _times(rows: Sequence[AnswerRow], plots: Path) -> str:
@@ -186,9 +183,9 @@ def _times(rows: Sequence[AnswerRow], plots: Path) -> str:
     shares = (0, 25, 50, 75, 95, 99, 100)
     values = [f"{value:.1f}" for value in np.percentile(times, shares)]
     names = [{0: "least", 50: "median", 100: "most"}.get(share, f"{share} %") for share in shares]
-    table = _table(["answers", *names], [[str(times.size), *values]])
+    shown = table(["answers", *names], [[str(times.size), *values]])
     head = "## Time to first token\n\nFrom a question to the first token of its answer, ms.\n\n"
-    return head + "![Time to first token](plots/ttft.png)\n\n" + table
+    return head + "![Time to first token](plots/ttft.png)\n\n" + shown
 
 
 def _calibrated(rows: Sequence[AnswerRow], plots: Path) -> str:
@@ -206,25 +203,39 @@ def _calibrated(rows: Sequence[AnswerRow], plots: Path) -> str:
         [name, str(s.n), f"{100 * mean:.1f}", f"{100 * s.accuracy:.1f}", s.span]
         for name, (mean, s) in bins.items()
     ]
-    return head + _table(["confidence", "n", "mean confidence %", "right %", "95 % interval"], cells)
+    return head + table(["confidence", "n", "mean confidence %", "right %", "95 % interval"], cells)
 
 
 def _settings(manifest: Mapping[str, Any]) -> str:
-    settings = str(manifest.get("settings", ""))
-    chosen = OmegaConf.create(settings or "{}")
+    chosen = OmegaConf.create(str(manifest.get("settings") or "{}"))
     about = {
         key: OmegaConf.select(chosen, key)
         for key in ("data.name", "policy.name", "policy.budget", "backbone.family", "backbone.checkpoint")
     }
-    keys = ("weights", "seed", "device", "device_name", "threads", "attention", "platform", "config_hash")
-    about |= {key: manifest.get(key) for key in keys}
-    about["versions"] = ", ".join(f"{name} {v}" for name, v in (manifest.get("versions") or {}).items())
     prompts = manifest.get("prompts") or {}
-    about |= {f"prompt {name}": f"sha256 {hashed}" for name, hashed in prompts.items()}
+    more = {f"prompt {name}": f"sha256 {hashed}" for name, hashed in prompts.items()}
     judge = manifest.get("judge") or {}
-    about |= {f"judge.{key}": value for key, value in judge.items() if key != "prompt"}
+    more |= {f"judge.{key}": value for key, value in judge.items() if key != "prompt"}
+    return run_with(manifest, about, more)
+
+
+def run_with(
+    manifest: Mapping[str, Any],
+    before: Mapping[str, Any] = MappingProxyType({}),
+    after: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """The part of a page that says what a run was made with, from its manifest.
+
+    Args:
+        manifest: of the run.
+        before, after: more lines of the table, above and below those that every run has.
+    """
+    keys = ("weights", "seed", "device", "device_name", "threads", "attention", "platform", "config_hash")
+    versions = ", ".join(f"{name} {number}" for name, number in (manifest.get("versions") or {}).items())
+    about = {**before, **{key: manifest.get(key) for key in keys}, "versions": versions, **after}
     shown = [[key, str(value)] for key, value in about.items() if value not in (None, "")]
-    return f"## Run with\n\n{_table(['', ''], shown)}\n\nAll settings:\n\n```yaml\n{settings.strip()}\n```"
+    settings = str(manifest.get("settings", "")).strip()
+    return f"## Run with\n\n{table(['', ''], shown)}\n\nAll settings:\n\n```yaml\n{settings}\n```"
 
 
 def _scores(head: str, scores: Mapping[str, Score]) -> str:
@@ -240,12 +251,7 @@ def _scores(head: str, scores: Mapping[str, Score]) -> str:
         ]
         for name, s in scores.items()
     ]
-    return _table([head, "n", "videos", "right %", "95 % interval", "method", "chance %"], cells)
-
-
-def _table(names: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    lines = [names, ["---"] * len(names), *cells]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return table([head, "n", "videos", "right %", "95 % interval", "method", "chance %"], cells)
 
 
 _METHOD = """Intervals are 95 %. `clustered`: the videos are the sample, as questions of one video are no

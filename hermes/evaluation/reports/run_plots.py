@@ -21,7 +21,7 @@ _POINTS = Style(BLUE, "o", "")
 
 
 def plot_accuracy(path: Path, scores: Mapping[str, Score]) -> None:
-    """Accuracy of each category with its interval, and that of a guess (this project)."""
+    """Accuracy of each category with its interval, and that of a guess."""
     figure = Figure(figsize=(7.5, 1.2 + 0.38 * len(scores)), layout="constrained")
     axes = figure.subplots()
     rows = np.arange(len(scores))
@@ -38,7 +38,7 @@ def plot_accuracy(path: Path, scores: Mapping[str, Score]) -> None:
 
 
 def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
-    """Accuracy of each category by the age of the evidence, as in ``Summary.by_age`` (this project)."""
+    """Accuracy of each category by the age of the evidence, as in ``Summary.by_age``."""
     names = sorted({age for ages in by_age.values() for age in ages}, key=youngest)
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -56,7 +56,7 @@ def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
 
 
 def plot_times(path: Path, times: Float[np.ndarray, " N"]) -> None:
-    """Distribution of the time to first token, ms (this project)."""
+    """Distribution of the time to first token, ms."""
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     axes = figure.subplots()
     median, late = np.percentile(times, (50, 95))
@@ -76,7 +76,7 @@ def plot_times(path: Path, times: Float[np.ndarray, " N"]) -> None:
 
 
 def plot_calibration(path: Path, bins: Sequence[tuple[float, Score]]) -> None:
-    """Accuracy against mean confidence, from ``(mean confidence, score)`` of each bin (this project)."""
+    """Accuracy against mean confidence, from ``(mean confidence, score)`` of each bin."""
     figure = Figure(figsize=(5, 5.6), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     x = np.array([100 * mean for mean, _ in bins])

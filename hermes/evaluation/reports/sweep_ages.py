@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hermes.evaluation.reports.sweep_plots import FEW, draw_line, line_name, numeric_axis, places_of
-from hermes.evaluation.reports.sweep_sections import as_score, as_table, fewer
+from hermes.evaluation.reports.sweep_sections import as_score, fewer
 from hermes.evaluation.scoring.summary import youngest
 from hermes.evaluation.sweeps.running import Outcome
+from hermes.pages.markdown import table
 from hermes.pages.styles import STYLES, Style
 
 __all__ = ["ages"]
@@ -29,9 +30,9 @@ class _Block(NamedTuple):
 def ages(done: Sequence[Outcome], path: Path) -> str:
     """Accuracy by age of the evidence, a table for each category and value of the numeric setting.
 
-    Source: this project. Categories that ask about the present alone have no ages to compare and are left
-    out; so are ages of fewer than :data:`FEW` questions. The plot has a line a run, and is not drawn where
-    lines are too many to be told apart.
+    Categories that ask about the present alone have no ages to compare and are left out; so are ages of fewer
+    than :data:`FEW` questions. The plot has a line a run, and is not drawn where lines are too many to be
+    told apart.
 
     Args:
         done: outcomes.
@@ -68,7 +69,7 @@ def ages(done: Sequence[Outcome], path: Path) -> str:
         rows.append(
             ["*questions*", *(str(first[name]["n"]) if name in first else "-" for name in block.names)]
         )
-        parts.append(f"**{_title(block, axis)}**\n\n{as_table(head, rows)}")
+        parts.append(f"**{_title(block, axis)}**\n\n{table(head, rows)}")
     return "\n\n".join(parts)
 
 

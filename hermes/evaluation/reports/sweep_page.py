@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +27,12 @@ from hermes.evaluation.results.journal import read_run
 from hermes.evaluation.results.rows import AnswerRow, video_of
 from hermes.evaluation.scoring.compare import Comparison, Difference, compare_rows
 from hermes.evaluation.scoring.measures import MEASURES
-from hermes.evaluation.scoring.same_bytes import Line, lines_of, persistent, within
+from hermes.evaluation.scoring.same_bytes import Line, lines_of, persistent, within_bytes
 from hermes.evaluation.scoring.summary import grouped, summarise
 from hermes.evaluation.sweeps.cells import SweepCell, as_text
 from hermes.evaluation.sweeps.running import Outcome
+from hermes.files import write_csv_whole
+from hermes.pages.markdown import write_page
 
 __all__ = ["check_extras", "sweep_rows", "write_sweep"]
 
@@ -44,8 +45,6 @@ _Pairs = Mapping[str, Mapping[str, Comparison]]
 
 def check_extras(cells: Sequence[SweepCell], extras: Extras) -> None:
     """See that an experiment names measures, baselines and a matched line that there are.
-
-    Source: this project.
 
     Raises:
         SettingError: an unknown measure, a setting to pool that is not swept, a baseline that is no cell, or
@@ -74,8 +73,6 @@ def check_extras(cells: Sequence[SweepCell], extras: Extras) -> None:
 def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Path:
     """Write ``table.csv``, ``table.md`` and plots; returns the page.
 
-    Source: this project.
-
     Args:
         outcomes: of all cells.
         folder: of the sweep.
@@ -86,9 +83,9 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
     rows = sweep_rows(done, pairs)
     parts = [f"# {extras.title or folder.name}"]
     if rows:
-        _write_csv(folder / "table.csv", rows)
+        write_csv_whole(folder / "table.csv", rows)
         # Apart, as times differ from run to run.
-        _write_csv(folder / "costs.csv", _cost_rows(done))
+        write_csv_whole(folder / "costs.csv", _cost_rows(done))
         apart = spread_of([outcome.cell for outcome in done]) is not None
         plot_sweep(done, folder / "plot.png", () if apart else extras.measures)
         parts += ["![Accuracy by cell](plot.png)", overview(done, pairs, extras.measures)]
@@ -119,15 +116,11 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
     rest = {name: value for name, value in extras.paper.items() if name not in labels}
     if rest:
         parts.append("Published:\n\n" + "\n".join(f"- {name}: {value}" for name, value in rest.items()))
-    path = folder / "table.md"
-    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
-    return path
+    return write_page(folder / "table.md", parts)
 
 
 def sweep_rows(outcomes: Sequence[Outcome], pairs: _Pairs | None = None) -> list[dict[str, Any]]:
     """One line for each group of each cell: its values, the group, n, accuracy, interval and chance.
-
-    Source: this project.
 
     Args:
         outcomes: of cells.
@@ -152,14 +145,6 @@ def sweep_rows(outcomes: Sequence[Outcome], pairs: _Pairs | None = None) -> list
                     row |= {f"{key}{suffix}": value for key, value in told.items()}
             out.append(row)
     return out
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _cost_rows(done: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -267,7 +252,7 @@ def _matched(
     found: dict[str, list[Line]] = {}
     table = []
     for title, size in sizes.items():
-        every = {method: within(list(runs.values()), size) for method, runs in lines.items()}
+        every = {method: within_bytes(list(runs.values()), size) for method, runs in lines.items()}
         found[title] = lines_of({name: own for name, own in every.items() if own is not None}, bases)
         for line in found[title]:
             row = {"bytes": size, "of": title, "method": line.method, "held": line.held}
@@ -277,5 +262,5 @@ def _matched(
                 row |= {f"less {base}": gap.value, **ends}
             table.append(row)
     if table:
-        _write_csv(folder / "matched.csv", table)
+        write_csv_whole(folder / "matched.csv", table)
     return matched_memory(found, sizes, bases)

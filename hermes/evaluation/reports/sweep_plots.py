@@ -57,7 +57,7 @@ def plot_sweep(
 ) -> None:
     """One panel a category and measure, against the numeric setting if there is one, else by cell.
 
-    Source: this project. Bars are 95 % intervals; of a measure, from the median to the 95th percentile.
+    Bars are 95 % intervals; of a measure, from the median to the 95th percentile.
     """
     done = [outcome for outcome in outcomes if outcome.record is not None]
     names = list(dict.fromkeys(name for outcome in done for name in (outcome.record or {})["by_category"]))
@@ -75,7 +75,7 @@ def plot_sweep(
 def spread_of(cells: Sequence[SweepCell]) -> str | None:
     """The numeric setting, where lines are too many to be told apart and its values are not.
 
-    Source: this project. Such a sweep is read line by line: a row each, its values side by side.
+    Such a sweep is read line by line: a row each, its values side by side.
     """
     axis = numeric_axis(cells)
     if axis is None or len({line_name(cell, axis) for cell in cells}) <= len(STYLES):
@@ -85,7 +85,7 @@ def spread_of(cells: Sequence[SweepCell]) -> str | None:
 
 
 def line_name(cell: SweepCell, axis: str | None) -> str:
-    """What a cell is called on a plot along a setting: its other values (this project).
+    """What a cell is called on a plot along a setting: its other values.
 
     Their names are left out where one is alone, and so clear.
     """
@@ -141,7 +141,7 @@ def _by_cell(done: Sequence[Outcome], panels: Sequence[_Panel], path: Path, spre
 
 
 def places_of(cells: Sequence[SweepCell], axis: str) -> list[str]:
-    """A numeric setting's values in order; empty text, at last, for cells that have none (this project)."""
+    """A numeric setting's values in order; empty text, at last, for cells that have none."""
     return sorted({cell.values.get(axis, "") for cell in cells}, key=lambda place: float(place or "inf"))
 
 
@@ -189,7 +189,7 @@ def _along(done: Sequence[Outcome], panels: Sequence[_Panel], axis: str, path: P
 
 
 def draw_line(area: Any, points: Sequence[Any], style: Style, label: str) -> None:
-    """A line through points ``(x, (middle, low, high))``, with their intervals (this project)."""
+    """A line through points ``(x, (middle, low, high))``, with their intervals."""
     if not points:
         return
     x, scores = [place for place, _ in points], [score for _, score in points]
@@ -205,8 +205,8 @@ def draw_line(area: Any, points: Sequence[Any], style: Style, label: str) -> Non
 def plot_losses(lines: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> bool:
     """Change of accuracy against the delay, one panel a category, one line a run.
 
-    Source: this project. Points of fewer than :data:`FEW` questions are left to the table, and so are more
-    lines than can be told apart.
+    Points of fewer than :data:`FEW` questions are left to the table, and so are more lines than can be told
+    apart.
 
     Args:
         lines: a name -> ``by_delay`` of a summary's record.
@@ -252,10 +252,7 @@ def plot_losses(lines: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path
 
 
 def numeric_axis(cells: Sequence[SweepCell]) -> str | None:
-    """The setting with the most values, three or more, that are all numbers; two make no line.
-
-    Source: this project.
-    """
+    """The setting with the most values, three or more, that are all numbers; two make no line."""
     best, most = None, 2
     for key in dict.fromkeys(key for cell in cells for key in cell.values):
         values = {cell.values[key] for cell in cells if cell.values.get(key)}

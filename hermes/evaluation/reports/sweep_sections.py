@@ -13,11 +13,11 @@ from hermes.evaluation.scoring.statistics import Interval, holm
 from hermes.evaluation.scoring.verdicts import Verdicts
 from hermes.evaluation.sweeps.cells import SweepCell
 from hermes.evaluation.sweeps.running import Outcome
+from hermes.pages.markdown import table
 
 __all__ = [
     "accuracies",
     "as_score",
-    "as_table",
     "averages",
     "costs",
     "differences",
@@ -36,13 +36,13 @@ _FEW = 20
 
 
 def values_of(cell: SweepCell) -> dict[str, str]:
-    """A cell's settings, its name under ``cell`` if it has one (this project)."""
+    """A cell's settings, its name under ``cell`` if it has one."""
     named = [key for key, value in cell.values.items() if not value]
     return {**({"cell": named[0]} if named else {}), **{k: v for k, v in cell.values.items() if v}}
 
 
 def accuracies(done: Sequence[Outcome], paper: Mapping[str, Any]) -> str:
-    """Accuracy by category and of all, beside published numbers (this project)."""
+    """Accuracy by category and of all, beside published numbers."""
     names = _names(done, "by_category")
     names = names if len(names) > 1 else []
     published = [_published(paper.get(outcome.cell.label)) for outcome in done]
@@ -65,8 +65,6 @@ def overview(
     done: Sequence[Outcome], pairs: Mapping[str, Mapping[str, Comparison]], measures: Sequence[str]
 ) -> str:
     """Where lines are many: for each value of the numeric setting a table with everything in a row.
-
-    Source: this project.
 
     Args:
         done: outcomes.
@@ -104,7 +102,7 @@ def overview(
             lines.append(
                 [line_name(outcome.cell, axis), *right, as_score(record["overall"]), *gaps, *costs_there]
             )
-        blocks.append(f"### {f'{axis}={place}' if place else f'Without {axis}'}\n\n{as_table(head, lines)}")
+        blocks.append(f"### {f'{axis}={place}' if place else f'Without {axis}'}\n\n{table(head, lines)}")
     return "\n\n".join(blocks)
 
 
@@ -115,7 +113,7 @@ def _sure(pairs: Mapping[str, Comparison]) -> set[str]:
 
 
 def differences(done: Sequence[Outcome], pairs: Mapping[str, Comparison], baseline: str) -> str:
-    """Paired differences from a baseline, by category and of all (this project).
+    """Paired differences from a baseline, by category and of all.
 
     Args:
         done: outcomes.
@@ -154,7 +152,7 @@ def differences(done: Sequence[Outcome], pairs: Mapping[str, Comparison], baseli
 
 
 def costs(done: Sequence[Outcome], measures: Sequence[str]) -> str:
-    """Median and 95th percentile of each measure (this project)."""
+    """Median and 95th percentile of each measure."""
     lines = [
         {MEASURES[name][0]: _cost(record.get("costs", {}).get(name)) for name in measures}
         for record in _records(done)
@@ -163,17 +161,17 @@ def costs(done: Sequence[Outcome], measures: Sequence[str]) -> str:
 
 
 def kinds(done: Sequence[Outcome]) -> str:
-    """Accuracy by kind of question: kinds down, cells across, as there may be many kinds (this project)."""
+    """Accuracy by kind of question: kinds down, cells across, as there may be many kinds."""
     names = _names(done, "by_kind")
     if len(names) < 2 or set(names) == set(_names(done, "by_category")) or len(done) > 12:
         return ""
     lines = [[name, *(as_score(record["by_kind"].get(name)) for record in _records(done))] for name in names]
     head = ["kind", *(outcome.cell.label or "all" for outcome in done)]
-    return "By kind of question.\n\n" + as_table(head, lines)
+    return "By kind of question.\n\n" + table(head, lines)
 
 
 def averages(done: Sequence[Outcome]) -> str:
-    """Means over tasks and categories, as benchmarks define them (this project)."""
+    """Means over tasks and categories, as benchmarks define them."""
     names = list(dict.fromkeys(name for record in _records(done) for name in record.get("averages", {})))
     if not names:
         return ""
@@ -189,7 +187,7 @@ def averages(done: Sequence[Outcome]) -> str:
 
 
 def losses(done: Sequence[Outcome], *, drawn: bool) -> str:
-    """Accuracy when asked again, and its change (this project)."""
+    """Accuracy when asked again, and its change."""
     names = list(dict.fromkeys(name for record in _records(done) for name in record["by_delay"]))
     blocks = []
     for name in names:
@@ -210,7 +208,7 @@ def losses(done: Sequence[Outcome], *, drawn: bool) -> str:
 def matched_memory(
     found: Mapping[str, Sequence[Line]], sizes: Mapping[str, float], bases: Sequence[str]
 ) -> str:
-    """Accuracy of each method within the same bytes (this project).
+    """Accuracy of each method within the same bytes.
 
     Args:
         found: a size's name -> lines of the methods within it.
@@ -223,13 +221,13 @@ def matched_memory(
         names = names if len(names) > 1 else []
         known = [base for base in bases if any(base in line.gaps for line in lines)]
         head = ["method", *names, "all", *(f"less {base}" for base in known), "holds (kB)"]
-        table = []
+        rows = []
         for whole in (line for line in lines if not line.name):
             own = {line.name: _percent(*line.share) for line in lines if line.method == whole.method}
             gaps = [_gap(*whole.gaps[base]) if base in whole.gaps else "" for base in known]
             shares = [own.get(name, "-") for name in (*names, "")]
-            table.append([whole.method, *shares, *gaps, f"{whole.held / 1e3:.0f}"])
-        blocks.append(f"Within what {title} holds, {sizes[title] / 1e3:.0f} kB:\n\n" + as_table(head, table))
+            rows.append([whole.method, *shares, *gaps, f"{whole.held / 1e3:.0f}"])
+        blocks.append(f"Within what {title} holds, {sizes[title] / 1e3:.0f} kB:\n\n" + table(head, rows))
     text = (
         "## At the same bytes\n\nThe most a stream holds at any question: memory, what the method keeps "
         "beside it, and archive. Between two neighbouring budgets, one below a size and one above, each "
@@ -242,7 +240,7 @@ def matched_memory(
 
 
 def unscored(record: Mapping[str, Any] | None) -> list[str]:
-    """Which open-ended answers of a cell have no verdict, in sentences (this project)."""
+    """Which open-ended answers of a cell have no verdict, in sentences."""
     found = (record or {}).get("verdicts")
     counts = Verdicts(found["n"], found["waiting"], found["unreadable"]) if found else Verdicts()
     return counts.notes("the same command with")
@@ -257,25 +255,23 @@ def _laid_out(
     axis = spread_of(cells)
     if axis is None:
         keys = list(dict.fromkeys(key for cell in cells for key in values_of(cell))) or ["cell"]
-        table = [
+        rows = [
             [*(values_of(cell).get(key, "") for key in keys), *(line.get(name, "") for name in columns)]
             for cell, line in zip(cells, lines, strict=True)
         ]
         if last is not None:
-            table.append([*([""] * (len(keys) - 1)), last[0], *(last[1].get(name, "") for name in columns)])
-        return f"{text}\n\n{as_table([*keys, *columns], table)}"
+            rows.append([*([""] * (len(keys) - 1)), last[0], *(last[1].get(name, "") for name in columns)])
+        return f"{text}\n\n{table([*keys, *columns], rows)}"
     places = places_of(cells, axis)
     blocks = []
     for name in columns:
-        rows: dict[str, dict[str, str]] = {}
+        found: dict[str, dict[str, str]] = {}
         for cell, line in zip(cells, lines, strict=True):
-            rows.setdefault(line_name(cell, axis), {})[cell.values.get(axis, "")] = line.get(name, "")
+            found.setdefault(line_name(cell, axis), {})[cell.values.get(axis, "")] = line.get(name, "")
         heading = f"{name} ({last[0].strip('*')}: {last[1][name]})" if last and name in last[1] else name
         head = [axis, *(place or "none" for place in places)]
-        table = [[row, *(found.get(place, "") for place in places)] for row, found in rows.items()]
-        blocks.append(
-            f"**{heading}**\n\n{as_table(head, table)}" if len(columns) > 1 else as_table(head, table)
-        )
+        rows = [[row, *(own.get(place, "") for place in places)] for row, own in found.items()]
+        blocks.append(f"**{heading}**\n\n{table(head, rows)}" if len(columns) > 1 else table(head, rows))
     return "\n\n".join([text, *blocks])
 
 
@@ -287,12 +283,6 @@ def _names(done: Sequence[Outcome], group: str) -> list[str]:
     return list(dict.fromkeys(name for record in _records(done) for name in record[group]))
 
 
-def as_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown (this project)."""
-    made = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in made)
-
-
 def _published(value: Any) -> dict[str, float]:
     if value is None:
         return {}
@@ -302,14 +292,14 @@ def _published(value: Any) -> dict[str, float]:
 
 
 def as_score(score: Mapping[str, Any] | None) -> str:
-    """A score's record with its interval, per cent; a dash where nothing was asked (this project)."""
+    """A score's record with its interval, per cent; a dash where nothing was asked."""
     if score is None or not score["n"]:
         return "-"
     return _percent(score["accuracy"], Interval(score["low"], score["high"], score.get("doubtful", False)))
 
 
 def fewer(score: Mapping[str, Any] | None, first: Mapping[str, Any] | None) -> str:
-    """How many questions a cell has, where it is another number than the last line says (this project)."""
+    """How many questions a cell has, where it is another number than the last line says."""
     return f", n {score['n']}" if score and score["n"] and (not first or first["n"] != score["n"]) else ""
 
 
@@ -329,9 +319,8 @@ def _points(found: Difference | None) -> str:
 
 
 def _gap(value: float, interval: Interval) -> str:
-    low, high, doubtful = interval
-    text = f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}{'*' * doubtful})"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    text = f"{100 * value:+.1f} ({interval.span('+.1f')})"
+    return f"**{text}**" if interval.low > 0 or interval.high < 0 else text
 
 
 def _percent(value: float, interval: Interval) -> str:
@@ -354,5 +343,5 @@ def _loss(loss: Mapping[str, Any] | None) -> str:
     if loss is None:
         return "-"
     change = loss["change"]
-    ends = f"{100 * change['low']:+.0f} to {100 * change['high']:+.0f}{'*' * change.get('doubtful', False)}"
+    ends = Interval(change["low"], change["high"], change.get("doubtful", False)).span("+.0f")
     return f"{100 * loss['accuracy']:.1f}; {100 * change['difference']:+.1f} ({ends}), n {loss['n']}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from hermes.errors import InputError
 from hermes.evaluation.results.rows import AnswerRow
+from hermes.files import json_line, write_text_whole
 from hermes.video import Frame
 
 __all__ = ["Journal", "Shown", "amend", "gather", "read_run"]
@@ -26,8 +26,6 @@ _TUPLES = frozenset({"choices", "tokens_per_layer", "size"})
 @dataclass
 class Shown:
     """Which frames of a video a run has used, up to the last question.
-
-    Source: this project.
 
     Attributes:
         clip: index of the video.
@@ -72,9 +70,9 @@ class Shown:
 class Journal:
     """The rows of a run in a folder; what a run that was killed has left is found again.
 
-    Source: this project. The first process writes ``rows.jsonl``, process r ``rows.r.jsonl``, and each reads
-    all of them. A last line that was cut short is dropped; every other line stays as it is. Of videos that
-    are done, ``clips.jsonl`` holds which frames were used, in the same manner.
+    The first process writes ``rows.jsonl``, process r ``rows.r.jsonl``, and each reads all of them. A last
+    line that was cut short is dropped; every other line stays as it is. Of videos that are done,
+    ``clips.jsonl`` holds which frames were used, in the same manner.
 
     Args:
         folder: of the run.
@@ -110,14 +108,11 @@ class Journal:
 
     def _append(self, name: str, line: AnswerRow | Shown) -> None:
         with self._own(name).open("a", encoding="utf-8") as file:
-            file.write(_line(line))
+            file.write(json_line(asdict(line)))
 
 
 def gather(folder: Path) -> list[AnswerRow]:
-    """The rows of all processes, in order, in the one file ``rows.jsonl``; likewise ``clips.jsonl``.
-
-    Source: this project.
-    """
+    """The rows of all processes, in order, in the one file ``rows.jsonl``; likewise ``clips.jsonl``."""
     journal = Journal(folder)
     rows = [row for _, row in sorted(journal.rows.items())]
     _rewrite(folder, "rows", rows)
@@ -126,10 +121,7 @@ def gather(folder: Path) -> list[AnswerRow]:
 
 
 def _rewrite(folder: Path, name: str, lines: Sequence[AnswerRow | Shown]) -> None:
-    whole = folder / f"{name}.jsonl"
-    part = folder / f"{name}.jsonl.part"
-    part.write_text("".join(map(_line, lines)), encoding="utf-8")
-    part.replace(whole)
+    whole = write_text_whole(folder / f"{name}.jsonl", _text(lines))
     # Only now: what is read twice counts once, and nothing is ever in no file.
     for path in _files(folder, name):
         if path != whole:
@@ -137,20 +129,16 @@ def _rewrite(folder: Path, name: str, lines: Sequence[AnswerRow | Shown]) -> Non
 
 
 def amend(folder: Path, change: Callable[[AnswerRow], AnswerRow]) -> None:
-    """Rewrite the rows that a function changes, each file at once (this project)."""
+    """Rewrite the rows that a function changes, each file at once."""
     for path in _files(folder, "rows"):
         rows = list(_read(path, AnswerRow, mend=False))
         changed = [change(row) for row in rows]
         if changed != rows:
-            part = path.with_name(f"{path.name}.part")
-            part.write_text("".join(map(_line, changed)), encoding="utf-8")
-            part.replace(path)
+            write_text_whole(path, _text(changed))
 
 
 def read_run(folder: Path) -> tuple[list[AnswerRow], dict[str, Any]]:
     """The rows and the manifest of a run; nothing is changed, so that one still going on can be read.
-
-    Source: this project.
 
     Raises:
         InputError: no such run, or a file of it that holds something else.
@@ -189,11 +177,5 @@ def _read(path: Path, kind: type[_T], *, mend: bool) -> Iterator[_T]:
             raise InputError(f"{path}, line {number}: not a row of an evaluation ({wanted})") from error
 
 
-def _line(row: AnswerRow | Shown) -> str:
-    return json.dumps({key: _plain(value) for key, value in asdict(row).items()}, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _text(lines: Sequence[AnswerRow | Shown]) -> str:
+    return "".join(json_line(asdict(line)) for line in lines)

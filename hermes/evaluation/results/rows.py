@@ -10,14 +10,15 @@ from typing import Any
 from hermes.data.clips import Clip, TimedQuestion
 from hermes.session.answer import Answer
 
-__all__ = ["AnswerRow", "category", "video_of"]
+__all__ = ["MOST", "AnswerRow", "Row", "category", "video_of"]
+
+# Judges' scores go from 0 to this.
+MOST = 5.0
 
 
 @dataclass(frozen=True)
 class AnswerRow:
     """A question of a benchmark, its answer, and what the memory held.
-
-    Source: this project.
 
     Attributes:
         clip, number: which question: index of the video, and of the question in it.
@@ -128,6 +129,10 @@ class AnswerRow:
         )
 
 
+# The name it had before.
+Row = AnswerRow
+
+
 def _asked(clip: Clip, question: TimedQuestion, time: float, delay: float) -> dict[str, Any]:
     extra, choices = question.extra, question.choices
     return {
@@ -156,14 +161,10 @@ def _age(question: TimedQuestion, time: float) -> float | None:
 
 
 def category(row: AnswerRow) -> str:
-    """What a question is counted under (this project)."""
+    """What a question is counted under."""
     return row.category or row.task
 
 
 def video_of(row: AnswerRow) -> str:
-    """What tells the videos apart: the path, or the place in the benchmark (this project)."""
+    """What tells the videos apart: the path, or the place in the benchmark."""
     return row.video or f"video {row.clip}"
-
-
-# Scores go from 0 to this.
-MOST = 5.0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.errors import InputError, SettingError
+from hermes.files import write_text_whole
 
 __all__ = ["DONE", "claim", "finish", "note"]
 
@@ -17,8 +18,6 @@ DONE = "done.json"
 
 def claim(folder: Path, about: Mapping[str, Any]) -> None:
     """Write the manifest of a run to its folder, or see that the one that is there is of the same run.
-
-    Source: this project.
 
     Raises:
         SettingError: the folder holds another run.
@@ -32,14 +31,11 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
             hint = f"It holds a run with another {' and '.join(others)}: {path}."
             raise SettingError("output", str(folder), "a new folder, or one of this very run", hint)
         return
-    folder.mkdir(parents=True, exist_ok=True)
     _write(path, about)
 
 
 def note(folder: Path, name: str, value: Any) -> None:
     """Add an entry to the manifest of a run, or replace it.
-
-    Source: this project.
 
     Raises:
         InputError: a manifest that cannot be read.
@@ -49,7 +45,7 @@ def note(folder: Path, name: str, value: Any) -> None:
 
 
 def finish(folder: Path, record: Mapping[str, Any]) -> None:
-    """Say that a cell of a sweep is done, and what it came to (this project)."""
+    """Say that a cell of a sweep is done, and what it came to."""
     _write(folder / DONE, record)
 
 
@@ -61,6 +57,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, about: Mapping[str, Any]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text_whole(path, json.dumps(about, indent=1) + "\n")

@@ -26,8 +26,6 @@ __all__ = ["Asking", "ask_clip", "askings"]
 class Asking(NamedTuple):
     """A question of a clip, at its own time or some seconds later.
 
-    Source: this project.
-
     Attributes:
         number: of the question in the clip.
         question: with the time at which it is asked now.
@@ -41,8 +39,6 @@ class Asking(NamedTuple):
 
 def askings(clip: Clip, held: Sequence[float | None], delays: Sequence[float]) -> list[Asking]:
     """What is asked of a clip, in order of time; what is asked at the end comes last.
-
-    Source: this project.
 
     Args:
         clip: with its questions.
@@ -66,8 +62,8 @@ def askings(clip: Clip, held: Sequence[float | None], delays: Sequence[float]) -
 def ask_clip(session: StreamSession, config: EvalConfig, index: int, journal: Journal) -> None:
     """Stream video number ``index`` and ask what the journal has no answer to yet.
 
-    Source: this project. Every question sees the frames before its time alone, and the rounds before it, be
-    they answered now or in an earlier run.
+    Every question sees the frames before its time alone, and the rounds before it, be they answered now or in
+    an earlier run.
 
     Raises:
         InputError: a question that cannot be asked, or a video that cannot be read.

@@ -8,8 +8,7 @@ from time import perf_counter
 
 from hermes.machine.device import synchronize
 from hermes.session.answer import Answer
-from hermes.session.callback import Callback
-from hermes.session.session import StreamSession
+from hermes.session.session import Callback, StreamSession
 from hermes.video import Frame
 
 __all__ = ["LiveClock"]
@@ -18,10 +17,10 @@ __all__ = ["LiveClock"]
 class LiveClock(Callback):
     """How far a session would lag behind if its frames came at their own times.
 
-    Source: this project. Frames are read as fast as they can be; what each chunk takes is measured and laid
-    on the stream's clock. A chunk is begun when its last frame has arrived, or at the question that cuts it
-    short, and not before the work at hand is done; answers take their time likewise. A question at the end
-    of the stream is asked when the last frame has arrived.
+    Frames are read as fast as they can be; what each chunk takes is measured and laid on the stream's clock.
+    A chunk is begun when its last frame has arrived, or at the question that cuts it short, and not before
+    the work at hand is done; answers take their time likewise. A question at the end of the stream is asked
+    when the last frame has arrived.
 
     Attributes:
         question: seconds; when the next question comes; None: at the end of the stream.
@@ -59,7 +58,7 @@ class LiveClock(Callback):
         self._free = self._begun + self._elapsed(session)
 
     def on_ask_start(self, session: StreamSession, question: str) -> None:
-        """Read the clock."""
+        """Note how far the memory lags behind, and how old its newest frame is."""
         now = session.now if self.question is not None else max(session.now, self._arrived)
         self.lag = max(self._free - now, 0.0)
         self.stale = now - self._newest

@@ -13,12 +13,14 @@ from hermes.evaluation.running.settings import BenchmarkConfig, answer_settings,
 from hermes.machine.environment import environment
 from hermes.session.session import StreamSession
 
+__all__ = ["manifest"]
+
 # Weights up to this size are hashed whole.
 _HASHED_BYTES = 1 << 28
 
 
 def manifest(config: BenchmarkConfig, session: StreamSession) -> dict[str, Any]:
-    """Settings, seed, weights, versions and machine of a run, as plain values (this project)."""
+    """Settings, seed, weights, versions and machine of a run, as plain values."""
     prompts = session.policy.prompts_used()
     return {
         "config_hash": settings_hash(config),

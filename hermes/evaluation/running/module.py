@@ -24,7 +24,7 @@ __all__ = ["EvalData", "EvalModule"]
 
 
 class EvalData(LightningDataModule):  # type: ignore[misc]
-    """The videos of a benchmark by their numbers, each in one process only (this project).
+    """The videos of a benchmark by their numbers, each in one process only.
 
     A sampler that pads would ask some questions twice: every process takes each n-th video instead.
     """
@@ -41,7 +41,7 @@ class EvalData(LightningDataModule):  # type: ignore[misc]
 
 
 class EvalModule(LightningModule):  # type: ignore[misc]
-    """Asks one video's questions a step; the metrics are logged at the end (this project).
+    """Asks one video's questions a step; the metrics are logged at the end.
 
     Args:
         config: everything.

@@ -35,11 +35,11 @@ def evaluate(
 ) -> Summary:
     """Ask every question of a benchmark, each from the frames before its time alone, and count.
 
-    Source: this project. Rows are written one by one to ``folder/rows.jsonl``; ``folder/manifest.json`` says
-    what they were made with. A folder that holds part of this run is gone on with: videos are streamed
-    again up to the questions that are missing, and the answers come out as without the interruption.
-    Lightning's Trainer spreads the videos over ``config.trainer.devices`` processes; the first one judges
-    open-ended answers when all are given, if there is a judge.
+    Rows are written one by one to ``folder/rows.jsonl``; ``folder/manifest.json`` says what they were made
+    with. A folder that holds part of this run is gone on with: videos are streamed again up to the questions
+    that are missing, and the answers come out as without the interruption. Lightning's Trainer spreads the
+    videos over ``config.trainer.devices`` processes; the first one judges open-ended answers when all are
+    given, if there is a judge.
 
     Args:
         config: everything.
@@ -78,10 +78,7 @@ def evaluate(
 
 
 def is_worker() -> bool:
-    """Whether Lightning started this process beside a first one, which alone speaks to the user.
-
-    Source: this project.
-    """
+    """Whether Lightning started this process beside a first one, which alone speaks to the user."""
     return int(rank_zero_only.rank or 0) != 0
 
 

@@ -30,7 +30,7 @@ Logger = Literal["csv", "tensorboard", "wandb", "mlflow", "none"]
 
 @dataclass
 class TrainerConfig:
-    """How Lightning runs an evaluation (settings ``trainer.*``; this project).
+    """How Lightning runs an evaluation (settings ``trainer.*``).
 
     Answers do not depend on them: every video has its own random numbers, whichever process streams it.
     """
@@ -45,14 +45,14 @@ class TrainerConfig:
 
 @dataclass(kw_only=True)
 class BenchmarkConfig(RunConfig):
-    """The settings of a run on a benchmark (this project)."""
+    """The settings of a run on a benchmark."""
 
     data: Benchmark = setting(help="the benchmark")
 
 
 @dataclass(kw_only=True)
 class EvalConfig(BenchmarkConfig):
-    """The settings of ``hermes eval``: those of a run, a benchmark, and a folder (this project).
+    """The settings of ``hermes eval``: those of a run, a benchmark, and a folder.
 
     Raises:
         SettingError: delays that are not above 0, or given twice.
@@ -74,7 +74,7 @@ class EvalConfig(BenchmarkConfig):
 
 
 def eval_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> EvalConfig:
-    """The settings of an evaluation from ``key=value`` overrides on the defaults (this project).
+    """The settings of an evaluation from ``key=value`` overrides on the defaults.
 
     Raises:
         SettingError: an unknown setting, a wrong type or value, an unknown policy, backbone or benchmark.
@@ -87,22 +87,19 @@ def eval_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ())
 
 
 def default_folder(config: EvalConfig) -> Path:
-    """Where a run goes that was given no folder: the same settings, the same folder (this project)."""
+    """Where a run goes that was given no folder: the same settings, the same folder."""
     data = registry("data").name_of(type(config.data)).rpartition(".")[2]
     policy = registry("policy").name_of(type(config.policy)).rpartition(".")[2]
     return Path("runs/eval") / f"{data}-{policy}-{config.policy.budget}-{settings_hash(config)[:8]}"
 
 
 def settings_hash(config: BenchmarkConfig) -> str:
-    """What makes two runs the same: all but where they are written, how they are spread, who judges them.
-
-    Source: this project.
-    """
+    """What makes two runs the same: all but where they are written, how they are spread, who judges them."""
     apart: dict[str, Any] = {"output": None, "trainer": TrainerConfig()}
     known = {name: value for name, value in apart.items() if hasattr(config, name)}
     return config_hash(answer_settings(replace(config, **known)))
 
 
 def answer_settings(config: BenchmarkConfig) -> dict[str, Any]:
-    """Every setting but the judge, which has no part in the answers, as plain values (this project)."""
+    """Every setting but the judge, which has no part in the answers, as plain values."""
     return {name: value for name, value in to_dict(config).items() if name != "judge"}

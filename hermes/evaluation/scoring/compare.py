@@ -32,13 +32,11 @@ _Key = tuple[str, int, str, float, int]
 class Difference(NamedTuple):
     """Run B less run A on questions that both answered.
 
-    Source: this project.
-
     Attributes:
         n, videos: how many questions, in how many videos.
         right_a, right_b: right answers of each.
         only_a, only_b: questions that one alone has right.
-        interval: of the difference, 95 %, by :func:`hermes.evaluation.statistics.clustered_difference`.
+        interval: of the difference, 95 %, by :func:`.clustered_difference`.
         bootstrap: the same by the paired bootstrap over videos.
         p: of McNemar's exact test, which takes questions as independent.
         detectable: the smallest true difference that would be found with a power of 0.8; a share.
@@ -108,8 +106,6 @@ class Difference(NamedTuple):
 class Comparison(NamedTuple):
     """Two runs side by side.
 
-    Source: this project.
-
     Attributes:
         by_delay: questions asked again, by delay in seconds; they count nowhere else.
         unpaired_a, unpaired_b: rows that the other run does not have.
@@ -141,8 +137,6 @@ class Comparison(NamedTuple):
 def compare_runs(a: Path, b: Path) -> Comparison:
     """Compare two runs by their folders.
 
-    Source: this project.
-
     Raises:
         InputError: a folder that holds no run, or runs that were not asked the same questions.
     """
@@ -159,9 +153,8 @@ def compare_rows(
 ) -> Comparison:
     """Pair the rows of two runs, and compare what is paired.
 
-    Source: this project. A pair has the same video, question, number within the video and time, give or take
-    the length of a frame. Paths are compared from the folder that all videos of a run share, where they do
-    not agree as they stand.
+    A pair has the same video, question, number within the video and time, give or take the length of a frame.
+    Paths are compared from the folder that all videos of a run share, where they do not agree as they stand.
 
     Args:
         a, b: rows.
@@ -208,7 +201,7 @@ def compare_rows(
 def settings_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What differs between two manifests: dotted key, and its value in each (None: it has no such key).
 
-    Source: this project. Hashes of what is compared anyway, and the folders of the runs, are left out.
+    Hashes of what is compared anyway, and the folders of the runs, are left out.
 
     >>> fifo, full = {"settings": "policy: {name: fifo, budget: 8}"}, {"settings": "policy: {name: full}"}
     >>> settings_difference(fifo, full)

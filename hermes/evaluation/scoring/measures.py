@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from hermes.evaluation.results.rows import AnswerRow, category, video_of
-from hermes.evaluation.scoring.statistics import FEW_VIDEOS, tails
+from hermes.evaluation.scoring.statistics import FEW_VIDEOS, Interval, tails
 
 __all__ = ["MEASURES", "Average", "Cost", "averages", "costs"]
 
 
 class Average(NamedTuple):
-    """A mean of accuracies with its 95 % interval over videos; doubtful where they are few (this project)."""
+    """A mean of accuracies with its 95 % interval over videos; doubtful where they are few."""
 
     value: float
     low: float
@@ -26,7 +26,7 @@ class Average(NamedTuple):
     @property
     def span(self) -> str:
         """The interval in per cent, with a star if it is doubtful."""
-        return f"{100 * self.low:.1f} to {100 * self.high:.1f}{'*' * self.doubtful}"
+        return Interval(self.low, self.high, self.doubtful).span()
 
     def record(self) -> dict[str, float]:
         """As plain values for JSON."""
@@ -34,7 +34,7 @@ class Average(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Median, mean and 95th percentile of something measured at every question (this project)."""
+    """Median, mean and 95th percentile of something measured at every question."""
 
     median: float
     mean: float
@@ -67,10 +67,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def costs(rows: Sequence[AnswerRow]) -> dict[str, Cost]:
-    """What the answers took, of every measure that has values.
-
-    Source: this project.
-    """
+    """What the answers took, of every measure that has values."""
     out = {}
     for name, (_, read) in MEASURES.items():
         values = [value for row in rows if (value := read(row)) is not None]
@@ -86,7 +83,7 @@ def averages(rows: Sequence[AnswerRow], resamples: int = 2000, seed: int = 0) ->
     Source: OVO-Bench, arXiv 2501.05510 (a category is the mean of its tasks), MVBench, arXiv 2311.17005 (the
     mean of all tasks). With the categories real-time and backward the mean of categories is the (RT+BT)/2 of
     arXiv 2601.14724, and not OVO-Bench's own figure, which has forward tasks besides. Intervals: bootstrap
-    over videos (this project).
+    over videos.
 
     Args:
         rows: with a right answer, each at its own time.

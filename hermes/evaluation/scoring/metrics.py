@@ -17,7 +17,7 @@ __all__ = ["calibration_error", "metrics", "unreadable"]
 def unreadable(rows: Sequence[AnswerRow]) -> float | None:
     """Share of multiple-choice answers whose generated text names no option; None without any.
 
-    Source: this project. Accuracy does not suffer: the choice is the likeliest letter, whatever is written.
+    Accuracy does not suffer: the choice is the likeliest letter, whatever is written.
     """
     asked = [row for row in rows if row.choices]
     missing = sum(choice_of(row.answer.lstrip("( "), row.choices) is None for row in asked)
@@ -42,7 +42,7 @@ def calibration_error(rows: Sequence[AnswerRow], bins: int = 10) -> float | None
 
 
 def metrics(rows: Sequence[AnswerRow]) -> dict[str, float]:
-    """Accuracy overall, by category and by kind, the judge's scores, and the two above (this project)."""
+    """Accuracy overall, by category and by kind, the judge's scores, and the two above."""
     found = summarise(rows)
     rows = [row for row in rows if not row.delay_s]
     out = {"accuracy": found.overall.accuracy} if found.overall.n else {}

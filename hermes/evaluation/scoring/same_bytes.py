@@ -13,7 +13,7 @@ from jaxtyping import Float
 from hermes.evaluation.results.rows import AnswerRow, category, video_of
 from hermes.evaluation.scoring.statistics import Interval, clustered, clustered_difference
 
-__all__ = ["Line", "Matched", "Share", "less", "lines_of", "mean_of", "persistent", "within"]
+__all__ = ["Line", "Matched", "Share", "difference", "lines_of", "mean_of", "persistent", "within_bytes"]
 
 # Of a question, by video, clip and number: its category, its video, and its share of a right answer.
 _Place = tuple[str, int, int]
@@ -21,14 +21,14 @@ _Values = Mapping[_Place, tuple[str, str, float]]
 
 
 class Share(NamedTuple):
-    """A mean over questions, or a mean difference, and its 95 % interval (this project)."""
+    """A mean over questions, or a mean difference, and its 95 % interval."""
 
     value: float
     interval: Interval
 
 
 class Matched(NamedTuple):
-    """What a method answers with at most so many bytes, and how many of them it holds (this project)."""
+    """What a method answers with at most so many bytes, and how many of them it holds."""
 
     values: _Values
     held: float
@@ -36,8 +36,6 @@ class Matched(NamedTuple):
 
 class Line(NamedTuple):
     """One method on the questions of a category, or all of them (``name`` empty), within some bytes.
-
-    Source: this project.
 
     Attributes:
         gaps: name of a baseline -> the difference from it; not of a baseline from itself.
@@ -51,13 +49,13 @@ class Line(NamedTuple):
 
 
 def lines_of(methods: Mapping[str, Matched], bases: Sequence[str]) -> list[Line]:
-    """Every method's lines: all questions, then category by category (this project)."""
+    """Every method's lines: all questions, then category by category."""
     out = []
     for method, own in methods.items():
         for name in ("", *sorted({kind for kind, _, _ in own.values.values()})):
             share = mean_of(own, name or None)
             others = [base for base in bases if base in methods and base != method]
-            gaps = {base: less(own, methods[base], name or None) for base in others}
+            gaps = {base: difference(own, methods[base], name or None) for base in others}
             if share is not None:
                 told = {base: gap for base, gap in gaps.items() if gap is not None}
                 out.append(Line(method, name, own.held, share, told))
@@ -65,19 +63,16 @@ def lines_of(methods: Mapping[str, Matched], bases: Sequence[str]) -> list[Line]
 
 
 def persistent(rows: Sequence[AnswerRow]) -> int:
-    """The most bytes a stream held at any question, in the memory, beside it and in an archive.
-
-    Source: this project.
-    """
+    """The most bytes a stream held at any question, in the memory, beside it and in an archive."""
     return max((row.memory_bytes + row.archived_bytes for row in rows), default=0)
 
 
-def within(runs: Sequence[Sequence[AnswerRow]], size: float) -> Matched | None:
+def within_bytes(runs: Sequence[Sequence[AnswerRow]], size: float) -> Matched | None:
     """What a method answers with ``size`` bytes, from its runs at several budgets.
 
-    Source: this project. Between two neighbouring budgets, one below that size and one above, each question
-    counts by both answers, weighted by the logarithm of the bytes; where all runs hold less, by the one that
-    holds most. Questions asked again are left out.
+    Between two neighbouring budgets, one below that size and one above, each question counts by both answers,
+    weighted by the logarithm of the bytes; where all runs hold less, by the one that holds most. Questions
+    asked again are left out.
 
     Args:
         runs: of one method on the same questions, by budget.
@@ -111,7 +106,7 @@ def within(runs: Sequence[Sequence[AnswerRow]], size: float) -> Matched | None:
 def mean_of(found: Matched, name: str | None = None) -> Share | None:
     """Mean over the questions of a category, or all; None if there are none.
 
-    Source: this project; the interval is :func:`hermes.evaluation.statistics.clustered`.
+    The interval is :func:`hermes.evaluation.scoring.statistics.clustered`.
     """
     chosen = [(video, x) for kind, video, x in found.values.values() if name in (None, kind)]
     if not chosen:
@@ -120,10 +115,10 @@ def mean_of(found: Matched, name: str | None = None) -> Share | None:
     return Share(float(sums.sum() / counts.sum()), clustered(sums, counts))
 
 
-def less(found: Matched, base: Matched, name: str | None = None) -> Share | None:
+def difference(found: Matched, base: Matched, name: str | None = None) -> Share | None:
     """Mean difference on the questions that both have, in pairs; None if there are none.
 
-    Source: this project; the interval is :func:`hermes.evaluation.statistics.clustered_difference`.
+    The interval is :func:`hermes.evaluation.scoring.statistics.clustered_difference`.
     """
     gaps = [
         (video, x - base.values[place][2])

@@ -37,8 +37,6 @@ _FEW_FOR_MEANS = 15
 class Interval(NamedTuple):
     """A confidence interval.
 
-    Source: this project.
-
     Attributes:
         low, high: its ends.
         doubtful: few videos, and few answers of one kind in them: it may well be too narrow.
@@ -48,11 +46,19 @@ class Interval(NamedTuple):
     high: float
     doubtful: bool = False
 
+    def span(self, form: str = ".1f", scale: float = 100) -> str:
+        """Both ends, in per cent by default, with a star if it is doubtful.
+
+        >>> Interval(0.25, 0.5, True).span(), Interval(-0.1, 0.2).span("+.1f")
+        ('25.0 to 50.0*', '-10.0 to +20.0')
+        """
+        return f"{scale * self.low:{form}} to {scale * self.high:{form}}{'*' * self.doubtful}"
+
 
 def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion: it stays within 0 and 1, and is sound for few questions.
 
-    Source: Wilson, J. Am. Stat. Assoc. 22 (1927); questions are taken as independent (this project).
+    Source: Wilson, J. Am. Stat. Assoc. 22 (1927); questions are taken as independent.
 
     Args:
         right: successes.
@@ -70,9 +76,9 @@ def wilson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
 def clustered(right: Real[np.ndarray, " G"], asked: Int[np.ndarray, " G"], level: float = 0.95) -> Interval:
     """Interval of an accuracy from videos that each have several questions: the videos are the sample.
 
-    Source: this project; Wilson's interval with the effective number of questions (Korn and Graubard, Survey
-    Methodology 24, 1998) from the cluster-robust variance CR2 and its degrees of freedom (Bell and McCaffrey,
-    Survey Methodology 28, 2002). In simulations of 10 to 120 videos it held the truth more evenly than the
+    Source: Wilson's interval with the effective number of questions (Korn and Graubard, Survey Methodology
+    24, 1998) from the cluster-robust variance CR2 and its degrees of freedom (Bell and McCaffrey, Survey
+    Methodology 28, 2002). In simulations of 10 to 120 videos it held the truth more evenly than the
     percentile bootstrap (87 to 93 % for 10 videos), the t interval or the studentised bootstrap.
 
     Args:
@@ -103,9 +109,9 @@ def clustered_difference(
 ) -> Interval:
     """Interval of the accuracy of run B less that of run A, from the same questions in ``G`` videos.
 
-    Source: this project; t interval with the variance and degrees of freedom of :func:`clustered`. Two
-    questions more, one that only A has right and one that only B has, keep two runs with the same answers
-    from being told equal with certainty (Bonett and Price, J. Educ. Behav. Stat. 37, 2012).
+    A t interval with the variance and degrees of freedom of :func:`clustered`. Two questions more, one that
+    only A has right and one that only B has, keep two runs with the same answers from being told equal with
+    certainty (Bonett and Price, J. Educ. Behav. Stat. 37, 2012).
 
     Args:
         only_a: questions of each video that A alone has right; an answer may count in part.
@@ -134,8 +140,6 @@ def clustered_p(
     only_a: Int[np.ndarray, " G"], only_b: Int[np.ndarray, " G"], asked: Int[np.ndarray, " G"]
 ) -> float:
     """Two-sided p of no difference between two runs, by the t test of :func:`clustered_difference`.
-
-    Source: this project.
 
     >>> round(clustered_p(np.array([0, 1, 0]), np.array([2, 3, 2]), np.array([5, 6, 5])), 2)
     0.06
@@ -169,9 +173,9 @@ def clustered_mean(
 ) -> Interval:
     """Interval of the mean of values within bounds, such as scores, from videos that each have several.
 
-    Source: this project; t interval with the variance and degrees of freedom of :func:`clustered`, within the
-    bounds. With a value a video it is Student's. Where all values are alike it is as wide as if each video
-    were one answer of yes or no, with that mean.
+    A t interval with the variance and degrees of freedom of :func:`clustered`, within the bounds. With a
+    value a video it is Student's. Where all values are alike it is as wide as if each video were one answer
+    of yes or no, with that mean.
 
     Args:
         sums: of the values of each of ``G`` videos.
@@ -206,7 +210,7 @@ def detectable(
 ) -> float:
     """The smallest true difference of accuracies that such a comparison would find with this power.
 
-    Source: this project; the two-sided t test of :func:`clustered_difference` with the variance seen.
+    The two-sided t test of :func:`clustered_difference` with the variance seen.
 
     Args:
         only_a, only_b, asked: as there.
@@ -234,9 +238,9 @@ def bootstrap(
 ) -> tuple[float, float]:
     """Bootstrap interval of ``sum(sums) / sum(counts)``: whole videos are drawn with replacement.
 
-    Source: this project; percentiles, expanded for few videos by the t distribution (Hesterberg, The American
-    Statistician 69, 2015). With right answers it is one of an accuracy, with the answers that B alone has
-    right less those that A alone has, the paired one of a difference.
+    Percentiles, expanded for few videos by the t distribution (Hesterberg, The American Statistician 69,
+    2015). With right answers it is one of an accuracy, with the answers that B alone has right less those
+    that A alone has, the paired one of a difference.
 
     Args:
         sums: of each of ``G`` videos.
@@ -276,7 +280,7 @@ def tails(videos: int, level: float = 0.95) -> tuple[float, float]:
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact p-value of McNemar's test that two runs are right equally often; questions as if independent.
 
-    Source: McNemar, Psychometrika 12 (1947), with the binomial distribution (this project).
+    Source: McNemar, Psychometrika 12 (1947), with the binomial distribution.
 
     Args:
         only_a: questions that A alone has right.
@@ -293,8 +297,8 @@ def mcnemar(only_a: int, only_b: int) -> float:
 def t_quantile(share: float, freedom: float) -> float:
     """Quantile of Student's t distribution; degrees of freedom need not be whole.
 
-    Source: this project. With ``t = sqrt(freedom) tan(a)`` the density of the angle is
-    ``cos(a) ** (freedom - 1)``, which is summed numerically; at usual levels good to one in ten thousand.
+    With ``t = sqrt(freedom) tan(a)`` the density of the angle is ``cos(a) ** (freedom - 1)``, which is summed
+    numerically; at usual levels good to one in ten thousand.
 
     Args:
         share: of the distribution below, above 0 and below 1.
@@ -311,7 +315,7 @@ def t_quantile(share: float, freedom: float) -> float:
 
 
 def t_tails(t: float, freedom: float) -> float:
-    """Share of Student's t distribution beyond ``t`` on both sides (this project).
+    """Share of Student's t distribution beyond ``t`` on both sides.
 
     Args:
         t: at least 0.

@@ -18,8 +18,6 @@ __all__ = ["Loss", "Score", "Summary", "age_bin", "grouped", "score", "summarise
 class Score(NamedTuple):
     """Right answers among ``n``, and the accuracy that guessing would have (None: unknown).
 
-    Source: this project.
-
     Attributes:
         by_video: right answers and questions of each video; none: every question is of a video of its own.
 
@@ -52,8 +50,7 @@ class Score(NamedTuple):
     @property
     def span(self) -> str:
         """The interval in per cent, with a star if it is doubtful."""
-        low, high, doubtful = self._interval()
-        return f"{100 * low:.1f} to {100 * high:.1f}{'*' * doubtful}"
+        return self._interval().span()
 
     def _interval(self) -> Interval:
         if self.method == "wilson":
@@ -72,8 +69,6 @@ class Score(NamedTuple):
 
 class Loss(NamedTuple):
     """Questions asked again after a delay, beside the same ones at their own time.
-
-    Source: this project.
 
     Attributes:
         now: asked again.
@@ -95,7 +90,7 @@ class Loss(NamedTuple):
 class Summary(NamedTuple):
     """Scores of a run; ``unscored`` questions have no answer in the benchmark.
 
-    Source: this project. What was asked again after a delay counts in ``by_delay`` alone.
+    What was asked again after a delay counts in ``by_delay`` alone.
 
     Attributes:
         by_age: of each category, by age of the evidence in seconds, ``"8-16"`` from 8 to below 16.
@@ -137,10 +132,7 @@ class Summary(NamedTuple):
 
 
 def grouped(record: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """A summary's record in long form: group (overall, category, kind, age, delay), name in it, score.
-
-    Source: this project.
-    """
+    """A summary's record in long form: group (overall, category, kind, age, delay), name in it, score."""
     out = [("overall", "all", record["overall"])]
     out += [("category", name, score) for name, score in record["by_category"].items()]
     out += [("kind", name, score) for name, score in record["by_kind"].items()]
@@ -153,8 +145,6 @@ def grouped(record: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]
 def age_bin(seconds: float) -> str:
     """The age's bin: below a second, then each twice as long as the one before.
 
-    Source: this project.
-
     >>> [age_bin(age) for age in (0, 1, 3, 8, 100)]
     ['0-1', '1-2', '2-4', '8-16', '64-128']
     """
@@ -165,7 +155,7 @@ def age_bin(seconds: float) -> str:
 
 
 def youngest(age: str) -> float:
-    """The smallest age (s) of a bin of :func:`age_bin` (this project).
+    """The smallest age (s) of a bin of :func:`age_bin`.
 
     >>> youngest("8-16")
     8.0
@@ -174,10 +164,7 @@ def youngest(age: str) -> float:
 
 
 def summarise(rows: Iterable[AnswerRow]) -> Summary:
-    """Count the right answers of a run.
-
-    Source: this project.
-    """
+    """Count the right answers of a run."""
     everything = list(rows)
     at_once = [row for row in everything if not row.delay_s]
     scored = [row for row in at_once if row.correct is not None]
@@ -234,7 +221,7 @@ def _loss(pairs: Sequence[tuple[AnswerRow, AnswerRow]]) -> Loss:
 
 
 def score(rows: Sequence[AnswerRow]) -> Score:
-    """Count the right answers among rows that have one (this project)."""
+    """Count the right answers among rows that have one."""
     chances = [row.chance for row in rows if row.chance is not None]
     chance = sum(chances) / len(chances) if rows and len(chances) == len(rows) else None
     videos = [[bool(row.correct) for row in part] for _, part in _parts(rows, video_of)]

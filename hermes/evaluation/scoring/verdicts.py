@@ -15,7 +15,7 @@ __all__ = ["MeanScore", "Verdicts", "verdicts"]
 
 
 class MeanScore(NamedTuple):
-    """Mean of a judge's scores, 0 to 5, over ``n`` answers, with its 95 % interval (this project)."""
+    """Mean of a judge's scores, 0 to 5, over ``n`` answers, with its 95 % interval."""
 
     mean: float
     n: int
@@ -24,8 +24,7 @@ class MeanScore(NamedTuple):
     @property
     def span(self) -> str:
         """The interval, with a star if it is doubtful."""
-        low, high, doubtful = self.interval
-        return f"{low:.2f} to {high:.2f}{'*' * doubtful}"
+        return self.interval.span(".2f", 1)
 
     def record(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -35,8 +34,6 @@ class MeanScore(NamedTuple):
 
 class Verdicts(NamedTuple):
     """Of the open-ended answers of a run.
-
-    Source: this project.
 
     Attributes:
         n: answers that a judge is needed for.
@@ -84,8 +81,6 @@ def verdicts(
     rows: Iterable[AnswerRow], category: Callable[[AnswerRow], str], video: Callable[[AnswerRow], str]
 ) -> Verdicts:
     """Count the verdicts and average the scores.
-
-    Source: this project.
 
     Args:
         rows: of a run.

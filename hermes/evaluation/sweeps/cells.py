@@ -1,4 +1,4 @@
-"""Many evaluations: a product over settings, one folder a cell, resumable, several at a time."""
+"""The cells of a sweep: a product over settings, each checked, each an evaluation of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hermes.config import experiment_extras
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.evaluation.running.settings import eval_config, settings_hash
 
-__all__ = ["SweepCell", "as_text", "cells_of", "matching", "split_axes"]
+__all__ = ["Identify", "SweepCell", "as_text", "cells_of", "matching", "split_axes"]
 
 # Checks a cell's settings and says what makes two cells the same run, and who judges it.
 Identify = Callable[[Sequence[str], Sequence[Path]], tuple[str, str]]
@@ -23,8 +23,6 @@ Identify = Callable[[Sequence[str], Sequence[Path]], tuple[str, str]]
 @dataclass(frozen=True, eq=False)
 class SweepCell:
     """One evaluation of a sweep.
-
-    Source: this project.
 
     Attributes:
         values: what tells it from the others, setting -> value as text.
@@ -50,8 +48,6 @@ class SweepCell:
 
 def split_axes(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     """Settings with one value, and those with several: commas outside brackets and quotes separate values.
-
-    Source: this project.
 
     >>> split_axes(["seed=0", "policy=fifo,hermes", "data.kinds=[order,visited]"])
     (['seed=0', 'data.kinds=[order,visited]'], {'policy': ['fifo', 'hermes']})
@@ -100,11 +96,10 @@ def cells_of(
 ) -> list[SweepCell]:
     """The cells that overrides and their experiment stand for, every setting checked.
 
-    Source: this project. An experiment's ``sweep`` maps settings to lists of values, whose product is taken;
-    its ``cells`` maps names to settings, each a cell (or, with ``sweep``, a row of it, in which a setting may
-    follow a swept one: ``policy.keep: {policy.budget: {64: 0.25}}`` leaves out other budgets); cells in
-    ``besides`` stand alone, and may list values of the settings swept. Values on the command line replace
-    the experiment's.
+    An experiment's ``sweep`` maps settings to lists of values, whose product is taken; its ``cells`` maps
+    names to settings, each a cell (or, with ``sweep``, a row of it, in which a setting may follow a swept
+    one: ``policy.keep: {policy.budget: {64: 0.25}}`` leaves out other budgets); cells in ``besides`` stand
+    alone, and may list values of the settings swept. Values on the command line replace the experiment's.
 
     Args:
         overrides: as on the command line.
@@ -175,19 +170,18 @@ def _following(settings: Mapping[str, Any], chosen: Mapping[str, str]) -> dict[s
 
 
 def as_text(value: Any) -> str:
-    """A value of an experiment file as on the command line (this project)."""
+    """A value of an experiment file as on the command line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def matching(cells: Sequence[SweepCell], pattern: str) -> list[SweepCell]:
     """The cells whose label matches a pattern of the shell (``*``, ``?``), case ignored.
 
-    Source: this project.
-
     Raises:
         SettingError: none does.
 
-    >>> [cell.label for cell in matching([SweepCell({"a, 4K": ""}, (), ""), SweepCell({"b": ""}, (), "")], "A*")]
+    >>> cells = [SweepCell({name: ""}, (), "") for name in ("a, 4K", "b")]
+    >>> [cell.label for cell in matching(cells, "A*")]
     ['a, 4K']
     """
     found = [cell for cell in cells if fnmatchcase(cell.label.casefold(), pattern.casefold())]

@@ -23,34 +23,47 @@ from hermes.evaluation.sweeps.cells import SweepCell
 from hermes.machine.interrupts import noticing
 from hermes.machine.lightning import quiet_lightning
 
+__all__ = [
+    "FAILED",
+    "Launch",
+    "Outcome",
+    "Work",
+    "in_processes",
+    "is_done",
+    "on_cluster",
+    "record_of",
+    "run_cell",
+    "run_cells",
+]
+
+# In the folder of a cell that failed: where it did.
 FAILED = "failed.txt"
-
-
-Launch = Callable[[Sequence["SweepCell"], Path], Iterator["Outcome"]]
-
-
-# What is done with a cell's settings in its folder, and the record of it.
-Work = Callable[[Sequence[str], Path], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell: the summary's record, or why it failed (this project)."""
+    """What became of a cell: the summary's record, or why it failed."""
 
     cell: SweepCell
     record: Mapping[str, Any] | None
     error: str = ""
 
 
+# Runs cells of a sweep below its folder; outcomes come as they end.
+Launch = Callable[[Sequence[SweepCell], Path], Iterator[Outcome]]
+# What is done with a cell's settings in its folder, and the record of it.
+Work = Callable[[Sequence[str], Path], dict[str, Any]]
+
+
 def is_done(cell: SweepCell, folder: Path) -> bool:
-    """Whether a sweep's folder holds the outcome of a cell (this project)."""
+    """Whether a sweep's folder holds the outcome of a cell."""
     return record_of(cell, folder) is not None
 
 
 def run_cells(cells: Sequence[SweepCell], folder: Path, launch: Launch) -> Iterator[Outcome]:
     """Run what is not done yet; outcomes come as they end, those found done first.
 
-    Source: this project. A cell that fails is reported and stops no other; it is tried again next time.
+    A cell that fails is reported and stops no other; it is tried again next time.
 
     Args:
         cells: all of the sweep.
@@ -69,14 +82,14 @@ def run_cells(cells: Sequence[SweepCell], folder: Path, launch: Launch) -> Itera
 
 
 def record_of(cell: SweepCell, folder: Path) -> dict[str, Any] | None:
-    """What a cell of a sweep came to; None if it is not done, or not judged by its judge (this project)."""
+    """What a cell of a sweep came to; None if it is not done, or not judged by its judge."""
     path = folder / "cells" / cell.hash / DONE
     record: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return record if record is not None and cell.judge in ("", record.get("judge", "")) else None
 
 
 def in_processes(jobs: int) -> Launch:
-    """A launcher: so many processes on this machine (this project)."""
+    """A launcher: so many processes on this machine."""
 
     def launch(cells: Sequence[SweepCell], folder: Path) -> Iterator[Outcome]:
         lost = []
@@ -121,7 +134,7 @@ def _completed(
 
 
 def on_cluster(cluster: str, jobs: int, settings: Mapping[str, Any]) -> Launch:
-    """A launcher: submitit, on Slurm or (``cluster="local"``) in processes of this machine (this project).
+    """A launcher: submitit, on Slurm or (``cluster="local"``) in processes of this machine.
 
     Args:
         cluster: ``slurm`` or ``local``, as submitit names them.
@@ -174,7 +187,7 @@ def _evaluate(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
 def run_cell(
     overrides: Sequence[str], folder: Path, work: Work = _evaluate
 ) -> tuple[dict[str, Any] | None, str]:
-    """Do a cell's work in its folder, by default evaluate it: its record, or the error (this project)."""
+    """Do a cell's work in its folder, by default evaluate it: its record, or the error."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         record = work(overrides, folder)

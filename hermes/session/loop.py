@@ -1,0 +1,269 @@
+"""The loop: frames in, memory kept, questions answered. It knows no model family and no policy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+from hermes.attention import AttentionProbe, memory_attention_set, together
+from hermes.backbone import Backbone, encode, self_check
+from hermes.decoding.execution import Execution
+from hermes.decoding.generation import GenerationConfig
+from hermes.decoding.observer import DecoderObserver
+from hermes.decoding.prefill import prefill
+from hermes.errors import InputError, SettingError
+from hermes.machine.device import Stopwatch
+from hermes.memory import KVMemory, MemoryConfig
+from hermes.policy import MemoryPolicy, check_budget, check_streams
+from hermes.session.answer import Answer
+from hermes.session.question import answer_question
+from hermes.session.stream import Stream, all_or_nothing
+from hermes.tokens import Chunk, stack_chunks
+from hermes.video import Frame
+
+__all__ = ["Session"]
+
+logger = logging.getLogger(__name__)
+
+AnySession = TypeVar("AnySession", bound="Session")
+
+
+class Session:
+    """Streams that advance together over one memory: the loop of arXiv 2601.14724, Sec. 3.
+
+    :class:`~hermes.session.session.StreamSession` has one stream, and
+    :class:`~hermes.session.lockstep.BatchedSession` several, whose memory has a batch axis.
+
+    Nothing is left on the model between calls: the attention implementation is set for the length of a call,
+    or of a ``with`` block around the session, and restored also after an exception.
+
+    Args:
+        backbone: a loaded model family.
+        policies: one for each stream, of the same kind and settings; each stream starts its own.
+        fps: sampling rate of the frames; the backbone's by default.
+        chunk_frames: frames encoded at once; a chunk is cut short by a question.
+        probe: watches the attention of whatever is encoded.
+        seed: of the policies' random numbers and of sampling.
+
+    Attributes:
+        streams: what belongs to each stream alone.
+        memory: what all of them hold.
+
+    Raises:
+        SettingError: ``chunk_frames`` below 1, or a policy that evicts where the layout forbids it.
+        UnsupportedModelError: the self-check failed.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        policies: Sequence[MemoryPolicy],
+        *,
+        fps: float | None = None,
+        chunk_frames: int = 16,
+        generation: GenerationConfig | None = None,
+        memory: MemoryConfig | None = None,
+        probe: AttentionProbe | None = None,
+        seed: int = 0,
+    ) -> None:
+        _check_chunk_frames(chunk_frames, backbone.frames_per_group)
+        self.backbone = backbone
+        self.policy = policies[0]
+        self._check_layout()
+        self.fps = fps or backbone.fps
+        self.chunk_frames = chunk_frames
+        self.generation = generation or GenerationConfig()
+        self.memory_config = memory or MemoryConfig()
+        # It outlives a reset: what it recorded serves the next stream.
+        self.execution = Execution(backbone, self.memory_config.execution)
+        self.probe = probe
+        self._entered = ExitStack()
+        if not backbone.checked:
+            backbone.check()
+            self_check(backbone)
+            backbone.checked = True
+        self.streams = [
+            Stream(backbone, policy, fps=self.fps, seed=seed, memory=self._view(index, len(policies)))
+            for index, policy in enumerate(policies)
+        ]
+        self.reset()
+
+    @property
+    def seed(self) -> int:
+        """Of the policies' random numbers, from the next reset on, and of sampling."""
+        return self.streams[0].seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        for stream in self.streams:
+            stream.seed = seed
+
+    def _check_layout(self) -> None:
+        backbone = self.backbone
+        evicts = self.policy.bound != "unbounded"
+        if backbone.config.layout == "native" and not backbone.native_evicts and evicts:
+            raise SettingError(
+                "backbone.layout",
+                "native",
+                "stream, for a policy that evicts",
+                "This family's stock positions go back in time; native goes with policy=full.",
+            )
+
+    def _view(self, index: int, streams: int) -> Callable[[], KVMemory]:
+        """Gives one stream's part of the memory: all of it, where there is but one stream."""
+        return (lambda: self.memory) if streams == 1 else (lambda: self.memory.select([index]))
+
+    def reset(self) -> None:
+        """Forget every stream and start afresh."""
+        self.execution.restart()
+        self.hold(KVMemory.of(self.backbone.num_layers, self.backbone.rotary, self.memory_config))
+        self._encoding, self._compressing = (Stopwatch(self.backbone.device) for _ in range(2))
+        for stream in self.streams:
+            stream.restart(self._encoding, self._compressing)
+        self._warned = False
+
+    def hold(self, memory: KVMemory) -> None:
+        """Go on from this memory, and observe attention over it."""
+        self.memory = memory
+        self.observer = DecoderObserver(self.backbone, memory)
+
+    def __enter__(self: AnySession) -> AnySession:
+        self._entered.enter_context(memory_attention_set(self.backbone.model))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the model as it was found. The memory stays readable."""
+        self._entered.close()
+
+    def take(self, steps: Iterable[Sequence[Frame]]) -> None:
+        """Take in one frame of every stream at a time; whole chunks are encoded and compressed."""
+        for step in steps:
+            for stream, frame in zip(self.streams, step, strict=True):
+                stream.take(frame)
+            if len(self.streams[0].waiting) >= self.chunk_frames:
+                self.flush()
+
+    def flush(self) -> None:
+        """Encode the frames that wait for their chunk to fill.
+
+        After an exception nothing of the chunk is in the memory and its frames wait for the next call, unless
+        it is they that cannot be encoded.
+
+        Raises:
+            SettingError: a budget below the tokens of one frame.
+            InputError: frames that cannot be encoded together, or a policy that takes frames of some streams
+                only.
+        """
+        if not self.streams[0].waiting:
+            return
+        # The prefix first: token ids count up from it.
+        self.write_prefix()
+        admitted = [stream.admitted() for stream in self.streams]
+        chunk = None
+        if any(admitted):
+            self.notify("on_encode_start", admitted[0])
+            try:
+                if not all(admitted):
+                    raise InputError(
+                        "the policy admitted frames of some streams only: they cannot go in lockstep"
+                    )
+                with self._encoding, all_or_nothing(self.streams):
+                    encoded = [
+                        encode(self.backbone, frames, stream.video, self.fps, stream.policy.needs_saliency)
+                        for stream, frames in zip(self.streams, admitted, strict=True)
+                    ]
+                    chunk = self._write(encoded)
+            except InputError:
+                self._forget_waiting()
+                raise
+        for stream in self.streams:
+            stream.frames_seen += len(stream.waiting)
+        self._forget_waiting()
+        if chunk is not None:
+            self._after_encoding(chunk)
+
+    def _forget_waiting(self) -> None:
+        for stream in self.streams:
+            stream.forget_waiting()
+
+    def write_chunks(self, chunks: Sequence[Chunk]) -> None:
+        """Take in chunks that are embedded already, one a stream; raises as :meth:`flush`."""
+        self.notify("on_encode_start", ())
+        check_streams(self.policy, chunks[0].embeds.shape[0])
+        self.write_prefix(chunks[0].embeds.shape[0])
+        with self._encoding, all_or_nothing(self.streams):
+            chunk = self._write(chunks)
+        for stream, own in zip(self.streams, chunks, strict=True):
+            stream.frames_seen += own.frames
+            stream.now += own.frames / self.fps
+        self._after_encoding(chunk)
+
+    def write_prefix(self, batch: int = 1) -> None:
+        """Encode the prefix, before anything else; for so many streams in one chunk."""
+        if self.memory.prefix:
+            return
+        with all_or_nothing(self.streams):
+            prefix = stack_chunks([self.backbone.prefix(stream.video) for stream in self.streams])
+            if batch > 1:
+                prefix = replace(prefix, embeds=prefix.embeds.expand(batch, -1, -1))
+            prefill(self.backbone, self.memory, prefix, probe=self.probe, prefix=True)
+
+    def _write(self, chunks: Sequence[Chunk]) -> Chunk:
+        """Read chunks, reduced, into the memory."""
+        reduced = [stream.policy.reduce(chunk) for stream, chunk in zip(self.streams, chunks, strict=True)]
+        if self.streams[0].chunks == 0:
+            check_budget(self.policy, reduced[0])
+        chunk = stack_chunks(reduced)
+        self.execution.prefill(self.memory, chunk, probe=together(self.probe, self.policy.watch()))
+        return chunk
+
+    def _after_encoding(self, chunk: Chunk) -> None:
+        """Compress the memory after a chunk."""
+        for stream in self.streams:
+            stream.chunks += 1
+            stream.context.extent = chunk.advance
+        if self.memory.top > self.backbone.max_position and not self._warned:
+            self._warned = True
+            logger.warning(
+                "positions have passed %d, the decoder's range: choose a re-indexer (policy.reindex)",
+                self.backbone.max_position,
+            )
+        self.notify("on_encode_end", chunk)
+        self.notify("on_compress_start")
+        policies = [stream.policy for stream in self.streams]
+        with self._compressing, torch.no_grad():
+            changed = self.execution.compress(policies, self.memory, self.observer)
+        self.notify("on_compress_end", changed)
+
+    def answer(self, stream: Stream, question: str, choices: Sequence[str], **options: Any) -> Answer:
+        """Answer a question to one of the streams; :func:`hermes.session.question.answer_question` says how.
+
+        Raises:
+            InputError: no frame was seen yet.
+        """
+        if stream.frames_seen == 0:
+            raise InputError("no frame was seen before the question: feed frames first, or ask later")
+        self.notify("on_ask_start", question)
+        answer = answer_question(
+            stream, self.execution, self.generation, question, choices, watching=self.probe, **options
+        )
+        self.notify("on_ask_end", answer)
+        return answer
+
+    def notify(self, event: str, *args: Any) -> None:
+        """Hear of what happens, by the name of a method of ``Callback``; nothing by default."""
+
+
+def _check_chunk_frames(chunk_frames: int, group: int) -> None:
+    if chunk_frames < 1 or chunk_frames % group:
+        whole = f"a multiple of {group}, frames encoded together"
+        allowed = "an integer of at least 1" if group == 1 else whole
+        raise SettingError("stream.chunk_frames", chunk_frames, allowed)

@@ -1,0 +1,104 @@
+"""A question to a stream, answered from a fork of its memory."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from hermes.attention import AttentionProbe
+from hermes.decoding.execution import Execution
+from hermes.decoding.generation import GenerationConfig
+from hermes.decoding.observer import DecoderObserver
+from hermes.decoding.prefill import prefill
+from hermes.dialogue import Round, check_choices, multiple_choice
+from hermes.errors import InputError
+from hermes.machine.device import synchronize
+from hermes.memory import KVMemory
+from hermes.policy import Recall
+from hermes.session.answer import Answer
+from hermes.session.stream import Stream
+from hermes.tokens import Chunk, VideoState
+from hermes.video import Frame
+
+__all__ = ["answer_question", "check_question"]
+
+# What a multiple-choice answer begins with: the next token is the letter.
+_BEST = "Best option: ("
+
+
+def check_question(
+    question: str, choices: Sequence[str], correct: str | None, ids: Int[Tensor, "1 q"] | None
+) -> None:
+    """Refuse a question that cannot be asked.
+
+    Raises:
+        InputError: it is empty, has a single choice or too many, or a right answer that is no choice.
+    """
+    if not question.strip() and ids is None:
+        raise InputError("the question is empty")
+    check_choices(choices, correct)
+
+
+def answer_question(
+    stream: Stream,
+    execution: Execution,
+    generation: GenerationConfig,
+    question: str,
+    choices: Sequence[str] = (),
+    *,
+    correct: str | None = None,
+    probe: AttentionProbe | None = None,
+    watching: AttentionProbe | None = None,
+    ids: Int[Tensor, "1 q"] | None = None,
+    **options: Any,
+) -> Answer:
+    """Answer from everything the stream's memory holds, which stays as it is; the round joins its history.
+
+    Other arguments are those of :meth:`hermes.StreamSession.ask`.
+
+    Args:
+        probe: watches the question's attention; by default ``watching``.
+        watching: watches what is encoded, also where the policy's ``recall`` encodes.
+
+    """
+    backbone = stream.backbone
+    synchronize(backbone.device)
+    started = time.perf_counter()
+    fork, video = stream.memory.fork(), copy.copy(stream.video)
+    encode = _encoder(stream, fork, video, watching)
+    probe = probe or watching
+    stream.policy.recall(Recall(fork, question, encode, DecoderObserver(backbone, fork)))
+    read = fork.lengths
+    if ids is None:
+        text = multiple_choice(question, choices) if choices else question
+        ids = backbone.encode(backbone.question_text(text, _BEST if choices else ""))
+    closing = backbone.closing(video)
+    if closing is not None:
+        prefill(backbone, fork, Chunk.text(closing, backbone.axes), probe=probe)
+    made = execution.generate(
+        fork, ids, generation, started=started, probe=probe, seed=stream.seed, **options
+    )
+    asked = (question, choices, correct)
+    answer = Answer.of(backbone, made, stream.stats(), *asked, time_s=stream.now, read_per_layer=read)
+    stream.context.history.append(Round(question, answer.choice or answer.answer, tuple(choices)))
+    stream.questions += 1
+    return answer
+
+
+def _encoder(
+    stream: Stream, fork: KVMemory, video: VideoState, probe: AttentionProbe | None
+) -> Callable[..., None]:
+    """What a policy's ``recall`` encodes with: frames, or a chunk, at the end of the fork or of another."""
+
+    def encode(piece: Sequence[Frame] | Chunk, into: KVMemory | None = None) -> None:
+        if not isinstance(piece, Chunk) and piece:
+            piece = stream.backbone.video(piece, video, fps=stream.fps)
+        if isinstance(piece, Chunk):
+            prefill(stream.backbone, fork if into is None else into, piece, probe=probe)
+
+    return encode

@@ -1,0 +1,128 @@
+"""One stream: the frames that wait, its clock, its policy, and what was done with it so far."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from hermes.backbone import Backbone
+from hermes.machine.device import Stopwatch
+from hermes.memory import KVMemory
+from hermes.policy import MemoryPolicy, StreamContext
+from hermes.session.answer import Stats
+from hermes.tokens import VideoState
+from hermes.video import Frame
+
+__all__ = ["Stream", "all_or_nothing"]
+
+
+class Stream:
+    """What a session knows of one stream, beside the tensors of its memory.
+
+    A :class:`~hermes.session.session.StreamSession` has one; streams in lockstep have one each and share a
+    memory with a batch axis.
+
+    Args:
+        backbone: a loaded model family.
+        policy: the memory policy of this stream alone; the stream starts it.
+        fps: sampling rate of its frames.
+        seed: of the policy's random numbers and of sampling.
+        memory: gives this stream's own part of the memory.
+
+    Attributes:
+        context: what the policy may know of the stream.
+        video: what the backbone remembers between chunks.
+        waiting: frames that wait for their chunk to fill.
+        frames_seen: frames that have left ``waiting``, whether the policy took them or not.
+        now: seconds of the stream that have passed.
+        encoding, compressing: clocks of the work done, shared by streams in lockstep.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        policy: MemoryPolicy,
+        *,
+        fps: float,
+        seed: int,
+        memory: Callable[[], KVMemory],
+    ) -> None:
+        self.backbone = backbone
+        self.policy = policy
+        self.fps = fps
+        self.seed = seed
+        self._memory = memory
+        self.restart(Stopwatch(backbone.device), Stopwatch(backbone.device))
+
+    def restart(self, encoding: Stopwatch, compressing: Stopwatch) -> None:
+        """Forget the stream and start afresh, on these clocks."""
+        backbone = self.backbone
+        self.encoding, self.compressing = encoding, compressing
+        self.video = VideoState()
+        self.context = StreamContext(
+            num_layers=backbone.num_layers,
+            num_kv_heads=backbone.num_kv_heads,
+            max_position=backbone.max_position,
+            generator=torch.Generator().manual_seed(self.seed),
+            tokens_per_frame=backbone.tokens_per_frame,
+            axes=backbone.axes,
+            frames_per_group=backbone.frames_per_group,
+            template_tail=backbone.template_parts.after,
+        )
+        self.policy.start(self.context)
+        self.waiting: list[Frame] = []
+        # Of the frames that wait, how many were offered to the policy, and those it took.
+        self._offered, self._admitted = 0, list[Frame]()
+        self.frames_seen = self.chunks = self.questions = 0
+        self.now = 0.0
+
+    @property
+    def memory(self) -> KVMemory:
+        """The stream's own part of the memory."""
+        return self._memory()
+
+    def take(self, frame: Frame) -> None:
+        """Let a frame wait for its chunk."""
+        self.waiting.append(frame)
+        self.now = frame.time + 1 / self.fps
+
+    def admitted(self) -> Sequence[Frame]:
+        """Those of the waiting frames that the policy takes; each frame is offered to it once."""
+        if new := self.waiting[self._offered :]:
+            self._offered = len(self.waiting)
+            self._admitted = [*self._admitted, *self.policy.admit(new)]
+        return self._admitted
+
+    def forget_waiting(self) -> None:
+        """Let no frame wait any longer."""
+        self.waiting, self._admitted, self._offered = [], [], 0
+
+    def stats(self) -> Stats:
+        """What was done so far, and what the memory holds."""
+        memory = self.memory
+        return Stats(
+            frames=self.frames_seen,
+            chunks=self.chunks,
+            questions=self.questions,
+            encode_ms=self.encoding.ms,
+            compress_ms=self.compressing.ms,
+            tokens_per_layer=memory.lengths,
+            memory_bytes=memory.memory_bytes + self.policy.resident_bytes,
+            archived_bytes=self.policy.archived_bytes,
+        )
+
+
+@contextmanager
+def all_or_nothing(streams: Sequence[Stream]) -> Iterator[None]:
+    """After an exception, or an interruption, policies and video states are as they were."""
+    before = [(copy.copy(stream.video), dict(vars(stream.policy))) for stream in streams]
+    try:
+        yield
+    except BaseException:
+        for stream, (video, policy) in zip(streams, before, strict=True):
+            stream.video = video
+            vars(stream.policy).update(policy)
+        raise
