@@ -151,7 +151,7 @@ def current_place(module: str, name: str) -> tuple[str, str]:
     ('mine', 'MyPolicy')
     """
     for place in MOVED.get(module.removeprefix("hermes."), "").split():
-        for now in (name, *RENAMED.get(name, "").split()):
+        for now in (*RENAMED.get(name, "").split(), name):
             if hasattr(import_module(f"hermes.{place}"), now):
                 return f"hermes.{place}", now
     return module, name

@@ -22,7 +22,7 @@ class Extras(NamedTuple):
         paper: published numbers to be printed beside ours: label of a cell -> number or {column: number}.
         baseline: what the others are compared with: name or label of a cell, or {setting: value} of the
             product; or several in a list.
-        measures: costs to be shown (see ``hermes.evaluation.measures``).
+        measures: costs to be shown (see ``hermes.evaluation.scoring.measures``).
         pool: settings whose values are repetitions, such as seeds: their cells are one line.
         matched: a cell of a product over budgets: all are also compared at the bytes that it holds.
     """
