@@ -103,7 +103,7 @@ def json_line(content: Mapping[str, Any]) -> str:
     r"""An object as a line of JSON; a number that JSON does not have (NaN, infinity) becomes null.
 
     >>> json_line({"time_s": math.nan, "shares": [0.5, math.inf]})
-    '{"time_s": null, "shares": [0.5, null]}\\n'
+    '{"time_s": null, "shares": [0.5, null]}\n'
     """
     return json.dumps(_plain(content), allow_nan=False) + "\n"
 

@@ -15,7 +15,7 @@ from hermes.evaluation.sweeps.cells import SweepCell
 from hermes.evaluation.sweeps.running import Outcome, run_cell
 from hermes.files import write_csv_whole, write_text_whole
 from hermes.pages.markdown import table
-from hermes.pages.styles import STYLES
+from hermes.pages.styles import STYLES, save_with_legend
 
 __all__ = ["QUANTITIES", "Measured", "measure_cells", "measured", "write_bench"]
 
@@ -149,10 +149,7 @@ def _plot(found: Sequence[Measured], path: Path) -> None:
         # The heading of the table, up to what explains it.
         panel.set_ylim(bottom=0)
         panel.set_title(QUANTITIES[operation].partition(":")[0].partition(" of ")[0], fontsize="medium")
-    handles, labels = axes[0].get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
-    figure.savefig(path, dpi=120)
+    save_with_legend(figure, axes[0], path, columns=3)
 
 
 def _name(values: Sequence[tuple[str, str]]) -> str:

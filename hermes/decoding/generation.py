@@ -113,6 +113,7 @@ class TokenClock(BaseStreamer):  # type: ignore[misc]
         self.prompt_seen = False
 
     def put(self, value: Tensor) -> None:
+        """Take the next token, or first the prompt; called by transformers."""
         if self.other is not None:
             self.other.put(value)
         if not self.prompt_seen:
@@ -128,6 +129,7 @@ class TokenClock(BaseStreamer):  # type: ignore[misc]
             self._show(text)
 
     def end(self) -> None:
+        """Show what is left of the text; called by transformers."""
         if self.ids:
             self._show(self.backbone.decode(torch.tensor(self.ids)))
         if self.other is not None:

@@ -20,7 +20,7 @@ class LayerwiseObserver(DecoderObserver):
     """An observer that asks the host for nothing: every layer is run at its own clock.
 
     What it observes is the same, up to rounding. Its memory's layers must be such as
-    :meth:`hermes.decoding.layerwise.LayerwiseDecoder.reason_not` has nothing against.
+    :meth:`.LayerwiseDecoder.reason_not` has nothing against.
     """
 
     @staticmethod

@@ -155,6 +155,7 @@ def evict(
 
 
 def unfold_streams(layers: Sequence[KVLayer], positions: Tensor, table: Tensor, clock: Tensor) -> None:
+    """Give each layer its own part of what was folded along the streams' axis."""
     batch = layers[0].keys.shape[0]
     parts = (positions.split(batch, 1), table.split(batch, 1), clock.split(batch, 0))
     for layer, at, origin, own in zip(layers, *parts, strict=True):

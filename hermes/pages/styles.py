@@ -1,10 +1,11 @@
-"""How lines are told apart in every plot: by colour, and by mark and dash where there is no colour."""
+"""How plots look; lines are told apart by colour, and by mark and dash where there is no colour."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-__all__ = ["BLUE", "GREY", "STYLES", "Style"]
+__all__ = ["BLUE", "GREY", "STYLES", "Style", "draw_grid", "save_with_legend"]
 
 BLUE, GREY = "#0072B2", "#777777"
 
@@ -28,3 +29,18 @@ STYLES = (
     Style("#56B4E9", "X", "-."),
     Style(GREY, "*", ":"),
 )
+
+
+def draw_grid(axes: Any, axis: str) -> None:
+    """Draw faint lines behind what matplotlib's axes show, at the ticks of ``x`` or ``y``."""
+    axes.grid(axis=axis, color="#dddddd")
+    axes.set_axisbelow(True)
+
+
+def save_with_legend(figure: Any, axes: Any, path: Path, columns: int = 4) -> None:
+    """Save a figure, with a legend of one of its axes below it where that has several lines."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        place = {"loc": "outside lower center", "ncols": columns}
+        figure.legend(handles, labels, **place, frameon=False, fontsize="small")
+    figure.savefig(path, dpi=120)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import yaml
 
-import hermes.backbone.loading
 from hermes.samples import CLIP
 from tests.support.command_line import hermes as run
 from tests.support.reader_cases import KINDS, faulty, save, shared
@@ -20,8 +19,8 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a model is loaded")
 
-    monkeypatch.setattr(hermes.loading, "load_backbone", refuse)
-    monkeypatch.setattr("hermes.evaluation.module.load_backbone", refuse)
+    for place in ("hermes.backbone.loading", "hermes.evaluation.running.module", "hermes.session.opening"):
+        monkeypatch.setattr(f"{place}.load_backbone", refuse)
 
 
 def given(folder: Path, content: Any) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from hermes.evaluation.scoring.summary import Score, youngest
-from hermes.pages.styles import BLUE, GREY, STYLES, Style
+from hermes.pages.styles import BLUE, GREY, STYLES, Style, draw_grid
 
 __all__ = ["plot_accuracy", "plot_ages", "plot_calibration", "plot_times"]
 
@@ -31,8 +31,7 @@ def plot_accuracy(path: Path, scores: Mapping[str, Score]) -> None:
         axes.plot(*zip(*chances, strict=True), "|", color="black", ms=13, mew=1.6, label="chance")
     axes.set_yticks(rows, [f"{name} ({s.n})" for name, s in scores.items()])
     axes.set(xlim=(0, 101), ylim=(len(scores) - 0.5, -0.5), xlabel="right answers (%)")
-    axes.grid(axis="x", color="#dddddd")
-    axes.set_axisbelow(True)
+    draw_grid(axes, "x")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(path, dpi=130)
 
@@ -49,8 +48,7 @@ def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
         _intervals(axes, list(ages.values()), x, label=category, style=STYLES[index % len(STYLES)])
     axes.set_xticks(range(len(names)), names)
     axes.set(xlabel="age of the evidence (s)", ylabel="right answers (%)", ylim=(0, 101))
-    axes.grid(axis="y", color="#dddddd")
-    axes.set_axisbelow(True)
+    draw_grid(axes, "y")
     figure.legend(loc="outside upper center", ncols=min(len(by_age), 4), frameon=False)
     figure.savefig(path, dpi=130)
 

@@ -11,7 +11,7 @@ from hermes.evaluation.reports.sweep_sections import as_score, fewer
 from hermes.evaluation.scoring.summary import youngest
 from hermes.evaluation.sweeps.running import Outcome
 from hermes.pages.markdown import table
-from hermes.pages.styles import STYLES, Style
+from hermes.pages.styles import STYLES, Style, draw_grid
 
 __all__ = ["ages"]
 
@@ -131,8 +131,7 @@ def _plot(blocks: Sequence[_Block], axis: str | None, styles: Mapping[str, Style
         area.set_ylabel("right (%)" if row not in begun else "")
         area.tick_params(labelleft=row not in begun)
         begun.add(row)
-        area.grid(axis="y", color="#dddddd")
-        area.set_axisbelow(True)
+        draw_grid(area, "y")
         shown |= dict(zip(*reversed(area.get_legend_handles_labels()), strict=True))
     if len(shown) > 1:
         figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, frameon=False)

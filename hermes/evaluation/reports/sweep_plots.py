@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hermes.evaluation.scoring.measures import MEASURES
-from hermes.pages.styles import GREY, STYLES, Style
+from hermes.pages.styles import GREY, STYLES, Style, draw_grid, save_with_legend
 
 if TYPE_CHECKING:
     from hermes.evaluation.sweeps.cells import SweepCell
@@ -125,8 +125,7 @@ def _by_cell(done: Sequence[Outcome], panels: Sequence[_Panel], path: Path, spre
             area.axvline(first[0], color=GREY, linewidth=0.8, linestyle=":")
         area.set(title=panel.title, xlabel=panel.unit)
         area.set_xlim(*((0, 103) if not panel.measure else (0, None)))
-        area.grid(axis="x", color="#dddddd")
-        area.set_axisbelow(True)
+        draw_grid(area, "x")
         for edge in np.arange(len(rows) - 1) + 0.5 if spread else []:
             area.axhline(edge, color="#eeeeee", linewidth=0.6)
     axes[0].set_yticks(range(len(rows)), rows)
@@ -180,12 +179,8 @@ def _along(done: Sequence[Outcome], panels: Sequence[_Panel], axis: str, path: P
                     area.axhline(found[0], color=colour, linestyle="--", linewidth=1, label=label)
         area.set(title=panel.title, xlabel=axis, ylabel=panel.unit)
         area.set_ylim(*((0, 103) if not panel.measure else (0, None)))
-        area.grid(axis="y", color="#dddddd")
-        area.set_axisbelow(True)
-    handles, labels = areas[0].get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
-    figure.savefig(path, dpi=120)
+        draw_grid(area, "y")
+    save_with_legend(figure, areas[0], path)
 
 
 def draw_line(area: Any, points: Sequence[Any], style: Style, label: str) -> None:
@@ -242,12 +237,8 @@ def plot_losses(lines: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path
             draw_line(area, moved, STYLES[i], label)
         area.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
         area.set(title=name, xlabel="asked again after (s)", ylabel="change (points)")
-        area.grid(axis="y", color="#dddddd")
-        area.set_axisbelow(True)
-    handles, labels = areas[0].get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
-    figure.savefig(path, dpi=120)
+        draw_grid(area, "y")
+    save_with_legend(figure, areas[0], path)
     return True
 
 
