@@ -151,7 +151,7 @@ def current_place(module: str, name: str) -> tuple[str, str]:
     ('mine', 'MyPolicy')
     """
     for place in MOVED.get(module.removeprefix("hermes."), "").split():
-        for now in (name, *RENAMED.get(name, "").split()):
+        for now in (*RENAMED.get(name, "").split(), name):
             if hasattr(import_module(f"hermes.{place}"), now):
                 return f"hermes.{place}", now
     return module, name
@@ -189,9 +189,13 @@ def former_names(module: str) -> Callable[[str], Any]:
 
 
 def find_again(name: str) -> None:
-    """Replace a plug-in folder of ours that Python found by its former name before it met `hermes`."""
-    del sys.modules[name]
-    import_module(name)
+    """Replace a plug-in folder of ours that Python found by its former name before it met `hermes`.
+
+    One of another checkout, not of this Hermes, stays what it is: a user's own.
+    """
+    if all(_is_ours(place, name) for place in sys.modules[name].__path__):
+        del sys.modules[name]
+        import_module(name)
 
 
 def install() -> None:

@@ -17,6 +17,7 @@ ROOMS = [
 ]
 EVALUATION = ["results", "scoring", "judging", "running", "sweeps", "reports"]
 PLUGINS = ("policies", "backbones", "analysis")
+PLACES = ("hermes", *PLUGINS, "tests", "benchmarks", "tools")
 # Whoever ranks tokens knows no model.
 MODEL_FREE = ("hermes.parts", "hermes.policy", "policies")
 MODEL = ("hermes.backbone", "hermes.decoding")
@@ -154,6 +155,18 @@ def test_an_import_against_the_rule_is_found() -> None:
         assert violations({**sources, module: f"{sources[module]}\n{line}\n"})
     back = f"{sources['hermes.memory.config']}\nfrom hermes.memory.memory import KVMemory\n"
     assert circles(_edges({**sources, "hermes.memory.config": back}))
+
+
+def test_plugins_are_named_by_their_place() -> None:
+    """`policies` may be a user's own: ours is `hermes.policies`, and relative among themselves."""
+    found = []
+    for path in (path for top in PLACES for path in sorted((ROOT / top).rglob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+            found += [f"{path}: {name}" for name in names if _inside(name, PLUGINS)]
+    assert not found
 
 
 def test_layers_of_the_memory_are_written_by_the_memory_alone() -> None:
