@@ -8,6 +8,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hermes.cli.arguments import split_settings
+from hermes.cli.completion import complete_settings
 from hermes.cli.output import err, out
 from hermes.errors import InputError
 
@@ -20,6 +21,7 @@ def investigate(
         typer.Argument(
             help="Settings: experiment=fig2_embedded, data=wanderer, per_category=20, ...",
             metavar="KEY=VALUE",
+            autocompletion=complete_settings,
         ),
     ] = None,
 ) -> None:
