@@ -273,7 +273,7 @@ def test_tiers_that_do_not_cover_the_layers_are_refused():
 
 @unit
 def test_summary_weights():
-    layer = memory_of({"id": range(5), "mass": [1, 6, 1, 2, 1]})[0]
+    layer = memory_of({"id": range(5), "weight": [1, 6, 1, 2, 1]})[0]
     evicted = torch.tensor([[[3, 4, 5]]])  # tokens 1, 2 and 3: two prefix tokens come before
     assert Drop().merge(layer, evicted) is None
     assert (Drop().slots, Summary().slots) == (0, 1)
