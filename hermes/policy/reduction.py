@@ -193,7 +193,7 @@ def segmented(
             at = int((out.tokens.id == first).nonzero())
             # Just before the frame that follows, by the stream's clock.
             time = int(out.tokens.table[2, at]) - 1
-            mark = {"kind": int(TokenKind.SUMMARY), "protected": 1, "mass": length * len(slots)}
+            mark = {"kind": int(TokenKind.SUMMARY), "protected": 1, "weight": length * len(slots)}
             token = Provenance.of(1, id=summary - len(ends), time_us=time, **mark)
             out = inserted(out, at, open_segment.mean(0), token)
         ends.append(first - 1)
