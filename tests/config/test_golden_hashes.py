@@ -65,7 +65,14 @@ def test_settings_of_an_evaluation() -> None:
     assert hashes == GOLDEN["data"]
 
 
-@pytest.mark.parametrize("name", GOLDEN["experiment"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Hundreds of cells each, made of policies and settings that the others have too.
+        pytest.param(name, marks=pytest.mark.thorough if name.startswith("rivals") else ())
+        for name in GOLDEN["experiment"]
+    ],
+)
 def test_settings_of_an_experiment(name: str) -> None:
     hashed = _of_investigation if name in INVESTIGATIONS else _of_sweep
     assert _with_files_if_needed(hashed, [f"experiment={name}"]) == GOLDEN["experiment"][name]
