@@ -26,8 +26,8 @@ from tests.support.tolerances import close
 pytestmark = pytest.mark.model
 
 
-def reference(dense: DenseDecoder, backbone, layer: int, guidance: Guidance) -> torch.Tensor:
-    """Attention ``[Hq, V]`` of a text to one layer's video tokens, mean over its tokens."""
+def reference(dense: DenseDecoder, backbone, layer: int, guidance: Guidance, rows=False) -> torch.Tensor:
+    """Attention ``[Hq, V]`` of a text to a layer's video tokens, mean over its own, or ``[Hq, n, V]``."""
     embeds = backbone.embed(backbone.encode(guidance.text))[0]
     steps = torch.arange(len(embeds)).expand(backbone.axes, -1)
     if guidance.mode == "exact":
@@ -35,7 +35,7 @@ def reference(dense: DenseDecoder, backbone, layer: int, guidance: Guidance) -> 
     else:
         query, key, _ = dense.project(layer, embeds)
         weights = dense.attention(layer, query, key, steps, causal=False)
-    return weights.mean(1)[:, dense.memory.prefix : -len(embeds)]
+    return (weights if rows else weights.mean(1))[..., dense.memory.prefix : -len(embeds)]
 
 
 # -- the observer -----------------------------------------------------------------------------------------
@@ -168,3 +168,35 @@ def test_scaled_rotary_embeddings_are_observed_as_they_are(family, mode):
     held = memory[layer].keys
     expected = eager_mass(turned(query), held, turned(key), query.shape[-1] ** -0.5, causal=mode == "exact")
     close("observed", mass[0, 0], expected[0].mean(0)[5:])
+
+
+def test_layers_of_different_rows_are_observed_each_as_alone():
+    backbone = tiny("llava_onevision")
+    memory, _ = filled(backbone)
+    heads = torch.tensor([[[0, 3, 5, 9], [1, 2, 6, 20]]])
+    memory.apply({2: memory[2].keeping(heads), 5: memory[5].keeping(heads)})
+    wanted = {layer: [Guidance(LOCAL, "embedding")] for layer in (1, 2, 4, 5)}
+    together = DecoderObserver(backbone, memory).attention(wanted)
+    assert {layer for layer, _ in together} == set(wanted)
+    for layer, guidance in together:
+        alone = DecoderObserver(backbone, memory).attention({layer: [guidance]})[layer, guidance]
+        assert together[layer, guidance].shape[1] == (2 if layer in (2, 5) else 1)
+        close("observed", together[layer, guidance], alone)
+
+
+@pytest.mark.parametrize("mode", ["exact", "embedding"])
+@pytest.mark.parametrize("among", ["all", "video"])
+@pytest.mark.parametrize("per_head", [False, True])
+def test_the_largest_attention_is_that_of_the_loudest_query(mode, among, per_head):
+    """``pool="max"`` against the mean's own weights, query by query and head by head."""
+    backbone = tiny("llava_onevision")
+    memory, dense = filled(backbone)
+    layer, prefix = 4, memory.prefix
+    plain = Guidance(LOCAL, mode, per_head=per_head, among=among, pool="max")
+    best = DecoderObserver(backbone, memory).attention({layer: [plain]})[layer, plain][0]
+    weights = reference(dense, backbone, layer, Guidance(LOCAL, mode), rows=True)  # [Hq, n, V]
+    if among == "video":
+        weights = weights / weights.sum(-1, keepdim=True)
+    heads = weights.unflatten(0, (backbone.num_kv_heads, -1)).amax(dim=(1, 2))
+    close("observed", best, heads if per_head else heads.amax(0, keepdim=True))
+    assert best.shape[-1] == memory[layer].length - prefix

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -86,3 +88,27 @@ def test_batch_refuses_streams_out_of_step() -> None:
         together.feed([_clip(0, 3)])
     with pytest.raises(InputError, match="streams 0 to 1"):
         together.ask(QUESTION, stream=2)
+
+
+def test_batch_takes_chunks_that_are_embedded_already() -> None:
+    backbone = tiny("llava_onevision")
+    together = BatchedSession(backbone, Fifo(budget=60), 2, fps=2.0)
+    alone = [StreamSession(backbone, Fifo(budget=60), fps=2.0) for _ in range(2)]
+    for number in range(3):
+        chunks = []
+        for seed, session in enumerate(alone):
+            session.write_prefix()
+            chunks.append(
+                backbone.video(_clip(seed, 12)[4 * number :][:4], copy.copy(session.video), fps=2.0)
+            )
+            session.feed_chunk(chunks[-1])
+        together.feed_chunk(chunks)
+    for ours, session in zip(together.streams, alone, strict=True):
+        assert (ours.frames_seen, ours.now) == (session.frames_seen, session.now) == (12, 6.0)
+        assert ours.stats().chunks == session.stats().chunks == 3
+        for layer, other in zip(ours.memory, session.memory, strict=True):
+            assert torch.equal(layer.positions, other.positions)
+            assert torch.allclose(layer.keys, other.keys, atol=1e-4)
+    with pytest.raises(InputError, match="2 streams were opened, and 1"):
+        together.feed_chunk(chunks[:1])
+    assert [stream.frames_seen for stream in together.streams] == [12, 12]
