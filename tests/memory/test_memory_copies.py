@@ -211,3 +211,34 @@ def test_an_empty_memory_cannot_evict():
     memory = KVMemory(2, toy_rotary(1))
     with pytest.raises(HermesError, match="layer 1 of the memory is empty"):
         memory.apply({1: LayerUpdate(torch.zeros(1, 1, 1, dtype=torch.int64))})
+
+
+@pytest.mark.parametrize("chosen", [[1], [0, 2], [2, 0], [0, 1, 2]])
+@pytest.mark.parametrize("keep_written", [False, True])
+def test_some_streams_of_a_batch_are_those_streams(chosen, keep_written):
+    memory = KVMemory(2, toy_rotary(3), keep_written=keep_written)
+    plain = [PlainMemory(2, 2, 8, 3, stream) for stream in range(3)]
+    write(memory, plain, 3, 0, prefix=True)
+    write(memory, plain, 6, 100)
+    memory.apply({1: LayerUpdate(torch.tensor([[[0, 1, 2, 4]], [[0, 1, 2, 5]], [[0, 1, 2, 8]]]))})
+    other = memory.select(chosen)
+    assert other.batch_size == len(chosen)
+    assert other.next_position >= max(int(layer.clock.max()) for layer in other)
+    for layer, whole in zip(other, memory, strict=True):
+        for place, stream in enumerate(chosen):
+            assert torch.equal(layer.keys[place], whole.keys[stream])
+            assert torch.equal(layer.values[place], whole.values[stream])
+            assert torch.equal(layer.positions[:, place], whole.positions[:, stream])
+            assert torch.equal(layer.origin.table[:, place], whole.origin.table[:, stream])
+            assert torch.equal(layer.clock[place], whole.clock[stream])
+            if keep_written:
+                assert torch.equal(layer.written[0][place], whole.written[0][stream])
+                assert torch.equal(layer.written[1][:, place], whole.written[1][:, stream])
+
+
+def test_the_first_of_several_wrong_layers_is_named():
+    memory = KVMemory(3, toy_rotary(1))
+    write(memory, [PlainMemory(3, 2, 8, 1)], 5, 0)
+    wrong = LayerUpdate(torch.tensor([[[3, 2]]]))
+    with pytest.raises(HermesError, match="layer 1 "):
+        memory.apply({0: memory[0].keeping(torch.tensor([1])), 1: wrong, 2: wrong})

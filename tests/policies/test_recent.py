@@ -7,7 +7,7 @@ import torch
 
 from hermes import KVMemory, Recall, VideoState
 from hermes.errors import SettingError
-from hermes.memory import append
+from hermes.memory import append_memory
 from hermes.parts import Recency, Selection, TopK
 from hermes.policies.dscache import DSCache
 from hermes.policies.hermes import Hermes
@@ -73,7 +73,7 @@ def test_a_memory_behind_another_is_rope_from_scratch(axes, heads, written):
         for layer in one:
             layer.written = (layer.keys, layer.positions)
     before, rows = one.fork(), [layer.rows for layer in one]
-    append(one, other)
+    append_memory(one, other)
     for layer, was, more, row_count in zip(one, before, other, rows, strict=True):
         assert layer.length == was.length + 12
         assert torch.equal(layer.keys[:, :, : was.length], was.keys)
