@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -52,7 +52,6 @@ class Session:
 
     Attributes:
         streams: what belongs to each stream alone.
-        memory: what all of them hold.
 
     Raises:
         SettingError: ``chunk_frames`` below 1, or a policy that evicts where the layout forbids it.
@@ -88,10 +87,15 @@ class Session:
             self_check(backbone)
             backbone.checked = True
         self.streams = [
-            Stream(backbone, policy, fps=self.fps, seed=seed, memory=self._view(index, len(policies)))
+            Stream(backbone, policy, fps=self.fps, seed=seed, entry=index if len(policies) > 1 else None)
             for index, policy in enumerate(policies)
         ]
         self.reset()
+
+    @property
+    def memory(self) -> KVMemory:
+        """What all streams hold; with a batch axis where there are several."""
+        return self.streams[0].held
 
     @property
     def seed(self) -> int:
@@ -114,22 +118,20 @@ class Session:
                 "This family's stock positions go back in time; native goes with policy=full.",
             )
 
-    def _view(self, index: int, streams: int) -> Callable[[], KVMemory]:
-        """Gives one stream's part of the memory: all of it, where there is but one stream."""
-        return (lambda: self.memory) if streams == 1 else (lambda: self.memory.select([index]))
-
     def reset(self) -> None:
         """Forget every stream and start afresh."""
         self.execution.restart()
-        self.hold(KVMemory.of(self.backbone.num_layers, self.backbone.rotary, self.memory_config))
+        memory = KVMemory.of(self.backbone.num_layers, self.backbone.rotary, self.memory_config)
         self._encoding, self._compressing = (Stopwatch(self.backbone.device) for _ in range(2))
         for stream in self.streams:
-            stream.restart(self._encoding, self._compressing)
+            stream.start(memory, self._encoding, self._compressing)
+        self.hold(memory)
         self._warned = False
 
     def hold(self, memory: KVMemory) -> None:
         """Go on from this memory, and observe attention over it."""
-        self.memory = memory
+        for stream in self.streams:
+            stream.held = memory
         self.observer = DecoderObserver(self.backbone, memory)
 
     def __enter__(self: AnySession) -> AnySession:

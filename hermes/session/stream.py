@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -30,9 +30,10 @@ class Stream:
         policy: the memory policy of this stream alone; the stream starts it.
         fps: sampling rate of its frames.
         seed: of the policy's random numbers and of sampling.
-        memory: gives this stream's own part of the memory.
+        entry: its entry of the memory's batch axis; None where it has the memory for itself.
 
     Attributes:
+        held: the memory that it writes into, alone or with others.
         context: what the policy may know of the stream.
         video: what the backbone remembers between chunks.
         waiting: frames that wait for their chunk to fill.
@@ -48,18 +49,18 @@ class Stream:
         *,
         fps: float,
         seed: int,
-        memory: Callable[[], KVMemory],
+        entry: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.policy = policy
         self.fps = fps
         self.seed = seed
-        self._memory = memory
-        self.restart(Stopwatch(backbone.device), Stopwatch(backbone.device))
+        self.entry = entry
 
-    def restart(self, encoding: Stopwatch, compressing: Stopwatch) -> None:
-        """Forget the stream and start afresh, on these clocks."""
+    def start(self, held: KVMemory, encoding: Stopwatch, compressing: Stopwatch) -> None:
+        """Begin a stream over this memory, on these clocks, and forget the one before."""
         backbone = self.backbone
+        self.held = held
         self.encoding, self.compressing = encoding, compressing
         self.video = VideoState()
         self.context = StreamContext(
@@ -82,7 +83,7 @@ class Stream:
     @property
     def memory(self) -> KVMemory:
         """The stream's own part of the memory."""
-        return self._memory()
+        return self.held if self.entry is None else self.held.select([self.entry])
 
     def take(self, frame: Frame) -> None:
         """Let a frame wait for its chunk."""

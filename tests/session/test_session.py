@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -212,3 +214,17 @@ def test_generate_options_work_as_users_know_them(backbone) -> None:
     assert stream.ask("What now?", stop_strings=[first]).ids.tolist() == plain.ids[:1].tolist()
     ban = SuppressTokensLogitsProcessor(plain.ids[:1].tolist(), device="cpu")
     assert int(stream.ask("What now?", logits_processor=[ban]).ids[0]) != int(plain.ids[0])
+
+
+def test_a_session_that_is_dropped_frees_its_memory_at_once(backbone) -> None:
+    """Nothing points back at it: a device's memory must not wait for the garbage collector."""
+    stream = session(backbone, Full())
+    stream.feed(frames(0, 4))
+    stream.ask("What is happening?", max_new_tokens=2)
+    held = weakref.ref(stream.memory)
+    gc.disable()
+    try:
+        del stream
+        assert held() is None
+    finally:
+        gc.enable()
