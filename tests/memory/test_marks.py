@@ -49,3 +49,12 @@ def test_a_protected_prefix_asks_nothing_of_selectors():
     memory = KVMemory(1, toy_rotary(1))
     commit(memory, marked(protected=[1, 1]), prefix=True)
     assert not memory[0].has_protected
+
+
+def test_an_empty_memory_can_be_copied_chosen_from_and_asked():
+    memory = KVMemory(3, toy_rotary(3))
+    for one in (memory, memory.fork(), memory.select([0])):
+        assert (one.batch_size, one.lengths, one.next_position, one.top) == (0, [0, 0, 0], 0, 0)
+        assert one.sync_clocks() == []
+        assert one.largest_position() == -1.0
+        assert not any(layer.clock.any() for layer in one)
