@@ -228,3 +228,17 @@ def test_a_session_that_is_dropped_frees_its_memory_at_once(backbone) -> None:
         assert held() is None
     finally:
         gc.enable()
+
+
+def test_a_policy_knows_how_far_the_last_chunk_reached(backbone) -> None:
+    seen = []
+
+    class Noting(Callback):
+        def on_encode_end(self, session, chunk) -> None:
+            seen.append(chunk.advance)
+
+    stream = StreamSession(backbone, Full(), chunk_frames=4, generation=SHORT, callbacks=[Noting()])
+    stream.feed(frames(0, 7))
+    stream.flush()
+    assert seen == [4 * 9, 3 * 9]
+    assert stream.context.extent == 3 * 9
