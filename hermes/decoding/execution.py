@@ -177,7 +177,8 @@ class Execution:
         recorded.
         """
         first = policies[0]
-        if len(group_by_round(policies)) == 1 and self.records(first, memory):
+        alike = self.mode == "compile" and len(group_by_round(policies)) == 1
+        if alike and self.records(first, memory):
             compact = reindex_due(policies, memory, compressing=True)
             if self._replay(first, memory, observer, compact):
                 return True

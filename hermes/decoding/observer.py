@@ -85,15 +85,7 @@ class DecoderObserver(Observer):
     def attention(
         self, requests: Mapping[int, Sequence[Guidance]]
     ) -> dict[tuple[int, Guidance], Float[Tensor, "B R V"]]:
-        """Mean attention to each video token, for every layer and guidance asked for.
-
-        Args:
-            requests: what is wanted at each layer index.
-
-        Returns:
-            by (layer, guidance): softmax over everything held and the pseudo-query itself, mean over heads
-            and query tokens, restricted to the tokens after the prefix.
-        """
+        """Mean attention to each video token, as :meth:`hermes.Observer.attention` has it."""
         out: dict[tuple[int, Guidance], Tensor] = {}
         exact: dict[int, list[Guidance]] = {}
         embedded: dict[Guidance, list[int]] = {}

@@ -201,8 +201,9 @@ def reindex_due(
             memory, compressing=compressing, max_position=context.max_position, extent=context.extent
         )
 
-    if len(policies) == 1 or not due(memory):
-        return due(memory)
+    whole = due(memory)
+    if len(policies) == 1 or not whole:
+        return whole
     each = [due(memory.select([index])) for index in range(len(policies))]
     return all(each) or torch.tensor(each)
 
