@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from hermes.backbone.backbone import Backbone, visual_features
 from hermes.backbone.config import BackboneConfig
+from hermes.backbone.fingerprint import weights_fingerprint
 from hermes.backbone.loading import backbone_fallback, load_backbone, save_checkpoint
 from hermes.backbone.pixels import (
     PixelRecipe,
@@ -36,6 +37,7 @@ __all__ = [
     "smart_resize",
     "stack",
     "visual_features",
+    "weights_fingerprint",
 ]
 
 if not TYPE_CHECKING:
