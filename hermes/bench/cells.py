@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from hermes.bench.stream import draw_stream, measure
 from hermes.evaluation.sweeps.cells import SweepCell
 from hermes.evaluation.sweeps.running import Outcome, run_cell
 from hermes.files import write_csv_whole, write_text_whole
+from hermes.machine.processes import processes
 from hermes.pages.markdown import table
 from hermes.pages.styles import STYLES, save_with_legend
 
@@ -54,7 +53,7 @@ def measure_cells(cells: Sequence[SweepCell], folder: Path) -> Iterator[Outcome]
 
 
 def _alone(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with processes(1, measure.__module__) as pool:
         return {"records": [asdict(record) for record in pool.submit(measure, overrides).result()]}
 
 

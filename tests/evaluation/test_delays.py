@@ -128,9 +128,9 @@ def test_the_window_forgets_what_the_whole_cache_keeps(tmp_path):
     for policy in ("full", "fifo"):
         run = eval_config(
             [
-                *(f"policy={policy}", "policy.budget=32", "data.streams=5", "data.world.length=48"),
+                *(f"policy={policy}", "policy.budget=32", "data.streams=4", "data.world.length=48"),
                 *("data.kinds=[past_colour,past_shape,past_corner]", "data.late=0.1", "delays=[8,24]"),
-                *("data.questions=12", "generation.max_new_tokens=2"),
+                *("data.questions=10", "generation.max_new_tokens=2"),
             ]
         )
         folder = tmp_path / policy
@@ -153,7 +153,7 @@ def test_the_window_forgets_what_the_whole_cache_keeps(tmp_path):
     assert change["full"] > -0.15
     assert change["fifo"] < change["full"] - 0.2
     clips = [json.loads(line) for line in (tmp_path / "fifo" / "clips.jsonl").read_text().splitlines()]
-    assert [clip["clip"] for clip in clips] == list(range(5))
+    assert [clip["clip"] for clip in clips] == list(range(4))
     assert all(clip["indices"] == [[0, clip["frames"] - 1]] and clip["size"] == [32, 32] for clip in clips)
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from hermes.evaluation.running.settings import eval_config
 from hermes.evaluation.sweeps.cells import SweepCell
 from hermes.machine.interrupts import noticing
 from hermes.machine.lightning import quiet_lightning
+from hermes.machine.processes import processes
 
 __all__ = [
     "FAILED",
@@ -93,7 +92,8 @@ def in_processes(jobs: int) -> Launch:
 
     def launch(cells: Sequence[SweepCell], folder: Path) -> Iterator[Outcome]:
         lost = []
-        with _pool(jobs) as pool:
+        # At Ctrl-C what runs has its rows on disk.
+        with processes(jobs, __name__) as pool:
             for cell, future in _completed(pool, cells, folder):
                 if isinstance(future.exception(), BrokenProcessPool):
                     lost.append(cell)
@@ -102,21 +102,11 @@ def in_processes(jobs: int) -> Launch:
         # A process that is killed, as for its memory, takes all others with it: whose fault it was is found
         # one by one, and two at a time may have been too much.
         for cell in lost:
-            with _pool(1) as pool:
+            with processes(1, __name__) as pool:
                 for _, future in _completed(pool, [cell], folder):
                     yield _outcome(cell, future)
 
     return launch
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool
-    finally:
-        # What waits is dropped at Ctrl-C; what runs has its rows on disk.
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _completed(
