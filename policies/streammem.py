@@ -84,8 +84,9 @@ class StreamMem(MemoryPolicy):
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
         """Score by the proxy's attention, keep the best and one prototype for each new frame."""
         over = [layer for layer in memory if layer.video_length > self.budget]
+        tail = self.proxy is None
         text = self.context.template_tail if self.proxy is None else self.proxy
-        guidance = Guidance(text, per_head=self.per_head, among="video", pool=self.aggregate)
+        guidance = Guidance(text, per_head=self.per_head, among="video", pool=self.aggregate, control=tail)
         seen = observe.attention({layer.index: (guidance,) for layer in over}) if over else {}
         return {layer.index: self._update(layer, seen[layer.index, guidance]) for layer in over}
 

@@ -30,6 +30,8 @@ class Guidance:
         half: round logits and probabilities to float16 (the release, for Qwen2.5-VL).
         among: the softmax is over everything held and the text itself, or over the video tokens alone.
         pool: mean over query tokens and heads, or the largest (float32 only).
+        control: control tokens in the text are recognised, as in parts of the chat template; else they are
+            read as plain text.
     """
 
     text: str
@@ -38,6 +40,7 @@ class Guidance:
     half: bool = False
     among: Literal["all", "video"] = "all"
     pool: Literal["mean", "max"] = "mean"
+    control: bool = False
 
 
 @runtime_checkable
@@ -69,4 +72,7 @@ class Observer(Protocol):
         """The same, over another memory of the same model."""
 
     def queries(self, text: str) -> list[Float[Tensor, "B Hq n D"]]:
-        """Every layer's queries of a text before rotation, from a true forward of it over the memory."""
+        """Every layer's queries of a text before rotation, from a true forward of it over the memory.
+
+        Control tokens in the text are read as plain text.
+        """

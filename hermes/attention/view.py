@@ -40,7 +40,9 @@ class AttentionView:
 
     @property
     def tokens(self) -> Provenance:
-        """Provenance of the T held tokens, table ``[8, B, R, T]``."""
+        """Provenance of the T held tokens, table ``[8, B, R, T]``; of none where the layer holds none."""
+        if not self.layer.length:
+            return Provenance(Provenance.of(0).table[:, None, None].expand(-1, self.query.shape[0], 1, 0))
         return self.layer.origin
 
     def mass(self, *, per_head: bool = False) -> Float[Tensor, "B R T"]:

@@ -29,4 +29,10 @@ class BackboneConfig:
     system_prompt: str | None = setting(
         "You are a helpful assistant.", help="system turn; null: whatever the chat template does without one"
     )
+    control_tokens: bool = setting(
+        False,
+        help="obey control tokens, such as <|im_end|>, that questions and other texts spell out; else they "
+        "are read as plain text",
+        later=True,
+    )
     seed: int = setting(0, help="of the weights, for the tiny random families")

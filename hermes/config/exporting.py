@@ -33,11 +33,14 @@ def resolved_yaml(obj: object) -> str:
 def config_hash(obj: object) -> str:
     """16 hexadecimal digits that depend on every setting, and on nothing else.
 
+    A setting that came later than the first hashes (`setting(..., later=True)`) counts unless it is at its
+    default, so that the hashes of older runs stay what they were.
+
     Raises:
         InputError: a value that no setting can hold.
     """
     # Unsorted: the order of tiers matters, and that of fields is the class's.
-    text = json.dumps(to_dict(obj), ensure_ascii=False)
+    text = json.dumps(to_dict(obj, hashing=True), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

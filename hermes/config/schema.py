@@ -53,6 +53,7 @@ def setting(
     le: float | None = None,
     lt: float | None = None,
     choices: Iterable[object] | None = None,
+    later: bool = False,
 ) -> Any:
     """A documented dataclass field.
 
@@ -62,6 +63,7 @@ def setting(
         unit: such as "s" or "tokens".
         ge, gt, le, lt: bounds of a number, or of each number in a list or mapping; checked by `build`.
         choices: the values allowed.
+        later: it came after settings were first kept by their hash: at its default it is no part of it.
 
     >>> @dataclasses.dataclass
     ... class Tier:
@@ -69,7 +71,7 @@ def setting(
     >>> words(settings_of(Tier)["share"].type, settings_of(Tier)["share"].field.metadata)
     'a number from 0 to 1'
     """
-    given = {"help": help, "unit": unit, "ge": ge, "gt": gt, "le": le, "lt": lt}
+    given = {"help": help, "unit": unit, "ge": ge, "gt": gt, "le": le, "lt": lt, "later": later or None}
     metadata: dict[str, Any] = {key: value for key, value in given.items() if value not in ("", None)}
     if choices is not None:
         metadata["choices"] = tuple(choices)
@@ -239,8 +241,12 @@ def _within(value: Any, limits: Mapping[str, Any]) -> bool:
     return all(test(value, limits[key]) for key, test in tests.items() if key in limits)
 
 
-def to_dict(obj: object) -> Any:
+def to_dict(obj: object, *, hashing: bool = False) -> Any:
     """Plain containers that `build` turns into an equal object; safe for YAML and JSON.
+
+    Args:
+        obj: settings, or plain values and containers.
+        hashing: leave out what a hash of settings leaves out (`later`, see :func:`setting`).
 
     Raises:
         InputError: a value that no setting can hold.
@@ -249,16 +255,20 @@ def to_dict(obj: object) -> Any:
     [1, {'a': None}]
     """
     if isinstance(obj, Part) or (dataclasses.is_dataclass(obj) and not isinstance(obj, type)):
-        plain = {name: to_dict(getattr(obj, name)) for name in settings_of(type(obj))}
+        plain = {
+            name: to_dict(getattr(obj, name), hashing=hashing)
+            for name, one in settings_of(type(obj)).items()
+            if not (hashing and "later" in one.field.metadata and getattr(obj, name) == one.default())
+        }
         return {"name": registry(obj.kind).name_of(type(obj)), **plain} if isinstance(obj, Part) else plain
     if isinstance(obj, Enum):
         return obj.name
     if isinstance(obj, Path):
         return str(obj)
     if isinstance(obj, Mapping):
-        return {to_dict(key): to_dict(value) for key, value in obj.items()}
+        return {to_dict(key): to_dict(value, hashing=hashing) for key, value in obj.items()}
     if isinstance(obj, (list, tuple)):
-        return [to_dict(value) for value in obj]
+        return [to_dict(value, hashing=hashing) for value in obj]
     if obj is None or isinstance(obj, (bool, int, float, str)):
         return obj
     raise InputError(f"a setting cannot hold {obj!r}: only plain values, parts and settings dataclasses")

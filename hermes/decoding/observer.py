@@ -26,6 +26,8 @@ from hermes.backbone import Backbone
 from hermes.memory import KVLayer, KVMemory
 from hermes.tokens import Rotary, expand_axes
 
+# What the tokens of a pseudo-query depend on: its text, and how control tokens in it are read.
+_Name = tuple[str, bool]
 # Runs one layer: its index, hidden states [B, q, hidden], a mask or None for a causal one.
 Layer = Callable[[int, Tensor, "Tensor | None"], Tensor]
 
@@ -63,6 +65,10 @@ class _Text:
         return self.made[layers]
 
 
+def _name(guidance: Guidance) -> _Name:
+    return guidance.text, guidance.control
+
+
 class DecoderObserver(Observer):
     """Answers a policy's requests for attention with the decoder itself.
 
@@ -79,7 +85,7 @@ class DecoderObserver(Observer):
     def __init__(self, backbone: Backbone, memory: KVMemory) -> None:
         self.backbone = backbone
         self.memory = memory
-        self.texts: OrderedDict[str, _Text] = OrderedDict()
+        self.texts: OrderedDict[_Name, _Text] = OrderedDict()
 
     @torch.no_grad()
     def attention(
@@ -102,12 +108,14 @@ class DecoderObserver(Observer):
                 self._exact(exact, out)
         return out
 
-    def _text(self, text: str) -> _Text:
-        known = self.texts.get(text)
+    def _text(self, guidance: Guidance) -> _Text:
+        name = _name(guidance)
+        known = self.texts.get(name)
         if known is None:
-            ids = self.backbone.encode(text)
-            known = self.texts[text] = _Text(ids, ids[0].tolist())
-        self.texts.move_to_end(text)
+            read = self.backbone.encode if guidance.control else self.backbone.encode_plain
+            ids = read(guidance.text)
+            known = self.texts[name] = _Text(ids, ids[0].tolist())
+        self.texts.move_to_end(name)
         if len(self.texts) > self._KEPT:
             self.texts.popitem(last=False)
         return known
@@ -123,7 +131,7 @@ class DecoderObserver(Observer):
         Source: arXiv 2503.00540 (ReKV): what archived blocks are retrieved by, here in a pass of its
         own (there in the answer's).
         """
-        ids = self.backbone.encode(text)
+        ids = self.backbone.encode_plain(text)
         n, batch, axes = ids.shape[1], max(self.memory.batch_size, 1), self.backbone.axes
         steps = torch.arange(n, device=ids.device, dtype=torch.float32).expand(batch, n)
         positions = self.memory.next_position + steps
@@ -149,7 +157,7 @@ class DecoderObserver(Observer):
                 self._embedding(guidance, [index], out)
             return
         batch = held[0].clock.shape[0]
-        both = self._text(guidance.text).projections(self.backbone, tuple(layers))
+        both = self._text(guidance).projections(self.backbone, tuple(layers))
         # Layers are taken as more streams, so that all their queries and keys turn in one operation.
         query, own = (x.repeat_interleave(batch, dim=0) if batch > 1 else x for x in both)
         steps = torch.arange(query.shape[2], device=query.device)
@@ -221,22 +229,22 @@ class DecoderObserver(Observer):
             yield layer
 
     def _segments(self, wanted: dict[int, list[Guidance]]) -> list[_Segment]:
-        asked = dict.fromkeys(guidance.text for guidances in wanted.values() for guidance in guidances)
-        texts = {text: self._text(text) for text in asked}
-        host: dict[str, _Segment] = {}
-        for text in sorted(texts, key=lambda text: -len(texts[text].host)):
-            own = texts[text]
+        asked = [guidance for guidances in wanted.values() for guidance in guidances]
+        texts = {_name(guidance): self._text(guidance) for guidance in asked}
+        host: dict[_Name, _Segment] = {}
+        for name in sorted(texts, key=lambda name: -len(texts[name].host)):
+            own = texts[name]
             for longer, other in host.items():
                 if texts[longer].host[: len(own.host)] == own.host:
                     # Causality: the longer text's first n states are this text's states.
-                    host[text] = other
+                    host[name] = other
                     break
             else:
-                host[text] = _Segment(own.ids, {})
+                host[name] = _Segment(own.ids, {})
         for layer, guidances in wanted.items():
             for guidance in guidances:
-                rows = len(texts[guidance.text].host)
-                host[guidance.text].wanted.setdefault(layer, []).append((guidance, rows))
+                rows = len(texts[_name(guidance)].host)
+                host[_name(guidance)].wanted.setdefault(layer, []).append((guidance, rows))
         return list({id(segment): segment for segment in host.values()}.values())
 
 

@@ -35,7 +35,8 @@ class StreamContext:
         frames_per_group: frames encoded together; an incomplete group costs as much as a full one.
         template_tail: what the chat template writes after a question: its end and the start of the answer.
         extent: positions the last chunk took.
-        history: rounds answered so far.
+        history: rounds answered so far, the newest ``remembered``.
+        guiding: what of a round guidance prompts show.
     """
 
     num_layers: int
@@ -48,6 +49,17 @@ class StreamContext:
     template_tail: str = ""
     extent: int = 0
     history: list[Round] = field(default_factory=list)
+    remembered: int = 100
+    guiding: Callable[[Round], Round] = lambda last: last
+
+    def remember(self, answered: Round) -> None:
+        """Let a round join the history."""
+        self.history[:] = [*self.history, answered][-self.remembered :]
+
+    @property
+    def last_round(self) -> Round | None:
+        """The last round as guidance prompts show it; None before any."""
+        return self.guiding(self.history[-1]) if self.history else None
 
 
 @dataclass

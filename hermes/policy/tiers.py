@@ -223,7 +223,7 @@ class TieredPolicy(MemoryPolicy):
         }
         weights = [self.tiers[tier_of[index][0]].smoothing for index in range(count)]
         needed = self.smoother.needs(wanted, weights)
-        last = self.context.history[-1] if self.context.history else None
+        last = self.context.last_round
         contexts: dict[int, LayerContext] = {}
         for index in range(count):
             if needed[index]:

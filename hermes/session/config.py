@@ -10,6 +10,7 @@ from hermes.attention import AttentionProbe
 from hermes.backbone import BackboneConfig, backbone_fallback
 from hermes.config import Fallback, compose, setting
 from hermes.decoding.generation import GenerationConfig
+from hermes.dialogue import QuestionConfig
 from hermes.memory import MemoryConfig
 from hermes.policy import MemoryPolicy
 from hermes.session.session import Callback
@@ -35,6 +36,7 @@ class RunConfig:
     stream: StreamConfig = setting(StreamConfig(), help="how the stream is cut")
     memory: MemoryConfig = setting(MemoryConfig(), help="how keys are stored")
     generation: GenerationConfig = setting(GenerationConfig(), help="how answers are generated")
+    question: QuestionConfig = setting(QuestionConfig(), help="how long a question may be", later=True)
     callbacks: dict[str, Callback] = setting({}, help="what watches the session, by a name of your own")
     probe: AttentionProbe | None = setting(None, help="what watches attention")
     seed: int = setting(0, help="of policies and sampling", ge=0)

@@ -8,12 +8,12 @@ from typing import Any
 
 from hermes.backbone import Backbone
 from hermes.decoding.generation import GenerationConfig
+from hermes.dialogue import QuestionConfig
 from hermes.errors import InputError, SettingError
 from hermes.memory import MemoryConfig
 from hermes.policy import MemoryPolicy, check_streams
 from hermes.session.answer import Answer, Stats
 from hermes.session.loop import Session
-from hermes.session.question import check_question
 from hermes.tokens import Chunk
 from hermes.video import Frame
 
@@ -67,6 +67,7 @@ class BatchedSession(Session):
         generation: GenerationConfig | None = None,
         memory: MemoryConfig | None = None,
         seed: int = 0,
+        question: QuestionConfig | None = None,
     ) -> None:
         if streams < 1:
             raise SettingError("streams", streams, "an integer of at least 1")
@@ -79,6 +80,7 @@ class BatchedSession(Session):
             generation=generation,
             memory=memory,
             seed=seed,
+            question=question,
         )
 
     def feed(self, frames: Sequence[Iterable[Frame]]) -> None:
@@ -126,7 +128,7 @@ class BatchedSession(Session):
         """
         if stream is not None and not 0 <= stream < len(self.streams):
             raise InputError(f"stream {stream}: there are streams 0 to {len(self.streams) - 1}")
-        check_question(question, choices, options.get("correct"), options.get("ids"))
+        self.check_question(question, choices, options.get("correct"), options.get("ids"))
         self.flush()
         asked = self.streams if stream is None else [self.streams[stream]]
         return [self.answer(one, question, choices, **options) for one in asked]

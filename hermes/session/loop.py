@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from hermes.attention import AttentionProbe, memory_attention_set, together
 from hermes.backbone import Backbone, encode, self_check
@@ -16,12 +17,13 @@ from hermes.decoding.execution import Execution
 from hermes.decoding.generation import GenerationConfig
 from hermes.decoding.observer import DecoderObserver
 from hermes.decoding.prefill import prefill
+from hermes.dialogue import QuestionConfig
 from hermes.errors import InputError, SettingError
 from hermes.machine.device import Stopwatch
 from hermes.memory import KVMemory, MemoryConfig
 from hermes.policy import MemoryPolicy, check_budget, check_streams
 from hermes.session.answer import Answer
-from hermes.session.question import answer_question
+from hermes.session.question import answer_question, check_question
 from hermes.session.stream import Stream, all_or_nothing
 from hermes.tokens import Chunk, stack_chunks
 from hermes.video import Frame
@@ -49,6 +51,7 @@ class Session:
         chunk_frames: frames encoded at once; a chunk is cut short by a question.
         probe: watches the attention of whatever is encoded.
         seed: of the policies' random numbers and of sampling.
+        question: limits of questions.
 
     Attributes:
         streams: what belongs to each stream alone.
@@ -69,6 +72,7 @@ class Session:
         memory: MemoryConfig | None = None,
         probe: AttentionProbe | None = None,
         seed: int = 0,
+        question: QuestionConfig | None = None,
     ) -> None:
         _check_chunk_frames(chunk_frames, backbone.frames_per_group)
         self.backbone = backbone
@@ -77,6 +81,7 @@ class Session:
         self.fps = fps or backbone.fps
         self.chunk_frames = chunk_frames
         self.generation = generation or GenerationConfig()
+        self.question_config = question or QuestionConfig()
         self.memory_config = memory or MemoryConfig()
         # It outlives a reset: what it recorded serves the next stream.
         self.execution = Execution(backbone, self.memory_config.execution)
@@ -87,7 +92,14 @@ class Session:
             self_check(backbone)
             backbone.checked = True
         self.streams = [
-            Stream(backbone, policy, fps=self.fps, seed=seed, entry=index if len(policies) > 1 else None)
+            Stream(
+                backbone,
+                policy,
+                fps=self.fps,
+                seed=seed,
+                entry=index if len(policies) > 1 else None,
+                limits=self.question_config,
+            )
             for index, policy in enumerate(policies)
         ]
         self.reset()
@@ -209,14 +221,17 @@ class Session:
         self._after_encoding(chunk)
 
     def write_prefix(self, batch: int = 1) -> None:
-        """Encode the prefix, before anything else; for so many streams in one chunk."""
+        """Encode the prefix, before anything else; for so many streams in one chunk.
+
+        No probe sees it: there is nothing yet that it could look at.
+        """
         if self.memory.prefix:
             return
         with all_or_nothing(self.streams):
             prefix = stack_chunks([self.backbone.prefix(stream.video) for stream in self.streams])
             if batch > 1:
                 prefix = replace(prefix, embeds=prefix.embeds.expand(batch, -1, -1))
-            prefill(self.backbone, self.memory, prefix, probe=self.probe, prefix=True)
+            prefill(self.backbone, self.memory, prefix, prefix=True)
 
     def _write(self, chunks: Sequence[Chunk]) -> Chunk:
         """Read chunks, reduced, into the memory."""
@@ -244,6 +259,16 @@ class Session:
         with self._compressing, torch.no_grad():
             changed = self.execution.compress(policies, self.memory, self.observer)
         self.notify("on_compress_end", changed)
+
+    def check_question(
+        self, question: str, choices: Sequence[str], correct: str | None, ids: Tensor | None
+    ) -> None:
+        """Refuse a question that cannot be asked, before anything is done.
+
+        Raises:
+            InputError: what :func:`hermes.session.question.check_question` refuses.
+        """
+        check_question(self.backbone, self.question_config, question, choices, correct, ids)
 
     def answer(self, stream: Stream, question: str, choices: Sequence[str], **options: Any) -> Answer:
         """Answer a question to one of the streams; :func:`hermes.session.question.answer_question` says how.

@@ -78,4 +78,5 @@ def session_from(config: RunConfig, backbone: Backbone | None = None) -> StreamS
         callbacks=list(config.callbacks.values()),
         probe=config.probe,
         seed=config.seed,
+        question=config.question,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,12 +12,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hermes.attention import AttentionProbe
+from hermes.backbone import Backbone
 from hermes.decoding.execution import Execution
 from hermes.decoding.generation import GenerationConfig
 from hermes.decoding.observer import DecoderObserver
 from hermes.decoding.prefill import prefill
-from hermes.dialogue import Round, check_choices, multiple_choice
-from hermes.errors import InputError
+from hermes.dialogue import QuestionConfig, Round, check_choices, multiple_choice
+from hermes.errors import InputError, SettingError
 from hermes.machine.device import synchronize
 from hermes.memory import KVMemory
 from hermes.policy import Recall
@@ -29,19 +31,44 @@ __all__ = ["answer_question", "check_question"]
 
 # What a multiple-choice answer begins with: the next token is the letter.
 _BEST = "Best option: ("
+# Letters of a token, on average, in the longest text.
+_LONGEST = 64
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def check_question(
-    question: str, choices: Sequence[str], correct: str | None, ids: Int[Tensor, "1 q"] | None
+    backbone: Backbone,
+    limits: QuestionConfig,
+    question: str,
+    choices: Sequence[str],
+    correct: str | None,
+    ids: Int[Tensor, "1 q"] | None,
 ) -> None:
     """Refuse a question that cannot be asked.
 
     Raises:
-        InputError: it is empty, has a single choice or too many, or a right answer that is no choice.
+        SettingError: it is longer than ``question.max_tokens``.
+        InputError: it is empty or no text, has a single choice or too many, or a right answer that is none.
     """
+    for text in (question, *choices):
+        if not isinstance(text, str) or _SURROGATE.search(text):
+            raise InputError(f"no text that can be asked: {text!r:.80}; needed: a string of whole characters")
     if not question.strip() and ids is None:
         raise InputError("the question is empty")
     check_choices(choices, correct)
+    text, most = _text(question, choices), limits.max_tokens
+    # A text that is far too long is not cut into tokens first.
+    given = len(text) // _LONGEST if ids is None else ids.shape[1]
+    # A token is at least a byte.
+    if ids is None and given <= most < len(text.encode()):
+        given = backbone.count(text)
+    if given > most:
+        allowed = f"at most {most} tokens, the choices included"
+        raise SettingError("question.max_tokens", f"a question of {given} tokens", allowed)
+
+
+def _text(question: str, choices: Sequence[str]) -> str:
+    return multiple_choice(question, choices) if choices else question
 
 
 def answer_question(
@@ -75,8 +102,7 @@ def answer_question(
     stream.policy.recall(Recall(fork, question, encode, DecoderObserver(backbone, fork)))
     read = fork.lengths
     if ids is None:
-        text = multiple_choice(question, choices) if choices else question
-        ids = backbone.encode(backbone.question_text(text, _BEST if choices else ""))
+        ids = backbone.question_ids(_text(question, choices), _BEST if choices else "")
     closing = backbone.closing(video)
     if closing is not None:
         prefill(backbone, fork, Chunk.text(closing, backbone.axes), probe=probe)
@@ -85,7 +111,7 @@ def answer_question(
     )
     asked = (question, choices, correct)
     answer = Answer.of(backbone, made, stream.stats(), *asked, time_s=stream.now, read_per_layer=read)
-    stream.context.history.append(Round(question, answer.choice or answer.answer, tuple(choices)))
+    stream.context.remember(Round(question, answer.choice or answer.answer, tuple(choices)))
     stream.questions += 1
     return answer
 

@@ -15,12 +15,12 @@ from hermes.attention import AttentionProbe
 from hermes.backbone import Backbone
 from hermes.config import Part
 from hermes.decoding.generation import GenerationConfig
+from hermes.dialogue import QuestionConfig
 from hermes.errors import InputError
 from hermes.memory import MemoryConfig
 from hermes.policy import MemoryPolicy, StreamContext
 from hermes.session.answer import Answer, Stats
 from hermes.session.loop import Session
-from hermes.session.question import check_question
 from hermes.session.saving import read_stream, save_stream
 from hermes.session.stream import Stream
 from hermes.tokens import Chunk, VideoState
@@ -68,6 +68,7 @@ class StreamSession(Session):
         callbacks: watch what happens.
         probe: watches the attention of whatever is encoded.
         seed: of the policy's random numbers and of sampling.
+        question: limits of questions.
 
     Attributes:
         stream: what the session knows of its stream.
@@ -90,6 +91,7 @@ class StreamSession(Session):
         callbacks: Sequence[Callback] = (),
         probe: AttentionProbe | None = None,
         seed: int = 0,
+        question: QuestionConfig | None = None,
     ) -> None:
         # A policy that serves another stream already keeps it; this one gets a fresh copy of its settings.
         fresh: Any = policy
@@ -104,6 +106,7 @@ class StreamSession(Session):
             memory=memory,
             probe=probe,
             seed=seed,
+            question=question,
         )
 
     @property
@@ -183,7 +186,7 @@ class StreamSession(Session):
         Raises:
             InputError: an empty question, a single choice, or no frame seen yet.
         """
-        check_question(question, choices, correct, ids)
+        self.check_question(question, choices, correct, ids)
         self.flush()
         if self.memory.batch_size > 1:
             raise InputError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from hermes.backbone import Backbone
+from hermes.dialogue import QuestionConfig, Round, guiding_round
 from hermes.machine.device import Stopwatch
 from hermes.memory import KVMemory
 from hermes.policy import MemoryPolicy, StreamContext
@@ -31,6 +33,7 @@ class Stream:
         fps: sampling rate of its frames.
         seed: of the policy's random numbers and of sampling.
         entry: its entry of the memory's batch axis; None where it has the memory for itself.
+        limits: of questions; the defaults if not given.
 
     Attributes:
         held: the memory that it writes into, alone or with others.
@@ -50,12 +53,14 @@ class Stream:
         fps: float,
         seed: int,
         entry: int | None = None,
+        limits: QuestionConfig | None = None,
     ) -> None:
         self.backbone = backbone
         self.policy = policy
         self.fps = fps
         self.seed = seed
         self.entry = entry
+        self.limits = limits or QuestionConfig()
 
     def start(self, held: KVMemory, encoding: Stopwatch, compressing: Stopwatch) -> None:
         """Begin a stream over this memory, on these clocks, and forget the one before."""
@@ -72,6 +77,8 @@ class Stream:
             axes=backbone.axes,
             frames_per_group=backbone.frames_per_group,
             template_tail=backbone.template_parts.after,
+            remembered=self.limits.history_rounds,
+            guiding=functools.lru_cache(maxsize=1)(self._guiding),
         )
         self.policy.start(self.context)
         self.waiting: list[Frame] = []
@@ -79,6 +86,9 @@ class Stream:
         self._offered, self._admitted = 0, list[Frame]()
         self.frames_seen = self.chunks = self.questions = 0
         self.now = 0.0
+
+    def _guiding(self, last: Round) -> Round:
+        return guiding_round(last, self.limits.guiding_tokens, self.backbone.count)
 
     @property
     def memory(self) -> KVMemory:

@@ -100,7 +100,7 @@ def test_the_answer_is_not_watched():
     short, long = (ask_watched(session, OTHER, max_new_tokens=n)[1] for n in (1, 6))
     for (one,), (other,) in zip(short, long, strict=True):
         assert np.array_equal(one.mass, other.mass)
-    text = Guidance(session.backbone.question_text(OTHER))
+    text = Guidance(session.backbone.question_text(OTHER), control=True)
     observed = DecoderObserver(session.backbone, session.memory).attention({i: [text] for i in range(10)})
     prefix = session.memory.prefix
     for layer, (one,) in enumerate(short):

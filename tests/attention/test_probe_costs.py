@@ -239,7 +239,7 @@ def test_a_users_own_probe_watches_a_question(family):
     answers.append(session.ask("Who is in the room?", probe=probe, max_new_tokens=3).ids.tolist())
     assert answers[0] == answers[1]
     # The same question, seen by the tested observer, frame by frame.
-    text = Guidance(backbone.question_text("Who is in the room?"))
+    text = Guidance(backbone.question_text("Who is in the room?"), control=True)
     observed = DecoderObserver(backbone, session.memory).attention({8: [text], 9: [text]})
     expected = torch.zeros_like(probe.result())
     for layer in (8, 9):

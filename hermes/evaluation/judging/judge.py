@@ -70,7 +70,8 @@ class Judge(Part, ABC):
     @property
     def identity(self) -> str:
         """16 hexadecimal digits: judges that share them give the same verdicts, as far as they can."""
-        return config_hash({k: v for k, v in to_dict(self).items() if k not in self.indifferent})
+        plain = to_dict(self, hashing=True)
+        return config_hash({k: v for k, v in plain.items() if k not in self.indifferent})
 
     def record(self) -> dict[str, Any]:
         """What the manifest of a run says of it."""

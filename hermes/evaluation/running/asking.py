@@ -132,7 +132,7 @@ def _answer(
         if done.frames_seen:
             # What follows may depend on the rounds before; without a frame there was none.
             said = done.choice or done.answer
-            session.context.history.append(Round(question.question, said, question.choices))
+            session.context.remember(Round(question.question, said, question.choices))
         return
     if session.frames_seen == 0 and lossy:
         # Nothing has arrived: there is nothing to answer from.

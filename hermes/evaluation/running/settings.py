@@ -97,9 +97,9 @@ def settings_hash(config: BenchmarkConfig) -> str:
     """What makes two runs the same: all but where they are written, how they are spread, who judges them."""
     apart: dict[str, Any] = {"output": None, "trainer": TrainerConfig()}
     known = {name: value for name, value in apart.items() if hasattr(config, name)}
-    return config_hash(answer_settings(replace(config, **known)))
+    return config_hash(answer_settings(replace(config, **known), hashing=True))
 
 
-def answer_settings(config: BenchmarkConfig) -> dict[str, Any]:
-    """Every setting but the judge, which has no part in the answers, as plain values."""
-    return {name: value for name, value in to_dict(config).items() if name != "judge"}
+def answer_settings(config: BenchmarkConfig, *, hashing: bool = False) -> dict[str, Any]:
+    """Every setting but the judge, which has no part in the answers, as :func:`hermes.config.to_dict`."""
+    return {name: value for name, value in to_dict(config, hashing=hashing).items() if name != "judge"}
