@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from hermes.backbone import Backbone
-from hermes.dialogue import QuestionConfig, Round, guiding_round
+from hermes.dialogue import QuestionConfig, guiding_round
 from hermes.machine.device import Stopwatch
 from hermes.memory import KVMemory
 from hermes.policy import MemoryPolicy, StreamContext
@@ -65,6 +65,8 @@ class Stream:
     def start(self, held: KVMemory, encoding: Stopwatch, compressing: Stopwatch) -> None:
         """Begin a stream over this memory, on these clocks, and forget the one before."""
         backbone = self.backbone
+        # Not a method of the stream: a policy that outlives it would hold its memory.
+        guiding = functools.partial(guiding_round, most=self.limits.guiding_tokens, count=backbone.count)
         self.held = held
         self.encoding, self.compressing = encoding, compressing
         self.video = VideoState()
@@ -78,7 +80,7 @@ class Stream:
             frames_per_group=backbone.frames_per_group,
             template_tail=backbone.template_parts.after,
             remembered=self.limits.history_rounds,
-            guiding=functools.lru_cache(maxsize=1)(self._guiding),
+            guiding=functools.lru_cache(maxsize=1)(guiding),
         )
         self.policy.start(self.context)
         self.waiting: list[Frame] = []
@@ -86,9 +88,6 @@ class Stream:
         self._offered, self._admitted = 0, list[Frame]()
         self.frames_seen = self.chunks = self.questions = 0
         self.now = 0.0
-
-    def _guiding(self, last: Round) -> Round:
-        return guiding_round(last, self.limits.guiding_tokens, self.backbone.count)
 
     @property
     def memory(self) -> KVMemory:
