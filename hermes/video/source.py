@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from types import TracebackType
 from typing import NamedTuple, TypeAlias
 
@@ -27,7 +28,8 @@ class Frame:
     Attributes:
         image: uint8 RGB ``[H, W, 3]``. Frames that repeat one picture share the array: do not write into it.
         time: the sample time ``start + index / fps``, in seconds on the source's own clock.
-        index: running index of the sampled frame, from 0.
+        index: number of the sample, from 0 at ``start``; a video whose pictures begin later begins with a
+            higher one.
         arrival: seconds on the same clock at which it is there; None: at once.
     """
 
@@ -106,11 +108,11 @@ class TimedImage(NamedTuple):
 
 
 def sample(images: Iterable[TimedImage], sampling: Sampling, tolerance: float = 0.0) -> Iterator[TimedImage]:
-    """Pick one image per sample time ``s_k = start + k / fps``, for every k until the images or ``end`` end.
+    """Pick one image per sample time ``s_k = start + k / fps``, for every k from the first image to the end.
 
     Sample k is the image on screen at ``s_k``: the last one whose time is at most ``s_k + tolerance``, so
-    that none shows what comes later; before the very first image, that first one. After the last image it is
-    repeated for as long as it stays on screen. ``end`` is exclusive. A sample is known once the next image
+    that none shows what comes later. Before the very first image there is no sample. After the last image it
+    is repeated for as long as it stays on screen. ``end`` is exclusive. A sample is known once the next image
     has come, or at once if the image at ``s_k`` says by its ``gap`` that it is the last in time. At most two
     images are held.
 
@@ -119,23 +121,34 @@ def sample(images: Iterable[TimedImage], sampling: Sampling, tolerance: float = 
         tolerance: seconds that rounding may have moved a timestamp.
 
     Returns:
-        The image of sample 0, 1, 2, ...
+        The image of every sample, in order.
 
     >>> film = [TimedImage(t, 0.5, lambda: np.zeros((1, 1, 3), np.uint8)) for t in (0.0, 0.4, 1.1, 3.0)]
     >>> [image.time for image in sample(film, Sampling(fps=1))]
     [0.0, 0.4, 1.1, 3.0]
     """
+    return map(itemgetter(1), numbered_samples(images, sampling, tolerance))
+
+
+def numbered_samples(
+    images: Iterable[TimedImage], sampling: Sampling, tolerance: float
+) -> Iterator[tuple[int, TimedImage]]:
+    """What :func:`sample` picks, with the number k of each sample."""
     due = sampling.time
     stop = math.inf if sampling.end is None else sampling.end - 1e-9
     shown: TimedImage | None = None
     k = 0
     for image in images:
-        while due(k) + tolerance < image.time and due(k) < stop:
-            yield shown or image
+        if shown is None:
+            k = max(0, math.ceil((image.time - tolerance - sampling.start) * sampling.fps))
+            if due(k) + tolerance < image.time:
+                k += 1
+        while due(k) + tolerance < image.time and due(k) < stop and shown:
+            yield k, shown
             k += 1
         at_once = due(k) - tolerance <= image.time and due(k) + tolerance < image.time + image.gap
         if at_once and due(k) < stop:
-            yield image
+            yield k, image
             k += 1
         # Asked before the next image is decoded, which a camera might never deliver.
         if due(k) >= stop:
@@ -144,7 +157,7 @@ def sample(images: Iterable[TimedImage], sampling: Sampling, tolerance: float = 
     while shown and due(k) < stop:
         if due(k) - tolerance > shown.time and due(k) + tolerance >= shown.time + shown.duration:
             return
-        yield shown
+        yield k, shown
         k += 1
 
 
@@ -155,7 +168,8 @@ class FrameSource(ABC, Iterator[Frame]):
 
     Attributes:
         fps: sampling rate, frames per second.
-        duration: seconds of the whole source, ``None`` where unknown or endless.
+        duration: seconds at which the last frame ends, ``None`` as long as that is unknown: of a pipe, a
+            camera or an address until it has ended. The file's packets are read for it, not its header.
         name: for messages and records; a URL without its user and password.
         warnings: what went wrong without ending the stream; complete once the source is exhausted.
 
@@ -181,13 +195,34 @@ class FrameSource(ABC, Iterator[Frame]):
         self.name = name
         self.sampling = sampling
         self.fps = float(sampling.fps)
-        self.duration = duration
+        self._duration = duration
+        self._measured = duration is not None
         self.tolerance = tolerance
         self.warnings: list[str] = []
         self._until = -math.inf
         self._frames = self._sampled()
-        if duration is not None and sampling.start >= duration:
-            raise self._past_the_end(duration)
+        self._check_start(duration)
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds at which the last frame ends; ``None`` as long as that is unknown."""
+        if not self._measured:
+            self._measured = True
+            self._duration = self._measure()
+        return self._duration
+
+    @duration.setter
+    def duration(self, seconds: float | None) -> None:
+        self._measured = True
+        self._duration = seconds
+
+    def _measure(self) -> float | None:
+        """The duration where it takes time to find it."""
+        return None
+
+    def _check_start(self, end: float | None) -> None:
+        if end is not None and self.sampling.start >= end:
+            raise self._past_the_end(end)
 
     @abstractmethod
     def images(self) -> Iterator[TimedImage]:
@@ -212,7 +247,7 @@ class FrameSource(ABC, Iterator[Frame]):
         last: TimedImage | None = None
         pixels = np.empty((0, 0, 3), np.uint8)
         index = -1
-        for index, image in enumerate(sample(self._watched(), self.sampling, self.tolerance)):
+        for index, image in numbered_samples(self._watched(), self.sampling, self.tolerance):
             if image is not last:
                 size = pixels.shape
                 pixels = image.load()
@@ -227,6 +262,8 @@ class FrameSource(ABC, Iterator[Frame]):
         if index < 0:
             if math.isinf(self._until):
                 raise InputError(f"{self.name}: no frame could be read")
+            if self._until > self.sampling.start:
+                raise InputError(f"{self.name}: no frame is shown from start to end")
             raise self._past_the_end(self._until)
 
     def _past_the_end(self, end: float) -> InputError:

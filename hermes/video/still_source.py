@@ -1,21 +1,20 @@
-"""Frames that are already pictures: image folders, arrays, and a user's own iterator."""
+"""Frames that are already pictures: arrays and a user's own iterator."""
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from hermes.errors import InputError
+from hermes.video.clock import Clock
+from hermes.video.limits import Limits
 from hermes.video.source import Frame, FrameSource, Pixels, Sampling, TimedImage
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 class StillSource(FrameSource):
@@ -46,27 +45,6 @@ class StillSource(FrameSource):
             yield TimedImage(i / self._source_fps, 1 / self._source_fps, partial(self._load, i))
 
 
-def image_folder(folder: Path, sampling: Sampling, *, source_fps: float) -> StillSource:
-    """The images of a folder in natural order (``2.png`` before ``10.png``), EXIF orientation applied.
-
-    Raises:
-        InputError: no image in the folder; (while iterating) an image that cannot be read.
-    """
-    found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    paths = sorted((path for path in found if not path.name.startswith(".")), key=natural_key)
-    if not paths:
-        raise InputError(f"{folder}: a folder without images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-
-    def load(i: int) -> Pixels:
-        try:
-            with Image.open(paths[i]) as image:
-                return _to_rgb(ImageOps.exif_transpose(image), sampling)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError(f"{paths[i]}: not an image that can be read ({type(error).__name__})") from error
-
-    return StillSource(str(folder), sampling, len(paths), load, source_fps=source_fps)
-
-
 def array_frames(array: np.ndarray, sampling: Sampling, *, name: str, source_fps: float) -> StillSource:
     """The frames of an array uint8 ``[T, H, W, 3]``.
 
@@ -81,7 +59,7 @@ def array_frames(array: np.ndarray, sampling: Sampling, *, name: str, source_fps
     if array.ndim != 4 or array.shape[3] != 3 or 0 in array.shape:
         raise InputError(given)
     return StillSource(
-        name, sampling, len(array), lambda i: _to_rgb(array[i], sampling), source_fps=source_fps
+        name, sampling, len(array), lambda i: to_rgb(array[i], sampling), source_fps=source_fps
     )
 
 
@@ -91,31 +69,40 @@ class IteratorSource(FrameSource):
     A frame is an array or tensor uint8 ``[H, W, 3]``, a PIL image, a :class:`Frame`, or ``(time, image)``.
     Frames without a time come one every ``1 / source_fps``; those with one are sampled by it, like a video's.
 
+    A leap of time of more than ``max_gap`` seconds ends in a warning, and the clock goes on at once.
+
     Raises:
         InputError: (while iterating) something that is no frame, or times that do not increase.
     """
 
-    def __init__(self, frames: Iterable[Any], sampling: Sampling, *, name: str, source_fps: float) -> None:
+    def __init__(
+        self, frames: Iterable[Any], sampling: Sampling, *, name: str, source_fps: float, limits: Limits
+    ) -> None:
         super().__init__(name, sampling)
         self._items = frames
         self._source_fps = source_fps
+        self._max_gap = limits.gap()
 
     def images(self) -> Iterator[TimedImage]:
         """Every item as a timed picture.
 
         Raises:
-            InputError: times that do not increase.
+            InputError: times that do not increase, or are none.
         """
         before = -1.0
+        clock: Clock | None = None
         for i, item in enumerate(self._items):
             time, duration, image = i / self._source_fps, 1 / self._source_fps, item
             if isinstance(item, Frame):
                 time, duration, image = item.time, 0.0, item.image
             elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Real):
                 time, duration, image = float(item[0]), 0.0, item[1]
-            if not time > before:
+            if not before < time < math.inf:
                 raise InputError(f"{self.name}: frame {i} has time {time:g} s after {before:g} s")
             before = time
+            # The first may come at any time: nothing is repeated before it.
+            clock = clock or Clock(self._max_gap, self.warn, time)
+            time = clock.time(time, duration)
             # Frames without a time are a known step apart: no need to wait for the next.
             yield TimedImage(time, duration, partial(self._load, i, image), gap=duration)
 
@@ -129,7 +116,7 @@ class IteratorSource(FrameSource):
                     f"{self.name}: frame {i} is {image.dtype} of shape {list(image.shape)}; "
                     "needed: uint8 [H, W, 3], RGB"
                 )
-        return _to_rgb(image, self.sampling)
+        return to_rgb(image, self.sampling)
 
 
 def as_array(value: Any) -> np.ndarray | None:
@@ -143,17 +130,7 @@ def as_array(value: Any) -> np.ndarray | None:
     return value if isinstance(value, np.ndarray) else None
 
 
-def natural_key(path: Path) -> list[str | int]:
-    """Sort key that reads runs of digits as numbers.
-
-    >>> [p.name for p in sorted([Path("f10.png"), Path("f9.png")], key=natural_key)]
-    ['f9.png', 'f10.png']
-    """
-    # Text and numbers alternate, so that keys always compare like with like.
-    return [int(part) if i % 2 else part.lower() for i, part in enumerate(re.split(r"(\d+)", path.name))]
-
-
-def _to_rgb(image: np.ndarray | Image.Image, sampling: Sampling) -> Pixels:
+def to_rgb(image: np.ndarray | Image.Image, sampling: Sampling) -> Pixels:
     """A copy of its own, scaled down if asked for."""
     width, height = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
     size = sampling.size(width, height)
