@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
-from hermes.cli.output import err, out
+from hermes.cli.output import out
+from hermes.cli.progress import Bars
 from hermes.errors import InputError
 
 __all__ = ["investigate"]
@@ -24,6 +24,9 @@ def investigate(
             autocompletion=complete_settings,
         ),
     ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Go on with a run that other weights or versions began.")
+    ] = False,
 ) -> None:
     """Watch the attention of a benchmark's questions and find tiers in it.
 
@@ -58,14 +61,13 @@ def investigate(
 
     config = investigate_config(given)
     folder = config.output or default_folder(config)
-    columns = (TextColumn("videos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err(), transient=True) as bar:
-        task = bar.add_task("", total=None)
+    with Bars() as bars:
         found = investigate_runs(
             config,
             folder,
             title=experiment_extras(given).title,
-            watcher=lambda done, total: bar.update(task, completed=done, total=total),
+            watcher=bars.watcher("videos"),
+            anyway=anyway,
         )
     for window, one in found.items():
         label = f"window {window}: " if config.windows else ""

@@ -24,6 +24,7 @@ def investigate_runs(
     title: str = "",
     backbone: Backbone | None = None,
     watcher: Callable[[int, int], None] | None = None,
+    anyway: bool = False,
 ) -> dict[int, Findings]:
     """Run an investigation, or several with other windows, and write everything to a folder.
 
@@ -35,6 +36,7 @@ def investigate_runs(
         title: of the page.
         backbone: a loaded one; by default that of ``config``.
         watcher: called with videos done and videos in all, over all windows.
+        anyway: go on with a run that other weights or versions began; the manifest tells it.
 
     Returns:
         the findings by window, or under the policy's own budget.
@@ -56,7 +58,7 @@ def investigate_runs(
             if watcher is not None:
                 watcher(number * total + done, len(windows) * total)
 
-        found[window] = find(collect(one, own, backbone=backbone, watcher=watch), config.seed)
+        found[window] = find(collect(one, own, backbone=backbone, watcher=watch, anyway=anyway), config.seed)
         write_report(found[window], own, f"{title}, window {window}" if config.windows else title)
     if config.windows:
         write_windows(found, folder, title)

@@ -231,6 +231,7 @@ def collect(
     *,
     backbone: Backbone | None = None,
     watcher: Callable[[int, int], None] | None = None,
+    anyway: bool = False,
 ) -> Study:
     """Stream the videos of the sampled questions and see what each question looks at.
 
@@ -242,6 +243,7 @@ def collect(
         folder: of the run.
         backbone: a loaded one; by default that of ``config``.
         watcher: called with videos done and videos in all.
+        anyway: go on with a run that other weights or versions began; the manifest tells it.
 
     Raises:
         SettingError: a wrong setting, or a folder that holds another run.
@@ -256,7 +258,7 @@ def collect(
         return study
     size = _FrameSize()
     with session_from(config, backbone) as session:
-        claim(folder, manifest(config, session))
+        claim(folder, manifest(config, session), anyway=anyway, count=lambda: len(study.asked))
         session.callbacks.append(size)
         study.seconds = session.backbone.frames_per_group / session.fps
         for done, (clip, numbers) in enumerate(chosen.items()):

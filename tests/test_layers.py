@@ -11,7 +11,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # From the ground up. A room imports those above it in this list and itself; lazy and type-only imports count.
 ROOMS = [
-    *("errors", "version", "faces", "forwarding", "registry", "files", "kernels", "machine", "pages"),
+    *(
+        "errors",
+        "version",
+        "faces",
+        "forwarding",
+        "registry",
+        "files",
+        "reading",
+        "kernels",
+        "machine",
+        "pages",
+    ),
     *("samples", "tokens", "config", "video", "dialogue", "memory", "attention", "data", "parts"),
     *("backbone", "policy", "decoding", "session", "evaluation", "testing", "training", "bench", "cli"),
 ]

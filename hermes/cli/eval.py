@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -11,17 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
-from hermes.cli.output import err, out
+from hermes.cli.output import note, out
+from hermes.cli.progress import Bars
 from hermes.errors import InputError
+from hermes.files import json_line
 
 if TYPE_CHECKING:
     from hermes.evaluation.scoring.summary import Score, Summary
     from hermes.evaluation.scoring.verdicts import MeanScore
+
+
+# What the end of a run shows of its costs; the page has the others.
+_COSTS = ("ttft", "lag", "memory", "archive")
 
 
 def eval_(
@@ -33,6 +37,13 @@ def eval_(
             autocompletion=complete_settings,
         ),
     ] = None,
+    anyway: Annotated[
+        bool,
+        typer.Option(
+            "--anyway",
+            help="Go on with a run that other settings, weights or versions began; the record says so.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="The summary as one JSON object on stdout, and nothing else.")
     ] = False,
@@ -40,7 +51,8 @@ def eval_(
     """Ask every question of a benchmark and print accuracies, overall and by kind, with 95 % intervals.
 
     Every question sees only the frames before its time. One row a question goes to output=FOLDER as it is
-    answered; a run that was stopped goes on where it was when the same command is given again.
+    answered; a run that was stopped goes on where it was when the same command is given again. A video that
+    cannot be read costs its own questions alone; it is named at the end, and the exit code is then 2.
 
     Examples:
     \b
@@ -55,38 +67,45 @@ def eval_(
     words, given = split_settings(settings or [])
     if words:
         raise InputError(f"{words[0]!r} is no setting; needed: key=value, such as policy=fifo")
+    from hermes.evaluation.results.run_folder import read_manifest
     from hermes.evaluation.running.run import evaluate, is_worker
     from hermes.evaluation.running.settings import default_folder, eval_config
     from hermes.machine.lightning import quiet_lightning
 
     config = eval_config(given)
     folder = config.output or default_folder(config)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # With --json nothing but the summary reaches stdout, whatever a plug-in prints.
     shown = not is_worker()
-    bars = Progress(*columns, console=err(), transient=True, disable=not shown)
-    with redirect_stdout(sys.stderr), quiet_lightning(), bars as bar:
-        task = bar.add_task("videos", total=len(config.data))
-        judged = bar.add_task("judged", visible=False)
+    with redirect_stdout(sys.stderr), quiet_lightning(), Bars(shown=shown) as bars:
         found = evaluate(
             config,
             folder,
-            watcher=lambda done, total: bar.update(task, completed=done, total=total),
-            judging=lambda done, total: bar.update(judged, completed=done, total=total, visible=True),
+            watcher=bars.watcher("questions"),
+            judging=bars.watcher("judged"),
+            anyway=anyway,
         )
     if not shown:
         return
+    mixed = read_manifest(folder).get("mixed", [])
     if as_json:
-        out().file.write(json.dumps({"output": str(folder), **found.record()}) + "\n")
-        return
-    show_summary(found, folder)
-    out().print(f"rows and manifest: {folder}", soft_wrap=True)
+        told = {"output": str(folder), **found.record(), **({"mixed": mixed} if mixed else {})}
+        out().file.write(json_line(told))
+    else:
+        show_summary(found, folder)
+        if mixed:
+            out().print("The run went on with what had not made it; report.md and manifest.json say in what.")
+        _show_next(folder)
+    for text in found.faults:
+        note("broken", text)
+    if found.broken:
+        raise typer.Exit(2)
 
 
 def show_summary(found: Summary, folder: Path) -> None:
     """Print a run's tables, and what they leave out and why."""
     if found.overall.n:
         _show_scores(found)
+    _show_costs(found)
     if found.verdicts.scores:
         out().print(_means(found.verdicts.scores))
         out().print()
@@ -94,6 +113,27 @@ def show_summary(found: Summary, folder: Path) -> None:
         out().print(f"{found.unscored} questions have no answer in the benchmark and are not scored")
     for text in found.verdicts.notes(f"hermes judge {shlex.quote(str(folder))}"):
         out().print(text, soft_wrap=True, markup=False)
+
+
+def _show_next(folder: Path) -> None:
+    """What can be done with a run: its page, and a comparison with another."""
+    named = shlex.quote(str(folder))
+    out().print(f"rows and manifest: {folder}", soft_wrap=True)
+    out().print(f"next: hermes report {named}", soft_wrap=True)
+    out().print(f"      hermes compare OTHER_RUN {named}", soft_wrap=True)
+
+
+def _show_costs(found: Summary) -> None:
+    from hermes.evaluation.scoring.measures import MEASURES
+
+    table = _columns("costs at the questions", "median", "95 %")
+    for name in _COSTS:
+        if name in found.costs:
+            cost = found.costs[name]
+            table.add_row(MEASURES[name][0], f"{cost.median:.4g}", f"{cost.high:.4g}")
+    if table.row_count:
+        out().print(table)
+        out().print()
 
 
 def _show_scores(found: Summary) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
 from hermes.cli.eval import show_summary
-from hermes.cli.output import err, out
+from hermes.cli.output import out
+from hermes.cli.progress import Bars
 from hermes.errors import InputError
+from hermes.files import json_line
 
 
 def judge(
@@ -30,6 +30,9 @@ def judge(
     ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Ask about every answer anew, also those that have a verdict.")
+    ] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Keep what the same judge said under another version of Hermes.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="The summary as one JSON object on stdout, and nothing else.")
@@ -55,20 +58,13 @@ def judge(
     from hermes.evaluation.judging.judge_run import judge_run
 
     judge = judge_config(given)
-    columns = (TextColumn("judged"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with redirect_stdout(sys.stderr), Progress(*columns, console=err(), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        found = judge_run(
-            run,
-            judge,
-            again=again,
-            watcher=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with redirect_stdout(sys.stderr), Bars() as bars:
+        found = judge_run(run, judge, again=again, anyway=anyway, watcher=bars.watcher("judged"))
     if not found.verdicts.n:
         raise InputError(
             f'{run}: no open-ended answer to judge; in annotations of your own, "open_ended": true marks them'
         )
     if as_json:
-        out().file.write(json.dumps({"output": str(run), **found.record()}) + "\n")
+        out().file.write(json_line({"output": str(run), **found.record()}))
         return
     show_summary(found, run)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
-from hermes.cli.output import err, note, out
+from hermes.cli.output import note, out
+from hermes.cli.progress import Bars
 from hermes.errors import InputError, SettingError, did_you_mean
 
 if TYPE_CHECKING:
@@ -49,6 +49,13 @@ def sweep(
         list[str] | None,
         typer.Option(help="A setting of submitit: --launch timeout_min=60.", metavar="KEY=VALUE"),
     ] = None,
+    anyway: Annotated[
+        bool,
+        typer.Option(
+            "--anyway",
+            help="Go on with cells that other settings, weights or versions began; the page says so.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a cell on stdout, and nothing else.")
     ] = False,
@@ -82,20 +89,21 @@ def sweep(
     # What was done before is in the table, too.
     chosen = matching(cells, only)
     cells = [cell for cell in cells if cell in chosen or is_done(cell, folder)]
-    starter = _launch(launcher, jobs, launch or [])
+    starter = _launch(launcher, jobs, launch or [], anyway=anyway)
     if dry_run:
         _list(cells, folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     found: list[Outcome] = []
-    with redirect_stdout(sys.stderr), Progress(*columns, console=err(), transient=True) as bar:
-        task = bar.add_task("", total=len(cells))
-        for outcome in run_cells(cells, folder, starter):
+    with redirect_stdout(sys.stderr), Bars() as bars:
+        watch = bars.watcher("cells")
+        watch(sum(is_done(cell, folder) for cell in cells), len(cells))
+        for outcome in run_cells(cells, folder, starter, anyway=anyway):
             found.append(outcome)
-            bar.advance(task)
-            if outcome.record is None:
-                note("failed", f"{outcome.cell.label}: {outcome.error}")
+            watch(len(found), len(cells))
+            if outcome.error:
+                label = "failed" if outcome.record is None else "broken"
+                note(label, f"{outcome.cell.label}: {outcome.error}")
     found.sort(key=lambda outcome: cells.index(outcome.cell))
     page = write_sweep(found, folder, extras)
     if as_json:
@@ -105,7 +113,7 @@ def sweep(
     else:
         _show(found)
         out().print(f"table, plot and cells: {page.parent}", soft_wrap=True)
-    if any(outcome.record is None for outcome in found):
+    if any(outcome.error for outcome in found):
         raise typer.Exit(1)
 
 
@@ -121,7 +129,7 @@ def sweep_folder(root: Path, given: Sequence[str], cells: Sequence[SweepCell]) -
     return root / digest[:8]
 
 
-def _launch(name: str, jobs: int, given: Sequence[str]) -> Launch:
+def _launch(name: str, jobs: int, given: Sequence[str], *, anyway: bool) -> Launch:
     from hermes.evaluation.sweeps.running import in_processes, on_cluster
 
     if name not in _LAUNCHERS:
@@ -129,10 +137,10 @@ def _launch(name: str, jobs: int, given: Sequence[str]) -> Launch:
     if name == "processes":
         if given:
             raise InputError("--launch is for submitit's launchers")
-        return in_processes(jobs)
+        return in_processes(jobs, anyway=anyway)
     pairs = [word.partition("=") for word in given]
     values = {key: int(value) if value.isdigit() else value for key, _, value in pairs}
-    return on_cluster(name.partition("-")[2], jobs, values)
+    return on_cluster(name.partition("-")[2], jobs, values, anyway=anyway)
 
 
 def _list(cells: Sequence[SweepCell], folder: Path) -> None:

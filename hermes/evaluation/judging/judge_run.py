@@ -11,15 +11,17 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from hermes.errors import InputError
+from hermes.errors import InputError, SettingError
 from hermes.evaluation.judging.judge import Judge, RefusedError, Verdict
 from hermes.evaluation.judging.verdict_file import VerdictFile
-from hermes.evaluation.results.journal import amend, read_run
+from hermes.evaluation.results.journal import amend, read_broken, read_run
 from hermes.evaluation.results.rows import AnswerRow
-from hermes.evaluation.results.run_folder import DONE, finish, note
+from hermes.evaluation.results.run_folder import DONE, finish, note, run_file
 from hermes.evaluation.scoring.summary import Summary, summarise
 from hermes.machine.interrupts import noticing
+from hermes.version import __version__
 
 __all__ = ["judge_run"]
 
@@ -31,7 +33,12 @@ _LOOK = 0.2
 
 
 def judge_run(
-    folder: Path, judge: Judge, *, again: bool = False, watcher: Callable[[int, int], None] | None = None
+    folder: Path,
+    judge: Judge,
+    *,
+    again: bool = False,
+    anyway: bool = False,
+    watcher: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Judge the open-ended answers of a run, finished or not; no model of the run is loaded.
 
@@ -44,23 +51,25 @@ def judge_run(
         folder: of the run; not one that is being written to.
         judge: who judges.
         again: ask everything anew, whatever is kept.
+        anyway: keep what this judge said under another version of Hermes; the manifest then tells both.
         watcher: called with answers that have a verdict, and answers to judge.
 
     Returns:
         What the run comes to now.
 
     Raises:
+        SettingError: another version of Hermes has begun to judge with the same judge.
         InputError: no run there, or a judge that cannot be used or reached; verdicts until then are kept.
     """
     judge.check()
-    rows, _ = read_run(folder)
+    rows, about = read_run(folder)
     identity = judge.identity
     cases = {_key(identity, row): row for row in rows if row.needs_judge}
     if not cases:
-        return summarise(rows)
+        return summarise(rows, read_broken(folder))
     # What reads the same is asked once.
     times = Counter(_key(identity, row) for row in rows if row.needs_judge)
-    kept = VerdictFile(folder / "judged.jsonl")
+    kept = VerdictFile(run_file(folder, "judged.jsonl"))
     shared = VerdictFile(judge.cache) if judge.cache is not None else None
     found: dict[str, Verdict] = {}
     for key, row in cases.items():
@@ -74,6 +83,7 @@ def judge_run(
         if verdict is not None and verdict.correct is not None:
             found[key] = verdict
     missing = [(key, row) for key, row in cases.items() if key not in found]
+    by = _version(judge, about, fresh=again or not found, anyway=anyway) if missing else ""
     try:
         for key, verdict in _asked(judge, missing, proven=bool(found)):
             found[key] = verdict
@@ -89,13 +99,25 @@ def judge_run(
         known = {key: verdict for key, verdict in {**kept.verdicts, **found}.items() if key in cases}
         # A judge that could not be reached takes no other's place.
         if known:
-            note(folder, "judge", judge.record())
+            note(folder, "judge", {**judge.record(), **({"version": by} if by else {})})
             amend(folder, lambda row: _with_verdict(row, identity, known))
-        summary = summarise(read_run(folder)[0])
-        if known and (folder / DONE).is_file():
+        summary = summarise(read_run(folder)[0], read_broken(folder))
+        if known and run_file(folder, DONE).is_file():
             # A cell of a sweep: its record follows the rows, and has a judge when all are judged.
             finish(folder, summary.record() | {"judge": identity if len(known) == len(cases) else ""})
     return summary
+
+
+def _version(judge: Judge, about: Mapping[str, Any], *, fresh: bool, anyway: bool) -> str:
+    """The version of Hermes that judges, besides one that the same judge began with."""
+    before = about.get("judge", {})
+    was = str(before.get("version", __version__)) if before.get("identity") == judge.identity else __version__
+    if fresh or __version__ in was.split(", "):
+        return __version__ if fresh else was
+    if not anyway:
+        hint = f"It began with version {was}; --again asks anew, --anyway keeps those verdicts."
+        raise SettingError("judge", f"Hermes {__version__}", "the version that began", hint)
+    return f"{was}, {__version__}"
 
 
 def _with_verdict(row: AnswerRow, identity: str, found: Mapping[str, Verdict]) -> AnswerRow:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from hermes.errors import InputError
 from hermes.evaluation.reports.run_plots import plot_accuracy, plot_ages, plot_calibration, plot_times
 from hermes.evaluation.reports.sweep_plots import plot_losses
-from hermes.evaluation.results.journal import read_run
+from hermes.evaluation.results.journal import read_broken, read_run
 from hermes.evaluation.results.rows import AnswerRow
 from hermes.evaluation.scoring.measures import MEASURES
 from hermes.evaluation.scoring.metrics import calibration_error, unreadable
@@ -40,6 +40,7 @@ def write_report(folder: Path) -> Path:
         InputError: no run in the folder, or a folder that cannot be written to.
     """
     rows, manifest = read_run(folder)
+    broken = read_broken(folder)
     plots, page = folder / "plots", folder / "report.md"
     try:
         plots.mkdir(exist_ok=True)

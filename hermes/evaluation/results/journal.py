@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,13 +14,16 @@ import numpy as np
 
 from hermes.errors import InputError
 from hermes.evaluation.results.rows import AnswerRow
+from hermes.evaluation.results.run_folder import read_manifest, run_file
 from hermes.files import json_line, write_text_whole
+from hermes.reading import Count, Number, parse_json, read_lines, typed
 from hermes.video import Frame
 
-__all__ = ["Journal", "Shown", "amend", "gather", "read_run"]
+__all__ = ["Broken", "Journal", "Shown", "amend", "gather", "read_broken", "read_run"]
 
-_T = TypeVar("_T", "AnswerRow", "Shown")
-_TUPLES = frozenset({"choices", "tokens_per_layer", "size"})
+_T = TypeVar("_T", "AnswerRow", "Shown", "Broken")
+# Bytes that are looked at together for the end of the last whole line.
+_BLOCK = 1 << 16
 
 
 @dataclass
@@ -39,14 +42,14 @@ class Shown:
         over: whether that is where the video ends.
     """
 
-    clip: int
+    clip: Count
     video: str
-    fps: float
-    frames: int = 0
-    indices: list[list[int]] = field(default_factory=list)
-    size: tuple[int, ...] = ()
-    pixels: int = 0
-    end: float = 0.0
+    fps: Number
+    frames: Count = 0
+    indices: list[list[Count]] = field(default_factory=list)
+    size: tuple[Count, ...] = ()
+    pixels: Count = 0
+    end: Number = 0.0
     over: bool = False
 
     def passing(self, frames: Iterable[Frame]) -> Iterator[Frame]:
@@ -67,12 +70,30 @@ class Shown:
             self.indices.append([frame.index, frame.index])
 
 
+@dataclass(frozen=True)
+class Broken:
+    """A video that could not be read to its last question.
+
+    Attributes:
+        clip: index of the video.
+        video: its path or name.
+        questions: how many got no answer because of it.
+        error: what is wrong with it.
+    """
+
+    clip: Count
+    video: str
+    questions: Count
+    error: str
+
+
 class Journal:
     """The rows of a run in a folder; what a run that was killed has left is found again.
 
     The first process writes ``rows.jsonl``, process r ``rows.r.jsonl``, and each reads all of them. A last
     line that was cut short is dropped; every other line stays as it is. Of videos that are done,
-    ``clips.jsonl`` holds which frames were used, in the same manner.
+    ``clips.jsonl`` holds which frames were used, and ``broken.jsonl`` tells the videos that could not be
+    read, in the same manner. No other file of the folder is read or changed.
 
     Args:
         folder: of the run.
@@ -84,14 +105,11 @@ class Journal:
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.folder, self.rank = folder, rank
-        self.rows: dict[tuple[int, int, float], AnswerRow] = {}
-        self.shown: dict[int, Shown] = {}
-        for path in _files(folder, "rows"):
-            for row in _read(path, AnswerRow, mend=path == self._own("rows")):
-                self.rows[row.place] = row
-        for path in _files(folder, "clips"):
-            for shown in _read(path, Shown, mend=path == self._own("clips")):
-                self.shown[shown.clip] = shown
+        self.rows = {row.place: row for row in self._found("rows", AnswerRow)}
+        self.shown = {shown.clip: shown for shown in self._found("clips", Shown)}
+        # What has been streamed since is broken no more.
+        found = self._found("broken", Broken)
+        self.broken = {broken.clip: broken for broken in found if broken.clip not in self.shown}
 
     def add(self, row: AnswerRow) -> None:
         """Append a row; it is on disk when this returns."""
@@ -101,27 +119,42 @@ class Journal:
     def finish(self, shown: Shown) -> None:
         """A video is done: note which frames were used."""
         self.shown[shown.clip] = shown
+        self.broken.pop(shown.clip, None)
         self._append("clips", shown)
 
-    def _own(self, name: str) -> Path:
-        return self.folder / (f"{name}.jsonl" if self.rank == 0 else f"{name}.{self.rank}.jsonl")
+    def lose(self, broken: Broken) -> None:
+        """A video cannot be read: note which, and why."""
+        self.broken[broken.clip] = broken
+        self._append("broken", broken)
 
-    def _append(self, name: str, line: AnswerRow | Shown) -> None:
+    def _own(self, name: str) -> Path:
+        return run_file(self.folder, f"{name}.jsonl" if self.rank == 0 else f"{name}.{self.rank}.jsonl")
+
+    def _found(self, name: str, kind: type[_T]) -> Iterator[_T]:
+        for path in _files(self.folder, name):
+            # Other processes mend their own files.
+            if path == self._own(name):
+                _mend(path)
+            yield from _read(path, kind)
+
+    def _append(self, name: str, line: AnswerRow | Shown | Broken) -> None:
         with self._own(name).open("a", encoding="utf-8") as file:
             file.write(json_line(asdict(line)))
 
 
 def gather(folder: Path) -> list[AnswerRow]:
-    """The rows of all processes, in order, in the one file ``rows.jsonl``; likewise ``clips.jsonl``."""
+    """The rows of all processes, in order, in the one file ``rows.jsonl``; likewise the other files."""
     journal = Journal(folder)
     rows = [row for _, row in sorted(journal.rows.items())]
     _rewrite(folder, "rows", rows)
     _rewrite(folder, "clips", [shown for _, shown in sorted(journal.shown.items())])
+    if journal.broken or _files(folder, "broken"):
+        _rewrite(folder, "broken", [broken for _, broken in sorted(journal.broken.items())])
     return rows
 
 
-def _rewrite(folder: Path, name: str, lines: Sequence[AnswerRow | Shown]) -> None:
-    whole = write_text_whole(folder / f"{name}.jsonl", _text(lines))
+def _rewrite(folder: Path, name: str, lines: Sequence[AnswerRow | Shown | Broken]) -> None:
+    whole = write_text_whole(run_file(folder, f"{name}.jsonl"), _text(lines))
     # Only now: what is read twice counts once, and nothing is ever in no file.
     for path in _files(folder, name):
         if path != whole:
@@ -131,7 +164,7 @@ def _rewrite(folder: Path, name: str, lines: Sequence[AnswerRow | Shown]) -> Non
 def amend(folder: Path, change: Callable[[AnswerRow], AnswerRow]) -> None:
     """Rewrite the rows that a function changes, each file at once."""
     for path in _files(folder, "rows"):
-        rows = list(_read(path, AnswerRow, mend=False))
+        rows = list(_read(path, AnswerRow))
         changed = [change(row) for row in rows]
         if changed != rows:
             write_text_whole(path, _text(changed))
@@ -143,39 +176,58 @@ def read_run(folder: Path) -> tuple[list[AnswerRow], dict[str, Any]]:
     Raises:
         InputError: no such run, or a file of it that holds something else.
     """
-    path, files = folder / "manifest.json", _files(folder, "rows")
-    if not path.is_file() or not files:
+    files = _files(folder, "rows")
+    if not run_file(folder, "manifest.json").is_file() or not files:
         raise InputError(f"{folder}: not the folder of a run of 'hermes eval' (manifest.json, rows.jsonl)")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    rows = {row.place: row for file in files for row in _read(file, AnswerRow, mend=False)}
-    if not rows or not isinstance(manifest, dict):
-        raise InputError(f"{folder}: a run without any answer yet, or without settings")
+    manifest = read_manifest(folder)
+    rows = {row.place: row for file in files for row in _read(file, AnswerRow)}
+    if not rows:
+        raise InputError(f"{folder}: a run without any answer yet")
     return [row for _, row in sorted(rows.items())], manifest
 
 
+def read_broken(folder: Path) -> list[Broken]:
+    """The videos of a run that could not be read, in order; nothing is changed.
+
+    Raises:
+        InputError: a file that holds something else.
+    """
+    found = (broken for file in _files(folder, "broken") for broken in _read(file, Broken))
+    shown = {one.clip for file in _files(folder, "clips") for one in _read(file, Shown)}
+    return [one for _, one in sorted({one.clip: one for one in found if one.clip not in shown}.items())]
+
+
 def _files(folder: Path, name: str) -> list[Path]:
-    return sorted(folder.glob(f"{name}*.jsonl"))
+    """The files that the processes of a run write, by their exact names."""
+    found = folder.glob(f"{name}.*jsonl")
+    names = sorted(path.name for path in found if re.fullmatch(rf"{name}(\.[1-9]\d*)?\.jsonl", path.name))
+    return [run_file(folder, one) for one in names]
 
 
-def _read(path: Path, kind: type[_T], *, mend: bool) -> Iterator[_T]:
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    # Other processes mend their own files.
-    if mend and len(whole) < len(text):
-        os.truncate(path, len(whole.encode()))
-    for number, line in enumerate(whole.splitlines(), start=1):
+def _mend(path: Path) -> None:
+    """Drop a last line that was cut short."""
+    with path.open("r+b") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(end - _BLOCK, 0)
+            file.seek(start)
+            if (last := file.read(end - start).rfind(b"\n")) >= 0:
+                end = start + last + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+
+
+def _read(path: Path, kind: type[_T]) -> Iterator[_T]:
+    for number, line in read_lines(path, unfinished=False):
+        where = f"{path}, line {number}"
         try:
-            content: dict[str, Any] = json.loads(line)
-            # What JSON gives as a list is a tuple in a row.
-            made: Any = {k: tuple(v) if k in _TUPLES else v for k, v in content.items()}
-            yield kind(**made)
-        except (ValueError, TypeError, AttributeError) as error:
-            wanted = ", ".join(sorted(f.name for f in fields(kind)))
-            raise InputError(f"{path}, line {number}: not a row of an evaluation ({wanted})") from error
+            yield typed(kind, parse_json(line, where), where)
+        except InputError as error:
+            why = str(error).removeprefix(f"{where}: ")
+            raise InputError(f"{where}: not a row of an evaluation: {why}") from error
 
 
-def _text(lines: Sequence[AnswerRow | Shown]) -> str:
+def _text(lines: Sequence[AnswerRow | Shown | Broken]) -> str:
     return "".join(json_line(asdict(line)) for line in lines)

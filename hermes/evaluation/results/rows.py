@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any
 
 from hermes.data.clips import Clip, TimedQuestion
+from hermes.reading import Count, Number, Share, Span
 from hermes.session.answer import Answer
 
 __all__ = ["MOST", "AnswerRow", "Row", "category", "video_of"]
 
 # Judges' scores go from 0 to this.
 MOST = 5.0
+_Seconds = Annotated[float, Span(0, 1e12)]
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class AnswerRow:
         judge: whose verdict it is, by the judge's identity.
     """
 
-    clip: int
-    number: int
+    clip: Count
+    number: Count
     video: str
     task: str
     kind: str
@@ -49,28 +51,28 @@ class AnswerRow:
     question: str
     choices: tuple[str, ...]
     expected: str
-    chance: float | None
-    time_s: float
-    age_s: float | None
+    chance: Share | None
+    time_s: Number
+    age_s: _Seconds | None
     answer: str
     choice: str | None
-    probabilities: Mapping[str, float] | None
+    probabilities: Mapping[str, Share] | None
     correct: bool | None
-    frames_seen: int
-    tokens_per_layer: tuple[int, ...]
-    memory_bytes: int
-    ttft_ms: float | None
+    frames_seen: Count
+    tokens_per_layer: tuple[Count, ...]
+    memory_bytes: Count
+    ttft_ms: Number | None
     id: str = ""
-    delay_s: float = 0.0
-    tpot_ms: float | None = None
-    frame_ms: float | None = None
-    lag_s: float | None = None
-    stale_s: float | None = None
+    delay_s: _Seconds = 0.0
+    tpot_ms: Number | None = None
+    frame_ms: Number | None = None
+    lag_s: Number | None = None
+    stale_s: Number | None = None
     open_ended: bool = False
-    score: float | None = None
+    score: Number | None = None
     judge: str | None = None
-    archived_bytes: int = 0
-    tokens_read: float | None = None
+    archived_bytes: Count = 0
+    tokens_read: Number | None = None
 
     @property
     def place(self) -> tuple[int, int, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.attention import NAME
-from hermes.backbone import Backbone
+from hermes.backbone import Backbone, weights_fingerprint
 from hermes.config import resolved_yaml
 from hermes.evaluation.running.settings import BenchmarkConfig, answer_settings, settings_hash
 from hermes.machine.environment import environment
@@ -25,6 +25,8 @@ def manifest(config: BenchmarkConfig, session: StreamSession) -> dict[str, Any]:
     return {
         "config_hash": settings_hash(config),
         "weights": _weights(session.backbone),
+        "fingerprint": weights_fingerprint(session.backbone),
+        "dtype": str(session.backbone.dtype).removeprefix("torch."),
         "settings": resolved_yaml(answer_settings(config)),
         "seed": config.seed,
         "questions": config.data.fingerprint(),

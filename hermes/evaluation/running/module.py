@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from hermes.backbone import Backbone, load_backbone
 from hermes.data.benchmark import Benchmark
 from hermes.evaluation.results.journal import Journal, gather
 from hermes.evaluation.results.run_folder import claim
-from hermes.evaluation.running.asking import ask_clip
+from hermes.evaluation.running.asking import ask_clip, askings_of
 from hermes.evaluation.running.manifest import manifest
 from hermes.evaluation.running.settings import EvalConfig
 from hermes.evaluation.scoring.metrics import metrics
@@ -47,7 +47,8 @@ class EvalModule(LightningModule):  # type: ignore[misc]
         config: everything.
         folder: of the run; each process writes its own rows there.
         backbone: a loaded one; by default that of ``config``, on the process's own device.
-        watcher: called with videos done and videos in all, of this process.
+        watcher: called with questions answered and questions in all, of this process.
+        anyway: go on with a run that was made with something else.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class EvalModule(LightningModule):  # type: ignore[misc]
         *,
         backbone: Backbone | None = None,
         watcher: Callable[[int, int], None] | None = None,
+        anyway: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
         self.folder = folder
         self.backbone = backbone
         self.watcher = watcher
+        self.anyway = anyway
         self._session: StreamSession | None = None
 
     def setup(self, stage: str) -> None:
@@ -77,9 +80,13 @@ class EvalModule(LightningModule):  # type: ignore[misc]
         self._session.__enter__()
         about = manifest(self.config, self._session)
         if self.trainer.is_global_zero:
-            claim(self.folder, about)
+            claim(self.folder, about, anyway=self.anyway, count=lambda: len(Journal(self.folder).rows))
         self.trainer.strategy.barrier()
         self.journal = Journal(self.folder, self.trainer.global_rank)
+        self._progress = _Progress(self.watcher)
+        if self.watcher is not None:
+            mine = range(self.trainer.global_rank, len(self.config.data), self.trainer.world_size)
+            self._progress.begin(self.config, mine, self.journal)
 
     @property
     def session(self) -> StreamSession:
@@ -90,10 +97,7 @@ class EvalModule(LightningModule):  # type: ignore[misc]
 
     def test_step(self, index: int, step: int) -> None:
         """Stream video number ``index`` and ask."""
-        ask_clip(self.session, self.config, int(index), self.journal)
-        if self.watcher is not None:
-            videos, rank, world = len(self.config.data), self.trainer.global_rank, self.trainer.world_size
-            self.watcher(step + 1, len(range(rank, videos, world)))
+        ask_clip(self.session, self.config, int(index), self.journal, self._progress.tick)
 
     def on_test_end(self) -> None:
         """Gather the rows of all processes in one file, and log what they come to.
@@ -112,3 +116,26 @@ class EvalModule(LightningModule):  # type: ignore[misc]
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+class _Progress:
+    """Counts questions for a watcher, which hears first how many are answered already."""
+
+    def __init__(self, watcher: Callable[[int, int], None] | None) -> None:
+        self._watcher = watcher
+        self._done = self._total = 0
+
+    def begin(self, config: EvalConfig, clips: Iterable[int], journal: Journal) -> None:
+        for index in clips:
+            asked = askings_of(config, index)
+            self._total += len(asked)
+            self._done += sum((index, one.number, one.delay) in journal.rows for one in asked)
+        self._tell()
+
+    def tick(self) -> None:
+        self._done += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._watcher is not None:
+            self._watcher(self._done, self._total)

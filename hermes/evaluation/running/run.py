@@ -32,6 +32,7 @@ def evaluate(
     backbone: Backbone | None = None,
     watcher: Callable[[int, int], None] | None = None,
     judging: Callable[[int, int], None] | None = None,
+    anyway: bool = False,
 ) -> Summary:
     """Ask every question of a benchmark, each from the frames before its time alone, and count.
 
@@ -45,18 +46,25 @@ def evaluate(
         config: everything.
         folder: of this run.
         backbone: a loaded one; by default that of ``config``.
-        watcher: called with videos done and videos in all, of this process.
+        watcher: called with questions answered and questions in all, of this process; first with what an
+            earlier run has left.
         judging: called with answers that have a verdict, and answers to judge.
+        anyway: go on with a run that was made with other settings, weights or versions; the manifest tells it
+            under ``mixed``.
+
+    Returns:
+        What the run comes to; ``broken`` tells the videos that could not be read.
 
     Raises:
         SettingError: a wrong setting, or a folder that holds another run.
-        InputError: a video or an annotation that cannot be read, or a judge that cannot be used or reached.
+        InputError: an annotation file that cannot be read, no video that can, or a judge that cannot be used
+            or reached.
     """
     if config.judge is not None:
         config.judge.check()
     elif not is_worker() and len(config.data) and any(q.open_ended for q in config.data.clip(0).questions):
         _log.warning("no judge is given: open-ended answers are kept, and not scored until one judges them")
-    module = EvalModule(config, folder, backbone=backbone, watcher=watcher)
+    module = EvalModule(config, folder, backbone=backbone, watcher=watcher, anyway=anyway)
     trainer = _trainer(config, folder)
     try:
         with interruptible():
@@ -64,13 +72,17 @@ def evaluate(
     finally:
         # The Trainer leaves this out where a test fails.
         module.teardown("test")
-    rows = Journal(folder).rows.values()
+    journal = Journal(folder)
+    rows, broken = journal.rows.values(), [journal.broken[clip] for clip in sorted(journal.broken)]
     if not rows:
-        raise InputError("no question could be asked: look at the settings of the benchmark (data.*)")
+        why = f": {broken[0].video}: {broken[0].error}" if broken else ""
+        raise InputError(
+            f"no question could be asked{why or ': look at the settings of the benchmark (data.*)'}"
+        )
     if config.judge is None or is_worker():
-        return summarise(rows)
+        return summarise(rows, broken)
     # Only now, as other processes would not wait for a slow judge.
-    found = judge_run(folder, config.judge, watcher=judging)
+    found = judge_run(folder, config.judge, watcher=judging, anyway=anyway)
     for logger in trainer.loggers:
         logger.log_metrics(metrics(list(Journal(folder).rows.values())))
         logger.finalize("success")

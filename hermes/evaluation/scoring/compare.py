@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from hermes.errors import InputError
 from hermes.evaluation.results.journal import read_run
 from hermes.evaluation.results.rows import AnswerRow, category, video_of
+from hermes.evaluation.results.run_folder import settings_difference
 from hermes.evaluation.scoring.statistics import (
     Interval,
     bootstrap,
@@ -196,35 +196,6 @@ def compare_rows(
         unscored=len(pairs) - len(answered),
         settings=dict(settings or {}),
     )
-
-
-def settings_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs between two manifests: dotted key, and its value in each (None: it has no such key).
-
-    Hashes of what is compared anyway, and the folders of the runs, are left out.
-
-    >>> fifo, full = {"settings": "policy: {name: fifo, budget: 8}"}, {"settings": "policy: {name: full}"}
-    >>> settings_difference(fifo, full)
-    {'policy.name': ('fifo', 'full'), 'policy.budget': (8, None)}
-    """
-    flat_a, flat_b = _manifest(a), _manifest(b)
-    keys = dict.fromkeys([*flat_a, *flat_b])
-    return {key: (flat_a.get(key), flat_b.get(key)) for key in keys if flat_a.get(key) != flat_b.get(key)}
-
-
-def _manifest(about: Mapping[str, Any]) -> dict[str, Any]:
-    settings = OmegaConf.to_container(OmegaConf.create(str(about.get("settings") or "{}")))
-    rest = {key: value for key, value in about.items() if key not in ("settings", "config_hash", "prompts")}
-    flat = {**dict(_flat("", settings)), **dict(_flat("", rest))}
-    return {key: value for key, value in flat.items() if key != "output"}
-
-
-def _flat(where: str, tree: Any) -> Iterable[tuple[str, Any]]:
-    if not isinstance(tree, dict) or (where and not tree):
-        yield where, tree
-        return
-    for key, value in tree.items():
-        yield from _flat(f"{where}.{key}" if where else str(key), value)
 
 
 def _paired(

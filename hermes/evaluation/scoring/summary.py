@@ -2,17 +2,96 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from hermes.errors import InputError
+from hermes.evaluation.results.journal import Broken
 from hermes.evaluation.results.rows import AnswerRow, category, video_of
 from hermes.evaluation.scoring.measures import Average, Cost, averages, costs
 from hermes.evaluation.scoring.statistics import Interval, clustered, clustered_difference, wilson
-from hermes.evaluation.scoring.verdicts import Verdicts, verdicts
+from hermes.evaluation.scoring.verdicts import Verdicts, VerdictsRecord, verdicts
+from hermes.reading import Count, Form, Number, Share
 
-__all__ = ["Loss", "Score", "Summary", "age_bin", "grouped", "score", "summarise", "youngest"]
+__all__ = [
+    "Loss",
+    "Score",
+    "Summary",
+    "SummaryRecord",
+    "age_bin",
+    "grouped",
+    "score",
+    "summarise",
+    "youngest",
+]
+
+
+# How ages and delays are written.
+Bin = Annotated[str, Form(r"\d{1,20}-\d{1,20}")]
+Delay = Annotated[str, Form(r"\d{1,15}(\.\d+)?(e[+-]\d{1,2})?")]
+
+
+class ScoreRecord(TypedDict):
+    """A score as JSON has it."""
+
+    right: Count
+    n: Count
+    chance: Share | None
+    accuracy: Share
+    low: Number
+    high: Number
+    doubtful: NotRequired[bool]
+
+
+class ChangeRecord(TypedDict):
+    """A change of accuracy as JSON has it."""
+
+    difference: Number
+    low: Number
+    high: Number
+    doubtful: NotRequired[bool]
+
+
+class LossRecord(ScoreRecord):
+    """What asking again comes to, as JSON has it."""
+
+    before: Share
+    change: ChangeRecord
+
+
+class AverageRecord(TypedDict):
+    """An average as JSON has it."""
+
+    value: Number
+    low: Number
+    high: Number
+    doubtful: NotRequired[bool]
+
+
+class CostRecord(TypedDict):
+    """A cost as JSON has it."""
+
+    median: Number
+    mean: Number
+    high: Number
+
+
+class SummaryRecord(TypedDict):
+    """A summary as JSON has it: what :meth:`Summary.record` gives, and earlier versions gave."""
+
+    overall: ScoreRecord
+    by_category: dict[str, ScoreRecord]
+    by_kind: dict[str, ScoreRecord]
+    by_age: NotRequired[dict[str, dict[Bin, ScoreRecord]]]
+    by_delay: NotRequired[dict[str, dict[Delay, LossRecord]]]
+    averages: NotRequired[dict[str, AverageRecord]]
+    costs: NotRequired[dict[str, CostRecord]]
+    verdicts: NotRequired[VerdictsRecord]
+    judge: NotRequired[str]
 
 
 class Score(NamedTuple):
@@ -98,6 +177,7 @@ class Summary(NamedTuple):
         averages: means of accuracies, by how they are taken (see :func:`averages`).
         costs: name of a measure -> what it came to (see :data:`MEASURES`).
         verdicts: of the judge, on open-ended answers; those without one are not scored either.
+        broken: videos that could not be read, and what they cost.
     """
 
     overall: Score
@@ -109,6 +189,15 @@ class Summary(NamedTuple):
     averages: dict[str, Average]
     costs: dict[str, Cost]
     verdicts: Verdicts = Verdicts()
+    broken: tuple[Broken, ...] = ()
+
+    @property
+    def faults(self) -> list[str]:
+        """A sentence for each video that could not be read to its last question."""
+        return [
+            f"{one.video}: {one.questions} question{'s' * (one.questions != 1)} not asked: {one.error}"
+            for one in self.broken
+        ]
 
     def record(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -128,6 +217,7 @@ class Summary(NamedTuple):
             "costs": {name: cost.record() for name, cost in self.costs.items()},
             "unscored": self.unscored,
             "verdicts": self.verdicts.record(),
+            **({"broken": [asdict(one) for one in self.broken]} if self.broken else {}),
         }
 
 
@@ -145,13 +235,16 @@ def grouped(record: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]
 def age_bin(seconds: float) -> str:
     """The age's bin: below a second, then each twice as long as the one before.
 
+    Raises:
+        InputError: no such age: it is infinite, or below 0.
+
     >>> [age_bin(age) for age in (0, 1, 3, 8, 100)]
     ['0-1', '1-2', '2-4', '8-16', '64-128']
     """
-    low, high = 0, 1
-    while seconds >= high:
-        low, high = high, 2 * high
-    return f"{low}-{high}"
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise InputError(f"an age of {seconds} s; needed: 0 or more seconds")
+    high = 1 << max(math.frexp(seconds)[1], 0)
+    return f"{high // 2}-{high}"
 
 
 def youngest(age: str) -> float:
@@ -163,8 +256,8 @@ def youngest(age: str) -> float:
     return float(age.partition("-")[0])
 
 
-def summarise(rows: Iterable[AnswerRow]) -> Summary:
-    """Count the right answers of a run."""
+def summarise(rows: Iterable[AnswerRow], broken: Iterable[Broken] = ()) -> Summary:
+    """Count the right answers of a run, of which some videos may be broken."""
     everything = list(rows)
     at_once = [row for row in everything if not row.delay_s]
     scored = [row for row in at_once if row.correct is not None]
@@ -185,6 +278,7 @@ def summarise(rows: Iterable[AnswerRow]) -> Summary:
         averages=averages(scored),
         costs=costs(at_once),
         verdicts=verdicts(at_once, category, video_of),
+        broken=tuple(broken),
     )
 
 

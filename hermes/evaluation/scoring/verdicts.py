@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from hermes.evaluation.results.rows import MOST, AnswerRow
 from hermes.evaluation.scoring.statistics import Interval, clustered_mean
+from hermes.reading import Count
 
-__all__ = ["MeanScore", "Verdicts", "verdicts"]
+__all__ = ["MeanScore", "Verdicts", "VerdictsRecord", "verdicts"]
 
 
 class MeanScore(NamedTuple):
@@ -30,6 +31,14 @@ class MeanScore(NamedTuple):
         """As plain values for JSON."""
         low, high, doubtful = self.interval
         return {"mean": self.mean, "n": self.n, "low": low, "high": high, "doubtful": doubtful}
+
+
+class VerdictsRecord(TypedDict):
+    """How many verdicts there are and lack, as JSON has it."""
+
+    n: Count
+    waiting: Count
+    unreadable: Count
 
 
 class Verdicts(NamedTuple):
