@@ -252,7 +252,8 @@ class Backbone(ABC):
 
     def encode(self, text: str) -> Int[Tensor, "1 n"]:
         """Token ids of raw text, control tokens written in it recognised, none added."""
-        ids: Tensor = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        given = {"add_special_tokens": False, "return_tensors": "pt", "verbose": False}
+        ids: Tensor = self.tokenizer(text, **given).input_ids
         return ids.to(self.device, torch.long)
 
     def encode_plain(self, text: str) -> Int[Tensor, "1 n"]:
@@ -304,7 +305,7 @@ class Backbone(ABC):
         ids: list[int] = []
         # Whole; else cut inside each control token; else letter by letter.
         for pieces in ([text], re.split("|".join(starts), text), text):
-            given = {"add_special_tokens": False, "split_special_tokens": True}
+            given = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
             ids = [token for piece in pieces for token in self._spelling(piece, **given).input_ids]
             if self._control_tokens.keys().isdisjoint(ids):
                 break
