@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from hermes.config.building import build, expand, patch, unknown
 from hermes.config.experiments import _EXPERIMENT, _experiment
 from hermes.config.files import _find, _no_cycle, _parse, _read, available
+from hermes.config.interpolation import ENVIRONMENT, resolve
 from hermes.config.schema import part_type, settings_of
 from hermes.errors import SettingError, did_you_mean
 from hermes.registry import registry
@@ -39,7 +37,8 @@ def compose(
     last choice made for it: `GROUP=NAME` is `configs/GROUP/NAME.yaml`, a path to a `.yaml` file, what the
     group's fallback makes of it, or a registered name or dotted path; a file's `defaults: OTHER` inherits
     from another choice. Then every `key=value` is applied in order, the experiment's first: a part's name
-    replaces the part, `~key` or `key=null` removes an entry of a named mapping. `${key}` refers to a setting.
+    replaces the part, `~key` or `key=null` removes an entry of a named mapping. `${key}` refers to a setting,
+    and with the override `environment=true`, which no file can give, `${oc.env:NAME}` to the environment.
 
     Args:
         defaults: choice per group, such as `{"policy": "hermes"}`.
@@ -54,6 +53,8 @@ def compose(
     """
     settings = settings_of(root)
     items = [_parse(text) for text in overrides]
+    environment = any(value is True for path, value in items if path == (ENVIRONMENT,))
+    items = [item for item in items if item[0] != (ENVIRONMENT,)]
     chosen = [value for path, value in items if path == (_EXPERIMENT,)]
     items = [item for item in items if item[0] != (_EXPERIMENT,)]
     if chosen:
@@ -79,7 +80,7 @@ def compose(
             value = {key: value}
         # Expanded again, so that the next edit finds the defaults of a part that came in by this one.
         tree = expand(root, patch(root, tree, value))
-    return build(root, _resolve(tree))
+    return build(root, resolve(tree, environment=environment))
 
 
 def _selects(value: Any) -> bool:
@@ -124,12 +125,3 @@ class _Choices:
         return patch(hint, base, content, group)
 
 
-def _resolve(tree: Any) -> Any:
-    try:
-        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        where = error.full_key or ""
-        given: Any = tree
-        for key in where.split("."):
-            given = given.get(key) if isinstance(given, Mapping) else None
-        raise SettingError(where, given, hint=f"{str(error).splitlines()[0]}.") from error

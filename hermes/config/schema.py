@@ -29,6 +29,47 @@ class Part:
     kind: ClassVar[str]
 
 
+class Written(str):
+    """A text that was written otherwise, such as `${oc.env:NAME}`: records and errors show it as written.
+
+    >>> Written.of("secret", "${oc.env:KEY}"), Written.of("secret", "${oc.env:KEY}") == "secret"
+    ('${oc.env:KEY}', True)
+    """
+
+    written: str
+
+    @classmethod
+    def of(cls, value: str, written: str) -> Written:
+        """The value, and how it was written."""
+        found = cls(value)
+        found.written = written
+        return found
+
+    def __repr__(self) -> str:
+        return repr(self.written)
+
+
+class WrittenInt(int):
+    """A whole number that was written otherwise, see :class:`Written`."""
+
+    written: str
+
+
+class WrittenFloat(float):
+    """A number that was written otherwise, see :class:`Written`."""
+
+    written: str
+
+
+class WrittenPath(type(Path())):  # type: ignore[misc]
+    """A path that was written otherwise, see :class:`Written`."""
+
+    written: str
+
+
+_WRITTEN: Mapping[object, Any] = {int: WrittenInt, float: WrittenFloat, Path: WrittenPath}
+
+
 class Setting(NamedTuple):
     """One setting of a dataclass: its name, its resolved type, and the dataclass field behind it."""
 
@@ -228,6 +269,9 @@ def convert(hint: object, value: Any, where: str, limits: Mapping[str, Any]) -> 
         ok = False
     if not ok or not _within(value, limits):
         raise SettingError(where, given, words(hint, limits), "" if ok else note)
+    if isinstance(given, Written) and core in _WRITTEN:
+        value = _WRITTEN[core](value)
+        value.written = given.written
     return value
 
 
@@ -261,6 +305,8 @@ def to_dict(obj: object, *, hashing: bool = False) -> Any:
             if not (hashing and "later" in one.field.metadata and getattr(obj, name) == one.default())
         }
         return {"name": registry(obj.kind).name_of(type(obj)), **plain} if isinstance(obj, Part) else plain
+    if isinstance(obj, (Written, WrittenInt, WrittenFloat, WrittenPath)):
+        return obj.written
     if isinstance(obj, Enum):
         return obj.name
     if isinstance(obj, Path):
