@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 __all__ = ["HermesError", "InputError", "SettingError", "UnsupportedModelError", "did_you_mean", "nearest"]
 
+# Characters of a value that an error quotes.
+_SHOWN = 300
+
 
 class HermesError(Exception):
     """Base of every error Hermes raises on purpose."""
@@ -47,7 +50,10 @@ class SettingError(InputError):
         super().__init__(where, given, self.allowed, hint)
 
     def __str__(self) -> str:
-        text = f"{self.where}: got {self.given!r}" if self.where else f"got {self.given!r}"
+        given = repr(self.given)
+        if len(given) > _SHOWN:
+            given = f"{given[:_SHOWN]}... ({len(given)} characters)"
+        text = f"{self.where}: got {given}" if self.where else f"got {given}"
         if self.allowed is not None:
             options = self.allowed if isinstance(self.allowed, str) else ", ".join(map(str, self.allowed))
             text += f"; allowed: {options or '(nothing)'}"

@@ -14,7 +14,7 @@ from rich.text import Text
 from hermes.attention import NAME
 from hermes.cli.output import out
 from hermes.cli.questions import Question
-from hermes.config import available, config_hash
+from hermes.config import available, config_hash, to_dict
 from hermes.dialogue.choices import lettered
 from hermes.files import json_line
 from hermes.machine.environment import environment
@@ -36,7 +36,7 @@ def run_record(session: StreamSession, config: RunConfig, overrides: Sequence[st
     about = environment(NAME, session.backbone.device)
     return {
         "policy": named[0] if named else registry("policy").name_of(type(session.policy)),
-        "backbone": config.backbone.checkpoint or config.backbone.family,
+        "backbone": to_dict(config.backbone.checkpoint or config.backbone.family),
         "budget": session.policy.budget,
         "seed": config.seed,
         "config_hash": config_hash(config),

@@ -123,5 +123,3 @@ class _Choices:
             return content
         base = expand(hint, self.select(group, hint, parent, beside, seen), group)
         return patch(hint, base, content, group)
-
-

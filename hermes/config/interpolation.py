@@ -52,10 +52,10 @@ def resolve(tree: Any, *, environment: bool) -> Any:
     def put_back(where: str, text: str) -> str:
         if not _PLACE.search(text):
             return text
-        value, written = (_PLACE.sub(lambda match: found[int(match[1])][at], text) for at in (0, 1))
-        return Written.of(value, written)
+        value = _PLACE.sub(lambda match: found[int(match[1])][0], text)
+        return Written.of(value, _PLACE.sub(lambda match: found[int(match[1])][1], text))
 
-    tree = _mapped(tree, lambda where, text: _checked(where, stand_in(where, text), environment))
+    tree = _mapped(tree, lambda where, text: stand_in(where, _checked(where, text, environment)))
     try:
         plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -63,6 +63,7 @@ def resolve(tree: Any, *, environment: bool) -> Any:
         given: Any = tree
         for key in where.split("."):
             given = given.get(key) if isinstance(given, Mapping) else None
+        given = _mapped(given, put_back)
         raise SettingError(where, given, hint=f"{str(error).splitlines()[0]}.") from error
     return _mapped(plain, put_back) if found else plain
 
@@ -78,8 +79,10 @@ def _mapped(tree: Any, change: Callable[[str, str], str], where: str = "") -> An
 
 def _checked(where: str, text: str, environment: bool) -> str:
     """The text, if it refers to settings alone."""
-    if "${" in text and (named := list(_resolvers(text))):
-        reads = f"Only {ENVIRONMENT}=true, beside the other settings, lets ${{oc.env:NAME}} read the environment."
+    if "${" in text and (named := list(_resolvers(_VARIABLE.sub("", text) if environment else text))):
+        reads = (
+            f"Only {ENVIRONMENT}=true, beside the other settings, lets ${{oc.env:NAME}} read the environment."
+        )
         hint = reads if "oc.env" in named and not environment else f"There is no ${{{named[0]}:...}} here."
         raise SettingError(where, text, "text, and ${key} for the value of another setting", hint)
     return text

@@ -267,11 +267,13 @@ def convert(hint: object, value: Any, where: str, limits: Mapping[str, Any]) -> 
         ok = value is not None
     elif core is not Any:
         ok = False
+    if ok and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        ok, note = False, "It does not fit 64 bits."
     if not ok or not _within(value, limits):
         raise SettingError(where, given, words(hint, limits), "" if ok else note)
-    if isinstance(given, Written) and core in _WRITTEN:
+    if (written := getattr(given, "written", None)) is not None and core in _WRITTEN:
         value = _WRITTEN[core](value)
-        value.written = given.written
+        value.written = written
     return value
 
 

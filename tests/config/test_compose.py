@@ -121,6 +121,7 @@ def test_removed_entries_stay_removed(run: Callable[..., Run]) -> None:
 def test_interpolation(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("T_BUDGET", "12")
     got = run(
+        "environment=true",
         "policy.budget=${oc.env:T_BUDGET}",
         "seed=${policy.budget}",
         "policy.tiers.deep.share=${policy.tiers.sensory.share}",
