@@ -19,6 +19,7 @@ T = TypeVar("T")
 # In a change given to `patch`: take this key away.
 REMOVE = object()
 
+_REQUIRED = "This setting is required."
 _NO_LIMITS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -76,7 +77,16 @@ def _walk(
         entries = {}
         for key, value in _mapping(spec, hint, where).items():
             at = join(where, key)
-            entries[convert(args[0], key, at, _NO_LIMITS)] = _walk(args[1], value, at, limits, make)
+            name = convert(args[0], key, at, _NO_LIMITS)
+            try:
+                entries[name] = _walk(args[1], value, at, limits, make)
+            except SettingError as error:
+                # Half an entry under a new name is an entry that is there, mistyped.
+                meant = did_you_mean(str(key), [str(other) for other in spec if other != key])
+                if error.hint != _REQUIRED or not meant:
+                    raise
+                hint = f"{_REQUIRED} {key!r} is a new entry. {meant}"
+                raise SettingError(error.where, error.given, error.allowed, hint) from None
         return entries
     if core in (list, tuple) and (make or isinstance(spec, (list, tuple))):
         return _sequence(hint, spec, where, limits, make)
@@ -159,7 +169,7 @@ def _settings(cls: type, spec: Mapping[str, Any], where: str, make: bool, defaul
         elif value is not dataclasses.MISSING:
             values[name] = value if make else to_dict(value)
         elif make:
-            raise SettingError(at, None, words(setting.type, limits), "This setting is required.")
+            raise SettingError(at, None, words(setting.type, limits), _REQUIRED)
     if not make:
         return values
     try:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from hermes.config.building import build, expand, patch, unknown
 from hermes.config.experiments import _EXPERIMENT, _experiment
 from hermes.config.files import _find, _no_cycle, _parse, _read, available
 from hermes.config.interpolation import ENVIRONMENT, resolve
-from hermes.config.schema import part_type, settings_of
+from hermes.config.schema import join, part_type, settings_of
 from hermes.errors import SettingError, did_you_mean
 from hermes.registry import registry
 
@@ -62,25 +62,53 @@ def compose(
     groups = {*defaults, *(name for name, setting in settings.items() if part_type(setting.type))}
     selected: dict[str, Any] = dict(defaults)
     edits = []
+    choices = _Choices(config_dirs, fallbacks or {})
+
+    def spread(selected: Mapping[str, Any]) -> dict[str, Any]:
+        tree = {key: choices.select(key, settings[key].type, value) for key, value in selected.items()}
+        return cast(dict[str, Any], expand(root, tree))
+
     for path, value in items:
         key = path[0]
         if key not in settings:
-            raise unknown("", key, value, {**settings, _EXPERIMENT: None})
+            known = {**settings, _EXPERIMENT: None, ENVIRONMENT: None}
+            raise _with_hint(unknown("", key, value, known), path, spread(defaults))
         if len(path) == 1 and key in groups and _selects(value):
             selected[key] = value
         else:
             edits.append((path, value))
-    choices = _Choices(config_dirs, fallbacks or {})
-    tree = {key: choices.select(key, settings[key].type, value) for key, value in selected.items()}
+    tree = spread(selected)
     if chosen and _EXPERIMENT in settings:
         tree[_EXPERIMENT] = chosen[-1]
-    tree = expand(root, tree)
     for path, value in edits:
         for key in reversed(path):
             value = {key: value}
-        # Expanded again, so that the next edit finds the defaults of a part that came in by this one.
-        tree = expand(root, patch(root, tree, value))
+        try:
+            # Expanded again, so that the next edit finds the defaults of a part that came in by this one.
+            tree = expand(root, patch(root, tree, value))
+        except SettingError as error:
+            raise _with_hint(error, path, tree) from None
     return build(root, resolve(tree, environment=environment))
+
+
+def _with_hint(error: SettingError, path: Sequence[str], tree: Mapping[str, Any]) -> SettingError:
+    """The error for a key that is no setting there, with where there is one of that name."""
+    if "There is no setting" in error.hint and "Did you mean" not in error.hint:
+        ends = (f".{'.'.join(path)}", f".{path[-1]}")
+        keys = list(_dotted(tree))
+        found = next(filter(None, ([key for key in keys if key.endswith(end)] for end in ends)), [])
+        if found:
+            hint = f"{error.hint} Did you mean {' or '.join(map(repr, found[:3]))}?"
+            return SettingError(error.where, error.given, error.allowed, hint)
+    return error
+
+
+def _dotted(tree: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """The dotted keys of a tree of settings, groups included."""
+    for key, value in tree.items():
+        yield join(where, key)
+        if isinstance(value, Mapping):
+            yield from _dotted(value, join(where, key))
 
 
 def _selects(value: Any) -> bool:
