@@ -15,7 +15,7 @@ from hermes.config import build, compose
 from hermes.errors import HermesError, InputError, SettingError, UnsupportedModelError
 from hermes.registry import registry
 
-__all__ = ["backbone_fallback", "load_backbone", "save_checkpoint"]
+__all__ = ["backbone_fallback", "load_backbone", "native_fps", "save_checkpoint"]
 
 
 @dataclass
@@ -45,6 +45,20 @@ def load_backbone(config: BackboneConfig | Mapping[str, Any] | str) -> Backbone:
     backbone = _family(config).load(config)
     backbone.check()
     return backbone
+
+
+def native_fps(config: BackboneConfig) -> float:
+    """The rate at which a backbone watches where ``video.fps`` says nothing, before its weights are loaded.
+
+    Raises:
+        SettingError: no such family.
+        UnsupportedModelError: a family Hermes does not know.
+        InputError: no such checkpoint.
+
+    >>> native_fps(BackboneConfig(family="tiny_llava_onevision"))
+    0.5
+    """
+    return config.fps or _family(config).default_fps
 
 
 def backbone_fallback(name: str) -> dict[str, object] | None:

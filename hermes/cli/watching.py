@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from hermes.backbone.loading import native_fps
 from hermes.cli.answers import Writer, run_record
 from hermes.cli.output import err, note
 from hermes.cli.questions import Question, check_times
@@ -34,15 +36,14 @@ def watch(
     config = run_config(overrides)
     if probe_result is not None and config.probe is None:
         raise InputError("--probe-result: nothing watches; name a probe with probe=NAME (hermes list probes)")
-    # The rate is the family's own where no setting names it: then the video is opened again once it is known.
-    source = _open(spec, asked, config, config.video.fps or config.backbone.fps or 1.0)
+    # The rate is the family's own where no setting names it. It is known before the model is loaded, so that
+    # the video is opened before, and once: a pipe cannot be read again.
+    rate = config.video.fps or native_fps(config.backbone)
+    source = _open(spec, asked, config, rate)
     shown = writer.streams and sys.stderr.isatty()
     try:
         with err().status("loading the model") if shown else nullcontext():
-            session = session_from(config)
-        if source.fps != session.fps:
-            source.close()
-            source = _open(spec, asked, config, session.fps)
+            session = session_from(replace(config, video=replace(config.video, fps=rate)))
         with session:
             run = run_record(session, config, overrides)
             with _watched(source, config.video.end, shown) as frames:
@@ -78,7 +79,7 @@ def watch(
 
 def _open(spec: str, asked: Sequence[Question], config: RunConfig, fps: float) -> FrameSource:
     video = config.video
-    source = open_source(spec, fps=fps, start=video.start, end=video.end, max_side=video.max_side)
+    source = open_source(spec, fps=fps, start=video.start, end=video.end, **video.reading())
     try:
         check_times(asked, source.name, video.start, _end(source, video.end), 1 / fps)
     except InputError:
@@ -94,12 +95,13 @@ def _end(source: FrameSource, end: float | None) -> float | None:
 def _when_due(session: StreamSession, frames: _Watched, asked: Sequence[Question]) -> Iterator[Question]:
     """Each question once the frames before it are seen; those without a time at the end of the stream."""
     source = frames.source
+    measured = source.duration is not None
     due = [(question.time, question) for question in asked if question.time is not None]
     due.sort(key=lambda pair: pair[0])
     watching = session.watch(frames, [time for time, _ in due])
     # zip takes the question first, so that nothing is read beyond what the last one needs.
     for (_, question), _ in zip(due, watching, strict=False):
-        if source.duration is None and frames.end is not None:
+        if not measured and frames.end is not None:
             check_times([question], source.name, 0.0, frames.end, 1 / session.fps)
         yield question
     rest = [question for question in asked if question.time is None]

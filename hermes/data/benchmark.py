@@ -93,6 +93,6 @@ def video_frames(
     start = max(video.start, clip.start)
     end = min((end for end in (video.end, clip.end) if end is not None), default=None)
     rate = clip.source_fps or source_fps
-    source = open_source(clip.video, fps=fps, start=start, end=end, max_side=video.max_side, source_fps=rate)
+    source = open_source(clip.video, fps=fps, start=start, end=end, source_fps=rate, **video.reading())
     with closing(source):
         yield iter(source)

@@ -188,7 +188,7 @@ class VideoSource(FrameSource):
 
     def _from_start(self) -> tuple[Iterator[VideoFrame], float]:
         """Pictures from the one on screen at ``start``, else from the first of all; the first one's time."""
-        if self.sampling.start > 0 and self._media.again:
+        if self.sampling.start > 0 and self._media.again and self._origin is not None:
             found = self._scan(whole=False)
             if found.entry:
                 pictures = self._entered(found)
@@ -319,9 +319,8 @@ class VideoSource(FrameSource):
             parts.append(f"reading stopped at {clock.until:.1f} s: {self._stopped_by}")
         if clock.jumps > 1:
             parts.append(f"timestamps jump {clock.jumps} times in all")
-        if clock.repeats:
-            s = "s" * (clock.repeats > 1)
-            parts.append(f"{clock.repeats} picture{s} no later than the one before, by their timestamps")
+        if clock.repeats * 20 > clock.pictures:  # a few are usual in some containers
+            parts.append(f"{clock.repeats} of {clock.pictures} timestamps are not later than the one before")
         if parts:
             self.warn("; ".join(parts))
 

@@ -10,8 +10,8 @@ class Clock:
 
     A time stamp that follows the one before by at most ``max_gap`` seconds is the time itself: the picture
     before stays on screen that long. Over a longer leap, and where time stamps run back by over a second
-    (joined recordings), the clock goes on from where the picture before ended. A picture without a time stamp
-    follows the one before; one that comes a little too early, or at the same time, is shown at once.
+    (joined recordings), the clock goes on from where the picture before ended. A picture without a time stamp,
+    or whose own is not later than that of the one before, follows when that ends.
 
     Args:
         max_gap: seconds.
@@ -26,6 +26,7 @@ class Clock:
 
     def __init__(self, max_gap: float, warn: Callable[[str], None], until: float = 0.0) -> None:
         self.until = until
+        self.pictures = 0
         self.jumps = 0
         self.repeats = 0
         self._begun = until
@@ -41,6 +42,7 @@ class Clock:
             stamp: seconds; ``None`` where it has none.
             duration: seconds that it says it stays.
         """
+        self.pictures += 1
         time = self.until if stamp is None else stamp + self._shift
         before = self._begun if self._last is None else self._last
         if not -max(1.0, 2 * duration) <= time - before <= self._max_gap:
@@ -52,7 +54,7 @@ class Clock:
             time = self.until
         if self._last is not None and time <= self._last:
             self.repeats += 1
-            time = self._last
+            time = self.until
         self._last = time
         self.until = time + min(duration, self._max_gap)
         return time

@@ -94,6 +94,7 @@ def open_source(
         SettingError: a rate, time or size that makes no sense.
         InputError: nothing there to read as frames.
 
+    >>> import numpy as np
     >>> with open_source(np.zeros((3, 4, 6, 3), np.uint8), fps=2.0) as source:
     ...     [frame.time for frame in source]
     [0.0, 0.5, 1.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -73,6 +74,7 @@ def scan(
     restarting = context.codec.canonical_name in _RESTARTING and not (decoding_times and depth)
     entry, entered, last, end, shift = 0, 0.0, 0.0, 0.0, 0.0
     pictures, unstamped = 0, False
+    recent: deque[int] = deque(maxlen=32)
     for number, packet in enumerate(packets):
         if not packet.size:
             continue
@@ -90,8 +92,10 @@ def scan(
             shift += end - time
             time = end
             restarting = False
-        if packet.has_sidedata("new_extradata"):
+        # Pictures that repeat a time are moved, and move those that follow.
+        if packet.has_sidedata("new_extradata") or stamp in recent or (time < last and not depth):
             restarting = False
+        recent.append(stamp)
         if restarting and last < time <= start and _hides_the_past(packet, context):
             entry, entered = number, time
         last, end = max(last, time), max(end, time + duration)

@@ -91,7 +91,7 @@ class Wanderer(Benchmark):
             return nullcontext(walk.frames())
         images = np.stack([frame.image for frame in walk.frames()])
         return open_source(
-            images, fps=fps, start=video.start, end=video.end, max_side=video.max_side, source_fps=1.0
+            images, fps=fps, start=video.start, end=video.end, source_fps=1.0, **video.reading()
         )
 
     def holds(self, index: int, question: TimedQuestion) -> float | None:
