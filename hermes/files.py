@@ -3,18 +3,69 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import io
 import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hermes.errors import InputError
 
-__all__ = ["check_file_path", "json_line", "write_csv_whole", "write_text_whole", "write_whole"]
+__all__ = [
+    "WriteError",
+    "append_text",
+    "check_file_path",
+    "json_line",
+    "make_folder",
+    "remove_file",
+    "strict_json",
+    "write_csv_whole",
+    "write_text_whole",
+    "write_torch_whole",
+    "write_whole",
+    "writing",
+]
+
+_ASIDE = ".unfinished-"
+
+
+class WriteError(InputError):
+    """Something could not be written: the disk is full, the folder is gone, it may not be written to."""
+
+
+@contextmanager
+def writing(path: str | Path, kept: str = "") -> Iterator[None]:
+    """Say of any fault of the machine inside the block what was being written, and what is safe.
+
+    Args:
+        path: of what is written.
+        kept: a sentence about what was there before.
+
+    Raises:
+        WriteError: the machine refused.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # The one ValueError that a path gives: it holds a null character.
+        if isinstance(error, ValueError) and "\0" not in str(path):
+            raise
+        told = f"{path}: cannot be written ({_reason(error, Path(path))}). {kept}".rstrip()
+        raise WriteError(f"{told} Mend it and do the same again: what was finished is kept.") from error
+
+
+def _reason(error: Exception, path: Path) -> str:
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        said = "a file is where a folder should be"
+    at = getattr(error, "filename", None)
+    # A folder above it that is at fault.
+    return f"{at}: {said}" if isinstance(at, str) and Path(at) in path.parents else said
 
 
 def check_file_path(path: str | Path, what: str) -> Path:
@@ -24,18 +75,42 @@ def check_file_path(path: str | Path, what: str) -> Path:
         InputError: it cannot; ``what`` was to be written.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; {what} needs a file name")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"{path}: {folder} is not a folder that can be written to")
+    with writing(path, f"It was to hold {what}."):
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; {what} needs a file name")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise InputError(f"{path}: {folder} is not a folder that can be written to ({what})")
     return path
+
+
+def make_folder(path: str | Path) -> Path:
+    """A folder and those above it, made where they are missing; their names are on disk when this returns.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    path = Path(path)
+    with writing(path, "It was to be a folder."):
+        _make_folder(path)
+    return path
+
+
+def remove_file(path: str | Path) -> None:
+    """Remove a file, if there is one.
+
+    Raises:
+        WriteError: it cannot be removed.
+    """
+    with writing(path, "It was to be removed."):
+        Path(path).unlink(missing_ok=True)
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Write a file beside its place and rename it, so that nobody ever sees half of it.
 
-    What is at the path stays until the new file is whole and on disk, whatever interrupts the writing.
+    What is at the path stays until the new file is whole and on disk, whatever interrupts the writing. What
+    writers that were killed have left beside it is removed.
 
     Args:
         path: of the file; missing folders are made.
@@ -45,35 +120,67 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
         The path.
 
     Raises:
-        InputError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # With the permissions of any new file.
-        aside.touch(exist_ok=False)
-        write(aside)
-        _flush(aside, os.O_RDWR)
-        aside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-    # Not every file system can: then the new name may be lost with the power, but no content.
-    with suppress(OSError):
-        _flush(path.parent, os.O_RDONLY)
+    with writing(path, "What was there before, if anything, is unchanged."):
+        _make_folder(path.parent)
+        _clear(path.parent)
+        with _aside(path) as aside:
+            write(aside)
+            _flush(aside, os.O_RDWR)
+            aside.replace(path)
+    _flush_names(path.parent)
     return path
+
+
+def append_text(path: str | Path, text: str) -> None:
+    """Add text to the end of a file: all of it, on disk when this returns, or none.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with writing(path, "What it holds is kept."):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            before = os.fstat(handle).st_size
+            try:
+                left = memoryview(text.encode())
+                while left:
+                    left = left[os.write(handle, left) :]
+                os.fsync(handle)
+            except BaseException:
+                with suppress(OSError):
+                    os.ftruncate(handle, before)
+                raise
+        finally:
+            os.close(handle)
+    if not before:
+        _flush_names(Path(path).parent)
 
 
 def write_text_whole(path: str | Path, text: str) -> Path:
     """Write a text file in UTF-8 as :func:`write_whole` does.
 
     Raises:
-        InputError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
-    return write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    # Half a surrogate pair is no text.
+    return write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8", errors="replace"))
+
+
+def write_torch_whole(path: str | Path, content: object) -> Path:
+    """Write what ``torch.load`` reads, as :func:`write_whole` does.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    import torch
+
+    # In memory first: where the disk is full, the writer of torch itself raises something else.
+    whole = io.BytesIO()
+    torch.save(content, whole)
+    return write_whole(path, lambda aside: aside.write_bytes(whole.getbuffer()))
 
 
 def write_csv_whole(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> Path:
@@ -85,18 +192,54 @@ def write_csv_whole(path: str | Path, rows: Iterable[Mapping[str, Any]], columns
         columns: that come first, or alone where there is no row.
 
     Raises:
-        InputError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     lines = list(rows)
     names = list(dict.fromkeys([*columns, *(key for line in lines for key in line)]))
 
     def write(aside: Path) -> None:
-        with aside.open("w", newline="", encoding="utf-8") as file:
+        with aside.open("w", newline="", encoding="utf-8", errors="replace") as file:
             table = csv.DictWriter(file, names)
             table.writeheader()
             table.writerows(lines)
 
     return write_whole(path, write)
+
+
+def strict_json(text: str) -> Any:
+    r"""What JSON says, where it says nothing that only Python takes.
+
+    Raises:
+        ValueError: no JSON; or NaN, Infinity, a number that no computer word holds, half a surrogate pair, or
+            nesting without end.
+
+    >>> strict_json('{"age": [1, 2.5]}')
+    {'age': [1, 2.5]}
+    >>> strict_json('{"age": Infinity}')
+    Traceback (most recent call last):
+    ValueError: Infinity is no number
+    """
+    try:
+        content = json.loads(text, parse_int=_whole, parse_float=_real, parse_constant=_real)
+        json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("half a surrogate pair") from error
+    return content
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"{text[:20]}... is too large a number")
+    return int(text)
+
+
+def _real(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no number")
+    return number
 
 
 def json_line(content: Mapping[str, Any]) -> str:
@@ -114,6 +257,54 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _make_folder(path: Path) -> None:
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        _flush_names(folder.parent)
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A new file beside a path, locked as long as its process lives; one that is left is removed."""
+    while True:
+        # Short, so that a name that fits has an aside that does.
+        aside = path.with_name(f"{_ASIDE}{secrets.token_hex(4)}{path.suffix}")
+        # With the permissions of any new file.
+        handle = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            # Not every file system can; then nothing is ever cleared.
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # Another process may have cleared it before it was locked.
+            if not os.fstat(handle).st_nlink:
+                continue
+            yield aside
+            return
+        finally:
+            os.close(handle)
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what writers that are gone have left."""
+    for left in folder.glob(f"{_ASIDE}*"):
+        with suppress(OSError):
+            handle = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+            finally:
+                os.close(handle)
+
+
+def _flush_names(folder: Path) -> None:
+    # Not every file system can: then a new name may be lost with the power, but no content.
+    with suppress(OSError):
+        _flush(folder, os.O_RDONLY)
 
 
 def _flush(path: Path, mode: int) -> None:

@@ -3,9 +3,9 @@
 from hermes.memory.config import ExecutionMode, MemoryConfig
 from hermes.memory.insertion import append_memory, insert_blocks
 from hermes.memory.layer import KVLayer, Tokens, keeping
-from hermes.memory.memory import KVMemory, load_memory
+from hermes.memory.memory import KVMemory, load_memory, memory_of
 from hermes.memory.scope import Scope, check_scope, current_scope
-from hermes.memory.storage import load_record
+from hermes.memory.storage import load_record, read_saved, read_tensors
 from hermes.memory.updates import LayerUpdate, Mix, join_updates
 
 __all__ = [
@@ -25,4 +25,7 @@ __all__ = [
     "keeping",
     "load_memory",
     "load_record",
+    "memory_of",
+    "read_saved",
+    "read_tensors",
 ]

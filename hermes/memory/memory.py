@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from hermes.config import build, setting
 from hermes.errors import HermesError, InputError
 from hermes.kernels import Kernels
 from hermes.memory.config import MemoryConfig
-from hermes.memory.layer import KVLayer
-from hermes.memory.storage import load_record, read_tensors, write_memory
+from hermes.memory.layer import KVLayer, flaw_of
+from hermes.memory.storage import read_saved, read_tensors, write_saved
 from hermes.memory.transitions import append_pending, evict, group_alike, invalid_updates
 from hermes.memory.updates import LayerUpdate
 from hermes.tokens import Provenance, Rotary, TokenKind
@@ -311,14 +313,23 @@ class KVMemory(Cache):  # type: ignore[misc]
         self.prefix = self.next_position = self.top = 0
         self.next_summary_id = -2
 
-    def save(self, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self,
+        folder: str | Path,
+        extra: Mapping[str, Any] | None = None,
+        beside: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> None:
         """Write the memory to a folder as safetensors and JSON; :func:`load_memory` reads it.
+
+        What was saved there before stays until all of this is on disk, and then goes at once.
 
         Args:
             extra: entries of the record beside the memory's own.
+            beside: more files of tensors, by what they hold and the tensors' names.
 
         Raises:
             HermesError: tokens are pending.
+            InputError: the folder cannot be written to.
         """
         if any(layer.pending for layer in self.layers):
             raise HermesError("a memory with pending tokens cannot be saved: commit or roll back first")
@@ -328,14 +339,13 @@ class KVMemory(Cache):  # type: ignore[misc]
             for name, tensor in layer.tensors().items()
         }
         record = {
-            "format": 1,
             "clock": self.clock_mode,
             "keep_written": self.keep_written,
             "next_summary_id": self.next_summary_id,
             "axes": self.rotary.axes,
             "layers": [layer.facts() for layer in self.layers],
         }
-        write_memory(folder, tensors, {**record, **(extra or {})})
+        write_saved(folder, {"memory": tensors, **(beside or {})}, {**record, **(extra or {})})
 
     def state(self) -> Sequence[Tensor]:
         """Every tensor held, in a fixed order, for comparing two memories."""
@@ -349,21 +359,55 @@ def load_memory(folder: str | Path, rotary: Rotary, device: torch.device | str =
         rotary: of the decoder that wrote it (``backbone.rotary``).
 
     Raises:
-        InputError: no such memory, or it belongs to a decoder with other position axes.
+        InputError: no such memory, it is damaged, or it belongs to a decoder with other position axes.
     """
-    path, record = Path(folder), load_record(folder)
-    if record["axes"] != rotary.axes:
-        raise InputError(f"{path}: saved with {record['axes']} position axes, this decoder has {rotary.axes}")
-    memory = KVMemory(
-        len(record["layers"]), rotary, keep_written=record["keep_written"], clock=record["clock"]
-    )
-    memory.next_summary_id = record["next_summary_id"]
-    own: list[dict[str, Tensor]] = [{} for _ in memory.layers]
-    for key, tensor in read_tensors(path, device).items():
+    return read_saved(folder, lambda record: memory_of(folder, record, rotary, device))
+
+
+@dataclass(kw_only=True)
+class _Layer:
+    prefix: int = setting(ge=0)
+    has_timestamps: bool
+    has_protected: bool
+
+
+@dataclass(kw_only=True)
+class _Memory:
+    """What the record of a saved memory holds."""
+
+    clock: Literal["per_layer", "first_layer"]
+    keep_written: bool
+    next_summary_id: int = setting(ge=-(2**62), le=-2)
+    axes: int
+    layers: list[_Layer]
+
+
+def memory_of(
+    folder: str | Path, record: Mapping[str, Any], rotary: Rotary, device: torch.device | str = "cpu"
+) -> KVMemory:
+    """The memory that a record describes, as :func:`load_memory`; every field is checked."""
+    path = Path(folder)
+    own = {field.name: record[field.name] for field in fields(_Memory) if field.name in record}
+    about = build(_Memory, own, str(path / "memory.json"))
+    if about.axes != rotary.axes:
+        raise InputError(f"{path}: saved with {about.axes} position axes, this decoder has {rotary.axes}")
+    memory = KVMemory(len(about.layers), rotary, keep_written=about.keep_written, clock=about.clock)
+    memory.next_summary_id = about.next_summary_id
+    held: dict[str, dict[str, Tensor]] = {str(layer.index): {} for layer in memory}
+    for key, tensor in read_tensors(path, record, "memory", device).items():
         index, _, name = key.partition(".")
-        own[int(index)][name] = tensor
-    for layer, facts, tensors in zip(memory.layers, record["layers"], own, strict=True):
-        layer.load(facts, tensors)
+        if index not in held:
+            raise InputError(f"{path}: {key}: a tensor of a layer that there is not")
+        held[index][name] = tensor
+    for layer, facts in zip(memory, about.layers, strict=True):
+        tensors = held[str(layer.index)]
+        if flaw := flaw_of(tensors, rotary, facts.prefix, about.keep_written):
+            raise InputError(f"{path}: layer {layer.index}: {flaw}")
+        layer.load(vars(facts), tensors)
+    if not memory.layers:
+        raise InputError(f"{path}: layers: none")
+    if len({(layer.prefix, layer.dtype) for layer in memory}) > 1:
+        raise InputError(f"{path}: layers: they differ in prefix or number type")
     memory.prefix = memory.layers[0].prefix
     memory.sync_clocks()
     return memory

@@ -140,6 +140,14 @@ class Session:
         self.hold(memory)
         self._warned = False
 
+    def go_on(self, stream: Stream) -> None:
+        """Serve this stream, which has begun, in place of the one before."""
+        self.execution.restart()
+        self.streams, self.policy = [stream], stream.policy
+        self._encoding, self._compressing = stream.encoding, stream.compressing
+        self.hold(stream.held)
+        self._warned = False
+
     def hold(self, memory: KVMemory) -> None:
         """Go on from this memory, and observe attention over it."""
         for stream in self.streams:

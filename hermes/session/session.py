@@ -21,7 +21,7 @@ from hermes.memory import MemoryConfig
 from hermes.policy import MemoryPolicy, StreamContext
 from hermes.session.answer import Answer, Stats
 from hermes.session.loop import Session
-from hermes.session.saving import read_stream, save_stream
+from hermes.session.saving import resumed_stream, save_stream
 from hermes.session.stream import Stream
 from hermes.tokens import Chunk, VideoState
 from hermes.video import Frame
@@ -203,22 +203,26 @@ class StreamSession(Session):
     def save(self, folder: str | Path) -> None:
         """Write the stream's state to a folder, so that :meth:`resume` goes on from here.
 
-        Frames that wait for their chunk are encoded first.
+        Frames that wait for their chunk are encoded first. A stream that was saved there before is replaced
+        once all of this one is on disk; whatever stops the writing, the old one or the new is there.
+
+        Raises:
+            InputError: the folder cannot be written to.
         """
         self.flush()
-        save_stream(self.stream, folder)
+        save_stream(self.stream, folder, self.chunk_frames)
 
     def resume(self, folder: str | Path) -> None:
         """Go on from a folder written by :meth:`save`, as if the stream had not been interrupted.
 
+        Everything is read and compared first: weights, settings of the model, the memory and the policy,
+        checksums. After an error the session is as it was.
+
         Raises:
-            InputError: no saved stream there, or one of another decoder or policy.
+            SettingError: the stream was saved under another setting: which, its value there and here.
+            InputError: no saved stream there, it is damaged, or of another decoder or policy.
         """
-        saved = read_stream(self.stream, folder)
-        self.reset()
-        saved.memory.use(self.memory.kernels)
-        self.hold(saved.memory)
-        saved.restore(self.stream)
+        self.go_on(resumed_stream(self.stream, folder, self.chunk_frames, self.memory_config, self.memory))
 
     def watch(self, frames: Iterable[Frame], times: Sequence[float]) -> Iterator[float]:
         """Feed frames and stop at each of the given times (s), with just those seen that had arrived before.
