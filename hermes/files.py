@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,7 +32,8 @@ __all__ = [
     "writing",
 ]
 
-_ASIDE = ".unfinished-"
+# What is not whole yet; nobody else's file is called so.
+_ASIDE = re.compile(r"\.unfinished-[0-9a-f]{16}(\..*)?")
 
 
 class WriteError(InputError):
@@ -271,7 +273,7 @@ def _aside(path: Path) -> Iterator[Path]:
     """A new file beside a path, locked as long as its process lives; one that is left is removed."""
     while True:
         # Short, so that a name that fits has an aside that does.
-        aside = path.with_name(f"{_ASIDE}{secrets.token_hex(4)}{path.suffix}")
+        aside = path.with_name(f".unfinished-{secrets.token_hex(8)}{path.suffix}")
         # With the permissions of any new file.
         handle = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -291,7 +293,7 @@ def _aside(path: Path) -> Iterator[Path]:
 
 def _clear(folder: Path) -> None:
     """Remove what writers that are gone have left."""
-    for left in folder.glob(f"{_ASIDE}*"):
+    for left in filter(lambda path: _ASIDE.fullmatch(path.name), folder.iterdir()):
         with suppress(OSError):
             handle = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:

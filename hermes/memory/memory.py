@@ -404,10 +404,8 @@ def memory_of(
         if flaw := flaw_of(tensors, rotary, facts.prefix, about.keep_written):
             raise InputError(f"{path}: layer {layer.index}: {flaw}")
         layer.load(vars(facts), tensors)
-    if not memory.layers:
-        raise InputError(f"{path}: layers: none")
-    if len({(layer.prefix, layer.dtype) for layer in memory}) > 1:
-        raise InputError(f"{path}: layers: they differ in prefix or number type")
+    if len({(layer.prefix, layer.length and layer.dtype) for layer in memory}) != 1:
+        raise InputError(f"{path}: layers: none, or they differ in prefix or number type")
     memory.prefix = memory.layers[0].prefix
     memory.sync_clocks()
     return memory
