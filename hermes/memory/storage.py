@@ -28,7 +28,7 @@ from hermes.config import build, setting
 from hermes.errors import InputError
 from hermes.files import make_folder, strict_json, write_text_whole, write_whole, writing
 
-__all__ = ["load_record", "read_saved", "read_tensors", "write_saved"]
+__all__ = ["load_record", "read_saved", "read_tensors", "write_saved", "write_tensors"]
 
 T = TypeVar("T")
 
@@ -114,6 +114,16 @@ def _write(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> dict[str, 
     path = folder / f"{name}.safetensors"
     if os.path.lexists(path):
         path = folder / f"{name}.{secrets.token_hex(8)}.safetensors"
+    size, digest = write_tensors(path, tensors)
+    return {"file": path.name, "bytes": size, "sha256": digest}
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
+    """Write tensors as a file of safetensors, whole or not at all: its bytes, and their SHA-256.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     digest, size = hashlib.sha256(), 0
 
     def write(aside: Path) -> None:
@@ -125,7 +135,7 @@ def _write(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> dict[str, 
                 size += len(piece)
 
     write_whole(path, write)
-    return {"file": path.name, "bytes": size, "sha256": digest.hexdigest()}
+    return size, digest.hexdigest()
 
 
 def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hermes.config import setting
-from hermes.memory import KVLayer, KVMemory, Tokens
+from hermes.files import writing
+from hermes.memory import KVLayer, KVMemory, Tokens, write_tensors
 from hermes.policy.quantise import Along, Codes, dequantise, quantise
 from hermes.tokens import Provenance
 
@@ -46,12 +49,20 @@ class Store:
     )
 
 
-class _Piece(NamedTuple):
-    """Where a block lies in its segment: tokens and, along the tokens, groups."""
+@dataclass
+class _Slab:
+    """Blocks of a layer end to end: in memory, with room for more, or in a file, which has none.
 
-    segment: int
-    tokens: slice
-    groups: slice
+    Attributes:
+        first: number of its first block.
+        fields: tensors by name.
+        tokens, groups: how many are filled along the axis of tokens, and of groups of tokens.
+    """
+
+    first: int
+    fields: dict[str, Tensor] | Path
+    tokens: int = 0
+    groups: int = 0
 
 
 class Archive:
@@ -59,24 +70,33 @@ class Archive:
 
     Source: arXiv 2503.00540 (ReKV), generalised: any tokens of any layer, in blocks of any sizes. Keys are
     stored as rotated in the memory, with their positions, so that reading them back elsewhere costs one
-    rotation. The index stays on the memory's device.
+    rotation. The index stays on the memory's device. Both grow by a part of what they are, so that adding
+    takes as long after a day as at first, and memory is that of the blocks.
+
+    Attributes:
+        sizes: tokens of each block, a list a layer.
+        newest: id of each block's last token, by which a policy knows what it has stored.
+        last: the largest of those, -1 where there is none.
+        archived_bytes: of what is stored, the index apart.
     """
 
     def __init__(self, store: Store, num_layers: int) -> None:
         self.store = store
         self.sizes: list[list[int]] = [[] for _ in range(num_layers)]
-        # Id of each block's last token, by which a policy knows what it has stored.
         self.newest: list[list[int]] = [[] for _ in range(num_layers)]
-        self._pieces: list[list[_Piece]] = [[] for _ in range(num_layers)]
+        self.last = [-1] * num_layers
+        # Where each block begins in its slab, along tokens and groups.
+        self._starts = [(array("q"), array("q")) for _ in range(num_layers)]
+        self._slabs: list[list[_Slab]] = [[] for _ in range(num_layers)]
         self._index: list[Tensor | None] = [None] * num_layers
-        self._segments: list[dict[str, Tensor] | Path] = []
+        self._files = 0
         self._temporary: Any = None
         self.archived_bytes = 0
 
     @property
     def resident_bytes(self) -> int:
         """Bytes of the index."""
-        return sum(index.nbytes for index in self._index if index is not None)
+        return sum(self.index(at).nbytes for at, index in enumerate(self._index) if index is not None)
 
     def add(
         self,
@@ -113,41 +133,116 @@ class Archive:
         index: Mapping[int, Tensor],
         newest: Mapping[int, list[int]],
     ) -> None:
-        number = len(self._segments)
-        self._segments.append(segment if self.store.place == "cpu" else self._written(segment, number))
-        self.archived_bytes += sum(tensor.nbytes for tensor in segment.values())
+        fields: dict[int, dict[str, Tensor]] = {at: {} for at in sizes}
+        for key, tensor in segment.items():
+            layer, _, name = key.partition(".")
+            fields[int(layer)][name] = tensor
+        for at, parts in fields.items():
+            if parts["keys.codes" if "keys.codes" in parts else "keys"].shape[2] != sum(sizes[at]):
+                raise ValueError(f"layer {at}: not as many tokens as its blocks have")
+        # What may fail first, so that all is added or nothing.
+        grown = {at: self._with_room(at, means) for at, means in index.items()}
+        file = None if self.store.place == "cpu" else self._written(segment)
+        slabs = {at: self._slab(at, fields[at], self._groups(sizes[at]), file) for at in sizes}
         for at, means in index.items():
-            old = self._index[at]
-            self._index[at] = means if old is None else torch.cat((old.to(means.device), means), dim=1)
+            count, slab, (tokens, groups) = len(self.sizes[at]), slabs[at], self._starts[at]
+            grown[at][:, count : count + means.shape[1]] = means
+            self._index[at] = grown[at]
+            if not self._slabs[at] or slab is not self._slabs[at][-1]:
+                self._slabs[at].append(slab)
+            for size in sizes[at]:
+                tokens.append(slab.tokens)
+                groups.append(slab.groups)
+                slab.tokens, slab.groups = slab.tokens + size, slab.groups + self._groups([size])
             self.sizes[at] += sizes[at]
             self.newest[at] += newest[at]
-            token = group = 0
-            for size in sizes[at]:
-                groups = -(-size // min(self.store.group or size, size))
-                piece = _Piece(number, slice(token, token + size), slice(group, group + groups))
-                self._pieces[at].append(piece)
-                token, group = token + size, group + groups
+            self.last[at] = max(self.last[at], *newest[at])
+        self.archived_bytes += sum(tensor.nbytes for tensor in segment.values())
 
-    def _written(self, segment: dict[str, Tensor], number: int) -> Path:
-        if self._temporary is None:
-            if self.store.folder is not None:
-                self.store.folder.mkdir(parents=True, exist_ok=True)
-            self._temporary = tempfile.TemporaryDirectory(prefix="archive_", dir=self.store.folder)
-        path = Path(self._temporary.name) / f"{number}.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in segment.items()}, path)
+    def _groups(self, sizes: Sequence[int]) -> int:
+        return sum(-(-size // min(self.store.group or size, size)) for size in sizes)
+
+    def _with_room(self, at: int, means: Tensor) -> Tensor:
+        """The index of a layer with room for more blocks, on their device."""
+        old, count = self._index[at], len(self.sizes[at])
+        if old is None:
+            return means.clone()
+        wanted = count + means.shape[1]
+        if wanted <= old.shape[1] and old.device == means.device:
+            return old
+        new = means.new_empty(old.shape[0], max(wanted, count + count // 4), *old.shape[2:])
+        new[:, :count] = old[:, :count]
+        return new
+
+    def _slab(self, at: int, parts: dict[str, Tensor], groups: int, file: Path | None) -> _Slab:
+        """Where a layer's new blocks are: at the end of the last slab, or in a new one."""
+        slabs, held = self._slabs[at], len(self.sizes[at])
+        if file is not None:
+            return _Slab(held, file)
+        rows = parts["positions"].shape[3]
+        before = sum(slab.tokens for slab in slabs)
+        if 4 * rows > before:
+            # Large beside the others: a slab of its own, and no copy.
+            return _Slab(held, parts)
+        if not (slabs and self._fits(slabs[-1], parts, rows, groups)):
+            share = before / (4 * rows)
+            fields = {}
+            for name, x in parts.items():
+                axis, length = self._axis(name), x.shape[self._axis(name)]
+                shape = [*x.shape[:axis], math.ceil(share * length), *x.shape[axis + 1 :]]
+                fields[name] = x.new_empty(shape)
+            slab = _Slab(held, fields)
+        else:
+            slab = slabs[-1]
+        for name, x in parts.items():
+            start = slab.groups if self._grouped(name) else slab.tokens
+            axis = self._axis(name)
+            slab.fields[name].narrow(axis, start, x.shape[axis]).copy_(x)  # type: ignore[index]
+        return slab
+
+    def _fits(self, slab: _Slab, parts: Mapping[str, Tensor], tokens: int, groups: int) -> bool:
+        fields = slab.fields
+        if isinstance(fields, Path) or fields.keys() != parts.keys():
+            return False
+        for name, x in parts.items():
+            axis, there = self._axis(name), fields[name]
+            end = slab.groups + groups if self._grouped(name) else slab.tokens + tokens
+            alike = [*x.shape[:axis], *x.shape[axis + 1 :]] == [*there.shape[:axis], *there.shape[axis + 1 :]]
+            if end > there.shape[axis] or not alike or there.dtype != x.dtype:
+                return False
+        return True
+
+    def _grouped(self, name: str) -> bool:
+        """Whether a field has an entry for each group of tokens, and not for each token."""
+        kind, _, part = name.partition(".")
+        return part in ("low", "step") and self._along[kind] == "tokens"
+
+    @staticmethod
+    def _axis(name: str) -> int:
+        return 3 if name in ("positions", "origin") else 2
+
+    def _written(self, segment: dict[str, Tensor]) -> Path:
+        with writing(self.store.folder or tempfile.gettempdir(), "The archive's files were to lie there."):
+            if self._temporary is None:
+                if self.store.folder is not None:
+                    self.store.folder.mkdir(parents=True, exist_ok=True)
+                self._temporary = tempfile.TemporaryDirectory(prefix="archive_", dir=self.store.folder)
+            path = Path(self._temporary.name) / f"{self._files}.safetensors"
+            write_tensors(path, segment)
+        self._files += 1
         return path
 
     def index(self, layer: int) -> Float[Tensor, "B N H D"]:
         """Mean un-rotated key of every block of a layer."""
         index = self._index[layer]
         if index is not None:
-            return index
+            return index[:, : len(self.sizes[layer])]
         # A layer without a block yet: none, of the shape that others have.
         return next((one[:, :0] for one in self._index if one is not None), torch.empty(1, 0, 1, 1))
 
     def read(self, layer: int, blocks: Iterable[int], device: torch.device | str = "cpu") -> list[Tokens]:
         """Blocks of a layer as they were, or as near as their integers say."""
-        return [self._decode(layer, self._pieces[layer][number], device) for number in blocks]
+        return [self._decode(layer, number, device) for number in blocks]
 
     def _encode(self, block: Tokens) -> dict[str, Tensor]:
         out = {"positions": block.positions, "origin": block.origin.table}
@@ -161,28 +256,31 @@ class Archive:
                 out[name] = x
         return out
 
-    def _decode(self, layer: int, piece: _Piece, device: torch.device | str) -> Tokens:
-        segment = self._segments[piece.segment]
-        if isinstance(segment, Path):
+    def _decode(self, layer: int, number: int, device: torch.device | str) -> Tokens:
+        slabs, size = self._slabs[layer], self.sizes[layer][number]
+        fields = slabs[bisect_right(slabs, number, key=lambda slab: slab.first) - 1].fields
+        token, group = (starts[number] for starts in self._starts[layer])
+        piece = slice(token, token + size), slice(group, group + self._groups([size]))
+        if isinstance(fields, Path):
             # A tensor in a file is cut before it is read.
-            with safe_open(segment, framework="pt") as file:
+            with safe_open(fields, framework="pt") as file:
                 return self._tokens(
-                    layer, piece, lambda name, cut: file.get_slice(f"{layer}.{name}")[cut].to(device)
+                    layer, *piece, lambda name, cut: file.get_slice(f"{layer}.{name}")[cut].to(device)
                 )
-        return self._tokens(layer, piece, lambda name, cut: segment[f"{layer}.{name}"][cut].to(device))
+        return self._tokens(layer, *piece, lambda name, cut: fields[name][cut].to(device))
 
-    def _tokens(self, layer: int, piece: _Piece, get: Callable[[str, Cut], Tensor]) -> Tokens:
+    def _tokens(self, layer: int, tokens: slice, groups: slice, get: Callable[[str, Cut], Tensor]) -> Tokens:
         every = slice(None)
-        here, bits = (every, every, piece.tokens), _BITS[self.store.precision]
+        here, bits = (every, every, tokens), _BITS[self.store.precision]
         pair = []
         for name, along in self._along.items():
             if not bits:
                 pair.append(get(name, here))
                 continue
-            groups = (every, every, piece.groups if along == "tokens" else piece.tokens)
-            codes = Codes(get(f"{name}.codes", here), get(f"{name}.low", groups), get(f"{name}.step", groups))
+            at = (every, every, groups if along == "tokens" else tokens)
+            codes = Codes(get(f"{name}.codes", here), get(f"{name}.low", at), get(f"{name}.step", at))
             pair.append(dequantise(codes, bits, along, self.index(layer).shape[-1], self.store.group))
-        wide = (every, every, every, piece.tokens)
+        wide = (every, every, every, tokens)
         return Tokens(pair[0], pair[1], get("positions", wide), Provenance(get("origin", wide)))
 
     @property
@@ -190,19 +288,30 @@ class Archive:
         return {"keys": "tokens", "values": self.store.values}
 
     def state(self) -> dict[str, Tensor]:
-        """Everything held, for saving a stream."""
+        """Everything held, for saving a stream; where it is in memory, no copies."""
         out: dict[str, Tensor] = {}
-        for number, segment in enumerate(self._segments):
-            if isinstance(segment, Path):
-                with safe_open(segment, framework="pt") as file:
-                    segment = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            out |= {f"{number}/{name}": tensor for name, tensor in segment.items()}
-            for at in {int(name.split(".")[0]) for name in segment}:
-                mine = [i for i, piece in enumerate(self._pieces[at]) if piece.segment == number]
-                rows = [[self.sizes[at][i], self.newest[at][i]] for i in mine]
-                out[f"{number}/{at}.blocks"] = torch.tensor(rows)
-                out[f"{number}/{at}.index"] = self.index(at)[:, mine[0] : mine[-1] + 1]
+        for at, slabs in enumerate(self._slabs):
+            ends = [*(slab.first for slab in slabs[1:]), len(self.sizes[at])]
+            for number, (slab, end) in enumerate(zip(slabs, ends, strict=True)):
+                rows = zip(self.sizes[at][slab.first : end], self.newest[at][slab.first : end], strict=True)
+                held = {
+                    **self._held(at, slab),
+                    "blocks": torch.tensor([list(row) for row in rows]),
+                    "index": self.index(at)[:, slab.first : end],
+                }
+                out |= {f"{number}/{at}.{name}": tensor for name, tensor in held.items()}
         return out
+
+    def _held(self, at: int, slab: _Slab) -> dict[str, Tensor]:
+        if isinstance(slab.fields, Path):
+            with safe_open(slab.fields, framework="pt") as file:
+                own = [key for key in file.keys() if key.startswith(f"{at}.")]  # noqa: SIM118
+                return {key.partition(".")[2]: file.get_tensor(key) for key in own}
+        filled = {True: slab.groups, False: slab.tokens}
+        return {
+            name: x.narrow(self._axis(name), 0, filled[self._grouped(name)])
+            for name, x in slab.fields.items()
+        }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take up what :meth:`state` gave, in an archive that is empty."""

@@ -164,7 +164,7 @@ class FrameRetrieval(Archiving):
 
     def archive(self, memory: KVMemory, updates: Mapping[int, LayerUpdate], observe: Observer) -> None:
         """Every frame that is not in the archive yet."""
-        last = max(self.archived.newest[0], default=-1)
+        last = self.archived.last[0]
         slots = {layer.index: newer(layer, last) for layer in memory}
         sizes = run_lengths(memory[0].origin.frame[0, 0, slots[0][0, 0]])
         self.archived.add(memory, slots, dict.fromkeys(slots, sizes))
@@ -196,7 +196,7 @@ class FrameRetrieval(Archiving):
             at, slots = layer.index, torch.arange(layer.length - tail, layer.length)
             ids = layer.origin.id[0, 0, slots.to(layer.keys.device)]
             # What stays in the window need not be read back.
-            first = int(ids[ids >= 0].min()) if tail else max(self.archived.newest[at], default=0) + 1
+            first = int(ids[ids >= 0].min()) if tail else max(self.archived.last[at], 0) + 1
             old = sum(last < first for last in self.archived.newest[at])
             keep[at] = slots[None, None]
             beside.append(self.standing(layer, layer.length - tail))
