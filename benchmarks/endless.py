@@ -20,10 +20,12 @@ from hermes.backbone import BackboneConfig, load_backbone
 from hermes.machine.device import peak_memory_bytes
 from hermes.pages.styles import BLUE, GREY
 from hermes.policies.hermes import Hermes
+from hermes.policies.rekv import Rekv
 from hermes.session.session import StreamSession
 from hermes.tokens import Chunk, Provenance
 
 PER_FRAME, CHUNK_FRAMES, EVERY = 9, 16, 100
+POLICIES = {"hermes": Hermes, "rekv": Rekv}
 
 
 def chunk(number: int, hidden: int, generator: torch.Generator) -> Chunk:
@@ -42,7 +44,7 @@ def chunk(number: int, hidden: int, generator: torch.Generator) -> Chunk:
     return Chunk(embeds, torch.arange(float(count))[None], count, tokens, CHUNK_FRAMES)
 
 
-def measure(frames: int, budget: int, to: Path) -> list[dict[str, Any]]:
+def measure(frames: int, policy: str, budget: int, to: Path) -> list[dict[str, Any]]:
     backbone = load_backbone(BackboneConfig(family="tiny_llava_onevision", device="cpu"))
     generator = torch.Generator().manual_seed(0)
     hidden = int(backbone.text_config.hidden_size)
@@ -50,8 +52,8 @@ def measure(frames: int, budget: int, to: Path) -> list[dict[str, Any]]:
     window: list[float] = []
     fresh: list[float] = []
     with (
-        StreamSession(backbone, Hermes(budget=budget)) as session,
-        StreamSession(backbone, Hermes(budget=budget)) as young,
+        StreamSession(backbone, POLICIES[policy](budget=budget)) as session,
+        StreamSession(backbone, POLICIES[policy](budget=budget)) as young,
         to.open("w", newline="", encoding="utf-8") as out,
     ):
         writer: csv.DictWriter[str] | None = None
@@ -68,6 +70,7 @@ def measure(frames: int, budget: int, to: Path) -> list[dict[str, Any]]:
                 # Its memory is full from the third chunk on.
                 "young_step_ms": 1e3 * statistics.median(fresh[5:]),
                 "memory_bytes": session.memory.memory_bytes,
+                "archived_bytes": session.policy.archived_bytes + session.policy.resident_bytes,
                 "peak_bytes": peak_memory_bytes(backbone.device),
                 "largest_position": session.memory.largest_position(),
                 "longest_layer": max(session.memory.lengths),
@@ -122,12 +125,13 @@ def plot(rows: list[dict[str, Any]], to: Path, limit: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=100_000)
+    parser.add_argument("--policy", choices=POLICIES, default="hermes")
     parser.add_argument("--budget", type=int, default=300)
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = measure(arguments.frames, arguments.budget, arguments.csv)
+    rows = measure(arguments.frames, arguments.policy, arguments.budget, arguments.csv)
     if arguments.plot:
         plot(rows, arguments.plot, 32768)
 
