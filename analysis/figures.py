@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from hermes.pages.styles import GREY, STYLES, Style
+from hermes.pages.styles import GREY, STYLES, Style, save_figure
 
 from .findings import Findings, layers_shown, paper_tiers
 from .measures import Estimate
@@ -48,7 +48,7 @@ def plot_profiles(path: Path, study: Study, title: str = "") -> None:
     panels[-1].set(xlabel="cache index, counted from the newest token (tokens)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, title=title or None)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def _frames(axes: Axes, study: Study, length: int) -> None:
@@ -85,7 +85,7 @@ def plot_ages(path: Path, study: Study) -> None:
     axes.set(xlabel="age of the frame when the question came (s); newest on the right", ylabel="layer")
     _whole_ticks(axes, len(mean), "y")
     figure.colorbar(image, label="attention per held token")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def plot_patches(path: Path, study: Study) -> None:
@@ -108,7 +108,7 @@ def plot_patches(path: Path, study: Study) -> None:
     _whole_ticks(axes, len(mean), "y")
     _whole_ticks(axes, end, "x")
     figure.colorbar(image, label="attention per held token, 1 = layer's mean")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def _scale(values: Float[np.ndarray, "L n"]) -> Normalize:
@@ -169,7 +169,7 @@ def plot_depth(path: Path, found: Findings) -> None:
         )
     panels[-1].set(xlabel="layer", xlim=(-0.6, len(layers) - 0.4))
     _whole_ticks(panels[-1], len(layers), "x")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def _draw_tiers(axes: Axes, found: Findings) -> None:
@@ -255,7 +255,7 @@ def plot_categories(path: Path, found: Findings) -> None:
     _whole_ticks(panels[-1], len(layers), "x")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 5), frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def plot_windows(path: Path, studies: Mapping[int, Study]) -> None:
@@ -283,4 +283,4 @@ def plot_windows(path: Path, studies: Mapping[int, Study]) -> None:
         grid[-1, column].set(xlabel="cache index from the newest (tokens)")
     for axes in grid[:, 0]:
         axes.set(ylabel="attention per token")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)

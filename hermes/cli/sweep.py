@@ -18,6 +18,7 @@ from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
 from hermes.cli.output import err, note, out
 from hermes.errors import InputError, SettingError, did_you_mean
+from hermes.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +87,7 @@ def sweep(
     if dry_run:
         _list(cells, folder)
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     columns = (TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     found: list[Outcome] = []
     with redirect_stdout(sys.stderr), Progress(*columns, console=err(), transient=True) as bar:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["BLUE", "GREY", "STYLES", "Style", "draw_grid", "save_with_legend"]
+from hermes.files import write_whole
+
+__all__ = ["BLUE", "GREY", "STYLES", "Style", "draw_grid", "save_figure", "save_with_legend"]
 
 BLUE, GREY = "#0072B2", "#777777"
 
@@ -37,10 +39,19 @@ def draw_grid(axes: Any, axis: str) -> None:
     axes.set_axisbelow(True)
 
 
+def save_figure(figure: Any, path: str | Path, dpi: int = 120) -> Path:
+    """Save a figure as a picture, whole or not at all.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    return write_whole(path, lambda aside: figure.savefig(aside, dpi=dpi))
+
+
 def save_with_legend(figure: Any, axes: Any, path: Path, columns: int = 4) -> None:
     """Save a figure, with a legend of one of its axes below it where that has several lines."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
         place = {"loc": "outside lower center", "ncols": columns}
         figure.legend(handles, labels, **place, frameon=False, fontsize="small")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)

@@ -20,8 +20,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from hermes.errors import InputError, did_you_mean
-from hermes.files import check_file_path, write_csv_whole, write_whole
+from hermes.files import check_file_path, write_csv_whole
 from hermes.memory import KVMemory
+from hermes.pages.styles import save_figure
 from hermes.session.session import StreamSession
 from hermes.tokens import TokenKind
 
@@ -103,7 +104,7 @@ def memory_map(
     picture = check_map_path(path)
     table = picture.with_suffix(".csv")
     figure = memory_figure(memory, duration=duration, tiers=tiers, title=title, start=start, step=step)
-    write_whole(picture, lambda aside: figure.savefig(aside, dpi=150))
+    save_figure(figure, picture, dpi=150)
     return write_csv_whole(table, map(_table_row, held_frames(memory)), _TABLE)
 
 

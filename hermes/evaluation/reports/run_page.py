@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from hermes.errors import InputError
 from hermes.evaluation.reports.run_plots import plot_accuracy, plot_ages, plot_calibration, plot_times
 from hermes.evaluation.reports.sweep_plots import plot_losses
 from hermes.evaluation.results.journal import read_run
@@ -18,6 +17,7 @@ from hermes.evaluation.results.rows import AnswerRow
 from hermes.evaluation.scoring.measures import MEASURES
 from hermes.evaluation.scoring.metrics import calibration_error, unreadable
 from hermes.evaluation.scoring.summary import Score, Summary, score, summarise
+from hermes.files import make_folder
 from hermes.pages.markdown import table, write_page
 
 __all__ = ["calibration", "run_with", "write_report"]
@@ -41,11 +41,8 @@ def write_report(folder: Path) -> Path:
     """
     rows, manifest = read_run(folder)
     plots, page = folder / "plots", folder / "report.md"
-    try:
-        plots.mkdir(exist_ok=True)
-        return write_page(page, _parts(folder, rows, manifest, plots))
-    except OSError as error:
-        raise InputError(f"{page}: cannot be written ({error.strerror or error})") from error
+    make_folder(plots)
+    return write_page(page, _parts(folder, rows, manifest, plots))
 
 
 def calibration(rows: Iterable[AnswerRow]) -> dict[str, tuple[float, Score]]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from hermes.evaluation.scoring.summary import Score, youngest
-from hermes.pages.styles import BLUE, GREY, STYLES, Style, draw_grid
+from hermes.pages.styles import BLUE, GREY, STYLES, Style, draw_grid, save_figure
 
 __all__ = ["plot_accuracy", "plot_ages", "plot_calibration", "plot_times"]
 
@@ -33,7 +33,7 @@ def plot_accuracy(path: Path, scores: Mapping[str, Score]) -> None:
     axes.set(xlim=(0, 101), ylim=(len(scores) - 0.5, -0.5), xlabel="right answers (%)")
     draw_grid(axes, "x")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
@@ -50,7 +50,7 @@ def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
     axes.set(xlabel="age of the evidence (s)", ylabel="right answers (%)", ylim=(0, 101))
     draw_grid(axes, "y")
     figure.legend(loc="outside upper center", ncols=min(len(by_age), 4), frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def plot_times(path: Path, times: Float[np.ndarray, " N"]) -> None:
@@ -70,7 +70,7 @@ def plot_times(path: Path, times: Float[np.ndarray, " N"]) -> None:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def plot_calibration(path: Path, bins: Sequence[tuple[float, Score]]) -> None:
@@ -86,7 +86,7 @@ def plot_calibration(path: Path, bins: Sequence[tuple[float, Score]]) -> None:
     counts.bar(x, [s.n for _, s in bins], width=4, color="#9ecae1", edgecolor="#4d4d4d")
     counts.set(xlabel="probability of the option chosen, mean of each tenth (%)", ylabel="answers")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def _intervals(

@@ -11,7 +11,7 @@ from hermes.evaluation.reports.sweep_sections import as_score, fewer
 from hermes.evaluation.scoring.summary import youngest
 from hermes.evaluation.sweeps.running import Outcome
 from hermes.pages.markdown import table
-from hermes.pages.styles import STYLES, Style, draw_grid
+from hermes.pages.styles import STYLES, Style, draw_grid, save_figure
 
 __all__ = ["ages"]
 
@@ -135,4 +135,4 @@ def _plot(blocks: Sequence[_Block], axis: str | None, styles: Mapping[str, Style
         shown |= dict(zip(*reversed(area.get_legend_handles_labels()), strict=True))
     if len(shown) > 1:
         figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hermes.evaluation.scoring.measures import MEASURES
-from hermes.pages.styles import GREY, STYLES, Style, draw_grid, save_with_legend
+from hermes.pages.styles import GREY, STYLES, Style, draw_grid, save_figure, save_with_legend
 
 if TYPE_CHECKING:
     from hermes.evaluation.sweeps.cells import SweepCell
@@ -136,7 +136,7 @@ def _by_cell(done: Sequence[Outcome], panels: Sequence[_Panel], path: Path, spre
             style, label = _style(place, places), f"{spread}={place}" if place else f"without {spread}"
             handles.append(Line2D([], [], color=style.colour, marker=style.mark, ls="none", label=label))
         figure.legend(handles=handles, loc="outside upper center", ncols=len(places), frameon=False)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def places_of(cells: Sequence[SweepCell], axis: str) -> list[str]:

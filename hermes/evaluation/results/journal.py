@@ -14,7 +14,7 @@ import numpy as np
 
 from hermes.errors import InputError
 from hermes.evaluation.results.rows import AnswerRow
-from hermes.files import json_line, write_text_whole
+from hermes.files import append_text, json_line, remove_file, write_text_whole
 from hermes.video import Frame
 
 __all__ = ["Journal", "Shown", "amend", "gather", "read_run"]
@@ -107,8 +107,7 @@ class Journal:
         return self.folder / (f"{name}.jsonl" if self.rank == 0 else f"{name}.{self.rank}.jsonl")
 
     def _append(self, name: str, line: AnswerRow | Shown) -> None:
-        with self._own(name).open("a", encoding="utf-8") as file:
-            file.write(json_line(asdict(line)))
+        append_text(self._own(name), json_line(asdict(line)))
 
 
 def gather(folder: Path) -> list[AnswerRow]:
@@ -125,7 +124,7 @@ def _rewrite(folder: Path, name: str, lines: Sequence[AnswerRow | Shown]) -> Non
     # Only now: what is read twice counts once, and nothing is ever in no file.
     for path in _files(folder, name):
         if path != whole:
-            path.unlink()
+            remove_file(path)
 
 
 def amend(folder: Path, change: Callable[[AnswerRow], AnswerRow]) -> None:

@@ -24,7 +24,8 @@ def claim(folder: Path, about: Mapping[str, Any]) -> None:
         InputError: a manifest that cannot be read.
     """
     path = folder / "manifest.json"
-    if path.exists():
+    # An empty one is what a machine that went down may leave.
+    if path.exists() and path.stat().st_size:
         kept = _read(path)
         others = [key for key in ("config_hash", "weights", "questions") if kept.get(key, "") != about[key]]
         if others:

@@ -18,6 +18,7 @@ from hermes.evaluation.results.run_folder import DONE, finish
 from hermes.evaluation.running.run import evaluate
 from hermes.evaluation.running.settings import eval_config
 from hermes.evaluation.sweeps.cells import SweepCell
+from hermes.files import make_folder, remove_file, write_text_whole
 from hermes.machine.interrupts import noticing
 from hermes.machine.lightning import quiet_lightning
 from hermes.machine.processes import processes
@@ -83,8 +84,12 @@ def run_cells(cells: Sequence[SweepCell], folder: Path, launch: Launch) -> Itera
 def record_of(cell: SweepCell, folder: Path) -> dict[str, Any] | None:
     """What a cell of a sweep came to; None if it is not done, or not judged by its judge."""
     path = folder / "cells" / cell.hash / DONE
-    record: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return record if record is not None and cell.judge in ("", record.get("judge", "")) else None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError:
+        # What a machine that went down has left: the cell is done again, from its rows.
+        record = None
+    return record if isinstance(record, dict) and cell.judge in ("", record.get("judge", "")) else None
 
 
 def in_processes(jobs: int) -> Launch:
@@ -178,12 +183,12 @@ def run_cell(
     overrides: Sequence[str], folder: Path, work: Work = _evaluate
 ) -> tuple[dict[str, Any] | None, str]:
     """Do a cell's work in its folder, by default evaluate it: its record, or the error."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         record = work(overrides, folder)
     except Exception as error:
-        (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
+        write_text_whole(folder / FAILED, traceback.format_exc())
         return None, f"{type(error).__name__}: {error}"
     finish(folder, record)
-    (folder / FAILED).unlink(missing_ok=True)
+    remove_file(folder / FAILED)
     return record, ""
