@@ -51,7 +51,7 @@ def plot_profiles(path: Path, study: Study, title: str = "") -> None:
     figure.legend(
         handles, labels, loc="outside upper center", ncols=4, frameon=False, title=in_figure(title) or None
     )
-    save_figure(figure, path, 130)
+    save_figure(figure, path, dpi=130)
 
 
 def _frames(axes: Axes, study: Study, length: int) -> None:
@@ -88,7 +88,7 @@ def plot_ages(path: Path, study: Study) -> None:
     axes.set(xlabel="age of the frame when the question came (s); newest on the right", ylabel="layer")
     _whole_ticks(axes, len(mean), "y")
     figure.colorbar(image, label="attention per held token")
-    save_figure(figure, path, 130)
+    save_figure(figure, path, dpi=130)
 
 
 def plot_patches(path: Path, study: Study) -> None:
@@ -111,7 +111,7 @@ def plot_patches(path: Path, study: Study) -> None:
     _whole_ticks(axes, len(mean), "y")
     _whole_ticks(axes, end, "x")
     figure.colorbar(image, label="attention per held token, 1 = layer's mean")
-    save_figure(figure, path, 130)
+    save_figure(figure, path, dpi=130)
 
 
 def _scale(values: Float[np.ndarray, "L n"]) -> Normalize:
@@ -172,7 +172,7 @@ def plot_depth(path: Path, found: Findings) -> None:
         )
     panels[-1].set(xlabel="layer", xlim=(-0.6, len(layers) - 0.4))
     _whole_ticks(panels[-1], len(layers), "x")
-    save_figure(figure, path, 130)
+    save_figure(figure, path, dpi=130)
 
 
 def _draw_tiers(axes: Axes, found: Findings) -> None:
@@ -260,7 +260,7 @@ def plot_categories(path: Path, found: Findings) -> None:
     _whole_ticks(panels[-1], len(layers), "x")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 5), frameon=False)
-    save_figure(figure, path, 130)
+    save_figure(figure, path, dpi=130)
 
 
 def plot_windows(path: Path, studies: Mapping[int, Study]) -> None:
@@ -288,4 +288,4 @@ def plot_windows(path: Path, studies: Mapping[int, Study]) -> None:
         grid[-1, column].set(xlabel="cache index from the newest (tokens)")
     for axes in grid[:, 0]:
         axes.set(ylabel="attention per token")
-    save_figure(figure, path, 130)
+    save_figure(figure, path, dpi=130)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hermes.evaluation.reports.run_page import run_with
 from hermes.evaluation.results.run_folder import read_manifest
-from hermes.files import write_text_whole
+from hermes.files import make_folder, write_text_whole
 from hermes.pages.markdown import Markdown, escape, table, write_page
 
 from .figures import (
@@ -47,7 +47,7 @@ def write_report(found: Findings, folder: Path, title: str = "") -> Path:
         title: of the page; default: the folder's name.
     """
     plots, study = folder / "plots", found.study
-    plots.mkdir(parents=True, exist_ok=True)
+    make_folder(plots)
     plot_profiles(plots / "profiles.png", study)
     plot_ages(plots / "ages.png", study)
     plot_patches(plots / "patches.png", study)
@@ -72,7 +72,7 @@ def write_windows(found: Mapping[int, Findings], folder: Path, title: str = "") 
         folder: of all of them.
         title: of the page.
     """
-    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "plots")
     plot_windows(folder / "plots" / "windows.png", {window: one.study for window, one in found.items()})
     rows = []
     for window, one in found.items():

@@ -18,7 +18,7 @@ import torch
 
 from hermes.backbone import BackboneConfig, load_backbone
 from hermes.machine.device import peak_memory_bytes
-from hermes.pages.styles import BLUE, GREY
+from hermes.pages.styles import BLUE, GREY, save_figure
 from hermes.policies.hermes import Hermes
 from hermes.policies.rekv import Rekv
 from hermes.session.session import StreamSession
@@ -119,7 +119,7 @@ def plot(rows: list[dict[str, Any]], to: Path, limit: int) -> None:
     axes[2].axhline(limit, linestyle="--", color=GREY, label="the decoder's range")
     axes[2].set(ylabel="largest position", xlabel="thousand frames", ylim=(0, 1.3 * limit))
     axes[2].legend(loc="upper right")
-    figure.savefig(to, dpi=120)
+    save_figure(figure, to)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from hermes.bench import Record, Recorder, write_records
 from hermes.kernels import MixPlan, Rotation
+from hermes.pages.styles import save_figure
 
 HEADS, KV_HEADS, WIDTH, PREFIX, BUDGET, CHUNK, LAYERS = 28, 4, 128, 21, 4000, 3136, 28
 
@@ -156,7 +157,7 @@ def plot(records: list[Record], path: Path) -> None:
     axes.set(xscale="log", xlabel="ms", title=records[0].machine)
     axes.set_yticks([j + 0.3 for j in range(len(names))], names, fontsize=6)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def main() -> None:

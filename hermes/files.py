@@ -10,6 +10,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "remove_file",
     "strict_json",
     "write_csv_whole",
+    "write_files_whole",
     "write_text_whole",
     "write_torch_whole",
     "write_whole",
@@ -139,18 +141,58 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
-def append_text(path: str | Path, text: str) -> None:
+def write_files_whole(folder: str | Path, write: Callable[[Path], object], last: str) -> Path:
+    """Write files that belong together into a folder, each of them whole; others in it are left alone.
+
+    Args:
+        folder: made where it is missing.
+        write: writes all of them into the empty folder that it is given.
+        last: the one without which nobody takes the others for whole: it goes first and comes last, so that
+            an interruption leaves no mixture that could be read.
+
+    Raises:
+        WriteError: they cannot be written.
+    """
+    path = make_folder(folder)
+    with writing(path, "What was there before is unchanged, unless all of the new was written."):
+        _clear(path)
+        aside = path / f".unfinished-{secrets.token_hex(8)}"
+        aside.mkdir()
+        handle = os.open(aside, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            write(aside)
+            made = sorted(aside.iterdir(), key=lambda file: file.name == last)
+            for file in made:
+                _flush(file, os.O_RDWR)
+            (path / last).unlink(missing_ok=True)
+            for file in made:
+                file.replace(path / file.name)
+        finally:
+            os.close(handle)
+            shutil.rmtree(aside, ignore_errors=True)
+    _flush_names(path)
+    return path
+
+
+def append_text(path: str | Path, text: str, *, whole_lines: bool = False) -> None:
     """Add text to the end of a file: all of it, on disk when this returns, or none.
+
+    Args:
+        whole_lines: begin a new line where another process, which was killed, has left half of one.
 
     Raises:
         WriteError: it cannot be written.
     """
     with writing(path, "What it holds is kept."):
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             before = os.fstat(handle).st_size
+            if whole_lines and before and os.pread(handle, 1, before - 1) != b"\n":
+                text = f"\n{text}"
             try:
-                left = memoryview(text.encode())
+                left = memoryview(text.encode(errors="replace"))
                 while left:
                     left = left[os.write(handle, left) :]
                 os.fsync(handle)
@@ -321,10 +363,10 @@ def _clear(folder: Path) -> None:
     """Remove what writers that are gone have left."""
     for left in filter(lambda path: _ASIDE.fullmatch(path.name), folder.iterdir()):
         with suppress(OSError):
-            handle = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             finally:
                 os.close(handle)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging
 
@@ -66,6 +68,14 @@ def load_checkpoint(config: BackboneConfig) -> Checkpoint:
         model = model.to(device)
     model.eval().requires_grad_(False)
     return Checkpoint(model, tokenizer, _chat_template(folder), _preprocessor(folder))
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    """Write a model's weights and settings, as transformers does; what the machine refuses is an OSError."""
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, _first_line(error)) from error
 
 
 def _chat_template(folder: Path) -> str | None:

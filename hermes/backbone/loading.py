@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hermes.backbone.backbone import Backbone
-from hermes.backbone.checkpoint import _folder, _quiet, _read_json
+from hermes.backbone.checkpoint import _folder, _quiet, _read_json, save_weights
 from hermes.backbone.config import BackboneConfig
 from hermes.config import build, compose
 from hermes.errors import HermesError, InputError, SettingError, UnsupportedModelError
+from hermes.files import write_files_whole, write_text_whole
 from hermes.registry import registry
 
 __all__ = ["backbone_fallback", "load_backbone", "native_fps", "save_checkpoint"]
@@ -130,12 +131,19 @@ def _families() -> dict[str, type[Backbone]]:
 
 
 def save_checkpoint(backbone: Backbone, folder: str | Path) -> None:
-    """Write a backbone as a checkpoint folder that Hermes and transformers can load."""
-    path = Path(folder)
-    with _quiet():
-        backbone.model.save_pretrained(path)
-        backbone.tokenizer.save_pretrained(path)
+    """Write a backbone as a checkpoint folder that Hermes and transformers can load.
+
+    Raises:
+        WriteError: the folder cannot be written to.
+    """
     settings = json.dumps({**backbone.pixel_defaults, **backbone.preprocessor}, indent=2)
-    (path / "video_preprocessor_config.json").write_text(settings + "\n", encoding="utf-8")
-    if backbone.chat_template:
-        (path / "chat_template.jinja").write_text(backbone.chat_template, encoding="utf-8")
+
+    def write(path: Path) -> None:
+        with _quiet():
+            save_weights(backbone.model, path)
+            backbone.tokenizer.save_pretrained(path)
+        write_text_whole(path / "video_preprocessor_config.json", settings + "\n")
+        if backbone.chat_template:
+            write_text_whole(path / "chat_template.jinja", backbone.chat_template)
+
+    write_files_whole(folder, write, "config.json")

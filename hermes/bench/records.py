@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import statistics
 import subprocess
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch
 
 from hermes.attention import NAME
 from hermes.errors import InputError
-from hermes.files import csv_cell
+from hermes.files import append_text, csv_cell, make_folder
 from hermes.machine.environment import environment
 from hermes.version import __version__
 
@@ -107,13 +108,13 @@ def commit() -> str:
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
     """Append records to a CSV file, which gets its header if it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(Record)])
-        if new:
-            writer.writeheader()
-        writer.writerows({k: csv_cell(v) for k, v in asdict(record).items()} for record in records)
+    make_folder(path.parent)
+    lines = io.StringIO(newline="")
+    writer = csv.DictWriter(lines, [field.name for field in fields(Record)])
+    if not path.exists():
+        writer.writeheader()
+    writer.writerows({k: csv_cell(v) for k, v in asdict(record).items()} for record in records)
+    append_text(path, lines.getvalue())
 
 
 def frames_of(record: Record) -> int:

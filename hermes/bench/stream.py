@@ -87,7 +87,6 @@ def plot_stream(path: Path, records: Sequence[Record]) -> None:
         mine = [record for record in records if record.operation == name]
         draw_stream(panel, mine, color=BLUE, marker="o")
         panel.set(title=in_figure(name), ylim=(0, None))
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path)
 
 

@@ -59,6 +59,11 @@ def report(error: Exception, debug: bool = False) -> int:
     if isinstance(error, InputError):
         note("error", str(error))
         return 2
+    # The machine's: a disk, a folder, a permission. What writes to the user's files says more itself.
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        note("error", f"{where}{error.strerror}. Mend it and do the same again: what was finished is kept.")
+        return 2
     # Typer's own errors, whose class has moved between its versions.
     if hasattr(error, "format_message"):
         if message := error.format_message():  # none where a bare `hermes` has printed its help

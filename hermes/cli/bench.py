@@ -15,6 +15,7 @@ from hermes.cli.completion import complete_settings
 from hermes.cli.output import err, note, out
 from hermes.cli.sweep import sweep_folder
 from hermes.errors import InputError
+from hermes.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +129,7 @@ def _experiment(given: Sequence[str], only: str, *, again: bool) -> None:
                 run_file(folder / "cells" / cell.hash, name).unlink(missing_ok=True)
     # What was measured before is in the table, too.
     cells = [cell for cell in cells if cell in chosen or is_done(cell, folder)]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     found: list[Outcome] = []
     with redirect_stdout(sys.stderr), err().status("measuring") as status:
         for outcome in run_cells(cells, folder, measure_cells):

@@ -18,6 +18,7 @@ from hermes.cli.completion import complete_settings
 from hermes.cli.output import note, out
 from hermes.cli.progress import Bars
 from hermes.errors import InputError, SettingError, did_you_mean
+from hermes.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +94,7 @@ def sweep(
     if dry_run:
         _list(cells, folder)
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     found: list[Outcome] = []
     with redirect_stdout(sys.stderr), Bars() as bars:
         watch = bars.watcher("cells")

@@ -10,6 +10,7 @@ from hermes.cli.arguments import split_settings
 from hermes.cli.output import err, out
 from hermes.config import compose, resolved_yaml
 from hermes.errors import InputError, SettingError
+from hermes.files import write_text_whole
 
 
 def train(
@@ -37,12 +38,12 @@ def train(
     run = compose({"training": "embedded"}, given, TrainRun)
     folder = run.output
     resolved, kept = resolved_yaml(run.training), folder / "config.yaml"
-    if kept.exists() and kept.read_text(encoding="utf-8") != resolved:
+    # What an earlier run could not write whole is as good as none.
+    if kept.exists() and not resolved.startswith(kept.read_text(encoding="utf-8", errors="replace")):
         raise SettingError(
             "output", str(folder), "a new folder", f"It holds a run with other settings: {kept}."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text(resolved, encoding="utf-8")
+    write_text_whole(kept, resolved)
     err().print(f"training in {folder}; progress in {folder}/logs")
     from hermes.machine.lightning import quiet_lightning
 

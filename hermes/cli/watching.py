@@ -8,7 +8,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from hermes.backbone.loading import native_fps
@@ -17,6 +16,7 @@ from hermes.cli.output import err, note
 from hermes.cli.questions import Question, check_times
 from hermes.config import resolved_yaml
 from hermes.errors import InputError
+from hermes.files import write_torch_whole
 from hermes.session.config import RunConfig, run_config
 from hermes.session.memory_map import session_map
 from hermes.session.opening import session_from
@@ -64,9 +64,8 @@ def watch(
                 table = session_map(session, memory_map, start=config.video.start, title=title)
                 writer.saved(f"memory map: {memory_map} (as a table: {table})")
             if probe_result is not None and config.probe is not None:
-                probe_result.parent.mkdir(parents=True, exist_ok=True)
                 seen = {"result": config.probe.result(), "run": run, "settings": resolved_yaml(config)}
-                torch.save(seen, probe_result)
+                write_torch_whole(probe_result, seen)
                 writer.saved(f"the probe's result: {probe_result}")
     finally:
         source.close()

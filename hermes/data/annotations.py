@@ -11,6 +11,7 @@ from hermes.data.clips import Clip, Problem, TimedQuestion
 from hermes.data.entries import RawQuestion, collect
 from hermes.data.tables import load
 from hermes.errors import InputError
+from hermes.files import write_text_whole
 from hermes.reading import fault, lies_in
 
 __all__ = ["Clip", "TimedQuestion", "is_shared", "read_annotations", "shared_entries", "write_annotations"]
@@ -124,7 +125,7 @@ def write_annotations(path: str | Path, clips: Iterable[Clip]) -> None:
     """Write what :func:`read_annotations` reads; videos below the file's folder are named from there."""
     path = Path(path)
     content = [_to_json(clip, path.parent) for clip in clips]
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def _to_json(clip: Clip, folder: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from hermes.config import build, setting
 from hermes.errors import InputError
-from hermes.files import make_folder, strict_json, write_text_whole, write_whole, writing
+from hermes.files import make_folder, remove_file, strict_json, write_text_whole, write_whole, writing
 
 __all__ = ["load_record", "read_saved", "read_tensors", "write_saved", "write_tensors"]
 
@@ -99,8 +99,8 @@ def write_saved(
 
 def _remove(folder: Path, names: set[str]) -> None:
     for name in names:
-        with suppress(OSError):
-            (folder / name).unlink(missing_ok=True)
+        with suppress(InputError):
+            remove_file(folder / name)
 
 
 def _sealed(record: Mapping[str, Any]) -> str:

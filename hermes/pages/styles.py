@@ -43,6 +43,20 @@ def draw_grid(axes: Any, axis: str) -> None:
     axes.set_axisbelow(True)
 
 
+def save_figure(figure: Any, path: str | Path, dpi: int = 120) -> Path:
+    """Save a figure as a picture, whole or not at all; letters that its font lacks are drawn as boxes.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    with warnings.catch_warnings():
+        # Names in any script are data, and stand in the table beside the figure.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from (current )?font")
+        warnings.filterwarnings("ignore", message=".*constrained_layout not applied")
+        fitting = min(dpi, _MOST_PIXELS / max(figure.get_size_inches()))
+        return write_whole(path, lambda aside: figure.savefig(aside, dpi=fitting))
+
+
 def save_with_legend(figure: Any, axes: Any, path: Path, columns: int = 4) -> None:
     """Save a figure, with a legend of one of its axes below it where that has several lines."""
     handles, labels = axes.get_legend_handles_labels()
@@ -50,17 +64,3 @@ def save_with_legend(figure: Any, axes: Any, path: Path, columns: int = 4) -> No
         place = {"loc": "outside lower center", "ncols": columns}
         figure.legend(handles, labels, **place, frameon=False, fontsize="small")
     save_figure(figure, path)
-
-
-def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
-    """Save a figure, whole or not at all; letters that its font lacks are drawn as boxes.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    with warnings.catch_warnings():
-        # Names in any script are data, and stand in the table beside the figure.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from (current )?font")
-        warnings.filterwarnings("ignore", message=".*constrained_layout not applied")
-        fitting = min(dpi, _MOST_PIXELS / max(figure.get_size_inches()))
-        write_whole(path, lambda aside: figure.savefig(aside, dpi=fitting))

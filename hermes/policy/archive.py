@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from hermes.config import setting
-from hermes.files import writing
+from hermes.files import make_folder, writing
 from hermes.memory import KVLayer, KVMemory, Tokens, write_tensors
 from hermes.policy.quantise import Along, Codes, dequantise, quantise
 from hermes.tokens import Provenance
@@ -225,7 +225,7 @@ class Archive:
         with writing(self.store.folder or tempfile.gettempdir(), "The archive's files were to lie there."):
             if self._temporary is None:
                 if self.store.folder is not None:
-                    self.store.folder.mkdir(parents=True, exist_ok=True)
+                    make_folder(self.store.folder)
                 self._temporary = tempfile.TemporaryDirectory(prefix="archive_", dir=self.store.folder)
             path = Path(self._temporary.name) / f"{self._files}.safetensors"
             write_tensors(path, segment)

@@ -105,7 +105,7 @@ def memory_map(
     picture = check_map_path(path)
     table = picture.with_suffix(".csv")
     figure = memory_figure(memory, duration=duration, tiers=tiers, title=title, start=start, step=step)
-    save_figure(figure, picture, 150)
+    save_figure(figure, picture, dpi=150)
     return write_csv_whole(table, map(_table_row, held_frames(memory)), _TABLE)
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from hermes.backbone.checkpoint import save_weights
 from hermes.config import setting
 from hermes.errors import SettingError
+from hermes.files import write_files_whole, write_text_whole
 from hermes.training.words import visual_words
 
 __all__ = ["ModelConfig", "build_model", "save_model"]
@@ -133,12 +135,6 @@ def _start(model: Any, tokenizer: Any) -> None:
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """Write the directory that transformers and Hermes load: weights in bfloat16, processor, template."""
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(path)
-    before = model.dtype
-    model.to(torch.bfloat16).save_pretrained(path)
-    model.to(before)
     processor = {
         "processor_class": "LlavaOnevisionProcessor",
         "num_image_tokens": 16,
@@ -151,4 +147,14 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         "video_processor": {**_PIXELS, "video_processor_type": "LlavaOnevisionVideoProcessor"},
     }
     text = json.dumps(processor, indent=2)
-    (path / "processor_config.json").write_text(text + "\n", encoding="utf-8")
+
+    def write(path: Path) -> None:
+        tokenizer.save_pretrained(path)
+        before = model.dtype
+        try:
+            save_weights(model.to(torch.bfloat16), path)
+        finally:
+            model.to(before)
+        write_text_whole(path / "processor_config.json", text + "\n")
+
+    write_files_whole(folder, write, "config.json")

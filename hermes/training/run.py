@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
 from hermes.config import setting
-from hermes.files import write_whole
+from hermes.files import make_folder, write_torch_whole, writing
 from hermes.machine.lightning import interruptible
 from hermes.training.card import write_card
 from hermes.training.decoder import DecoderModule
@@ -26,6 +27,9 @@ from hermes.training.vision import Pictures, VisionModule, feature_table
 from hermes.training.words import Prompt, build_tokenizer
 
 __all__ = ["Streams", "TrainRun", "train_model"]
+
+_log = logging.getLogger("hermes.training")
+_KEPT = "The run goes on from its last checkpoint."
 
 
 @dataclass
@@ -91,7 +95,7 @@ def train_model(config: TrainConfig, folder: Path) -> Path:
     Returns:
         The model's directory, ``folder/model``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if config.threads:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed, verbose=False)
@@ -114,9 +118,9 @@ def train_model(config: TrainConfig, folder: Path) -> Path:
         dirpath=folder / "decoder", filename="{step}", every_n_train_steps=config.save_every, save_last=True
     )
     trainer = _trainer(config, folder, "decoder", schedule.steps, checkpoint, config.validate_every)
-    last = folder / "decoder" / "last.ckpt"
-    with interruptible():
-        trainer.fit(module, datamodule=Streams(config, prompt), ckpt_path=last if last.exists() else None)
+    last = _newest(folder / "decoder")
+    with interruptible(), writing(folder, _KEPT):
+        trainer.fit(module, datamodule=Streams(config, prompt), ckpt_path=last)
     save_model(model, tokenizer, folder / "model")
     if config.test_streams:
         write_card(folder / "model", config, module.seconds, folder / "eval")
@@ -126,15 +130,33 @@ def train_model(config: TrainConfig, folder: Path) -> Path:
 def _see(model: Any, config: TrainConfig, prompt: Prompt, folder: Path) -> None:
     """Stage 0, once: its result is kept beside the checkpoints."""
     done = folder / "vision.pt"
-    if done.exists():
-        model.load_state_dict(torch.load(done))
+    if (kept := _loaded(done)) is not None:
+        model.load_state_dict(kept)
         return
     embedding = model.get_input_embeddings().weight.detach().clone()
     pictures = Pictures(config.vision, "train", config.seed, embedding, prompt)
     trainer = _trainer(config, folder, "vision", config.vision.steps, None, None)
-    with interruptible():
+    with interruptible(), writing(folder, _KEPT):
         trainer.fit(VisionModule(model, config.vision), DataLoader(pictures, batch_size=None, shuffle=False))
-    write_whole(done, lambda aside: torch.save(model.state_dict(), aside))
+    write_torch_whole(done, model.state_dict())
+
+
+def _newest(folder: Path) -> Path | None:
+    """The last checkpoint that is whole: a machine that went down may have left half of one."""
+    steps = sorted(folder.glob("step=*.ckpt"), key=lambda path: (len(path.name), path.name), reverse=True)
+    whole = (path for path in (folder / "last.ckpt", *steps) if _loaded(path) is not None)
+    return next(whole, None)
+
+
+def _loaded(path: Path) -> Any:
+    """What a file of tensors holds; None where there is none, or it is not whole. It runs no code."""
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        _log.warning("%s cannot be read (%s): passed over", path, str(error).partition("\n")[0])
+        return None
 
 
 def _trainer(

@@ -12,6 +12,7 @@ import av
 from av.video.stream import VideoStream
 
 from hermes.errors import InputError, SettingError
+from hermes.files import write_whole
 from hermes.video.source import Pixels
 
 _PREFERRED = {".webm": ("libvpx-vp9", "libvpx"), ".gif": ("gif",)}
@@ -76,23 +77,26 @@ def write_video(
     if codec != "gif" and (height % 2 or width % 2):
         raise InputError(f"{path}: {codec} needs an even width and height, got {width}x{height}")
     container_options = {"movflags": "faststart"} if path.suffix.lower() in (".mp4", ".mov") else {}
-    try:
-        container = av.open(str(path), "w", options=container_options)
-        rate = Fraction(fps).limit_denominator(1_000_000)
-        stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=options))
-        stream.width, stream.height = width, height
-        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
-        stream.codec_context.thread_count = 1
-        container.start_encoding()
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be written ({error})") from error
-    try:
-        with container:
-            for i, frame in enumerate(chain([first], stream_of_frames)):
-                picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-                picture.pts = i
-                container.mux(stream.encode(picture))
-            container.mux(stream.encode(None))
-    except BaseException:
-        path.unlink(missing_ok=True)  # never half a video
-        raise
+
+    def write(aside: Path) -> None:
+        try:
+            opened = av.open(str(aside), "w", options=container_options)
+        except ValueError as error:
+            raise InputError(f"{path}: cannot be written ({error})") from error
+        try:
+            with opened as container:
+                rate = Fraction(fps).limit_denominator(1_000_000)
+                stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=options))
+                stream.width, stream.height = width, height
+                stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+                stream.codec_context.thread_count = 1
+                container.start_encoding()
+                for i, frame in enumerate(chain([first], stream_of_frames)):
+                    picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+                    picture.pts = i
+                    container.mux(stream.encode(picture))
+                container.mux(stream.encode(None))
+        except av.FFmpegError as error:
+            raise InputError(f"{path}: cannot be written ({error})") from error
+
+    write_whole(path, write)

@@ -250,7 +250,9 @@ def test_value_error_of_a_class_names_the_place() -> None:
         smoothing=st.builds(Smoothing, lam=st.floats(0, 0.99), align=st.sampled_from(["index", "identity"])),
         tiers=st.dictionaries(
             st.text("abc", min_size=1),
-            st.builds(Tier, share=st.floats(0, 0.2), scorer=st.builds(Chance, seed=st.integers(-(2**63), 2**63 - 1))),
+            st.builds(
+                Tier, share=st.floats(0, 0.2), scorer=st.builds(Chance, seed=st.integers(-(2**63), 2**63 - 1))
+            ),
             max_size=4,
         ),
     )

@@ -24,6 +24,7 @@ from hermes.data.wanderer.rendering import frames
 from hermes.data.wanderer.truth import holds_until
 from hermes.data.wanderer.world import SPLITS, Split, Stream, WorldConfig, sample_stream
 from hermes.errors import SettingError, did_you_mean
+from hermes.files import WriteError, make_folder, write_text_whole, writing
 from hermes.reading import read_text
 from hermes.video import Frame, VideoConfig, open_source, write_video
 
@@ -133,12 +134,15 @@ class Wanderer(Benchmark):
         if not kept.exists():
             # Aside first: an interruption leaves nothing half done, and of two processes one comes second.
             aside = folder.with_name(f"{folder.name}.part{os.getpid()}")
-            write_wanderer(self, aside)
-            (aside / kept.name).write_text(wanted, encoding="utf-8")
             try:
-                aside.rename(folder)
-            except OSError:
-                shutil.rmtree(aside)
+                write_wanderer(self, aside)
+                write_text_whole(aside / kept.name, wanted)
+                with writing(folder):
+                    aside.rename(folder)
+            except BaseException as error:
+                shutil.rmtree(aside, ignore_errors=True)
+                if not isinstance(error, WriteError) or not folder.exists():
+                    raise
         if not kept.exists():
             raise SettingError(
                 "data.files", str(folder), "a folder that is not there yet, or one of these streams"
@@ -196,7 +200,7 @@ def write_wanderer(benchmark: Wanderer, folder: str | Path, *, crf: int = 16) ->
         The annotation file, for ``hermes.data.annotations.read_annotations``.
     """
     folder = Path(folder)
-    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "videos")
     clips = []
     for index in range(len(benchmark)):
         walk = benchmark[index]

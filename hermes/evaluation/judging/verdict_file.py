@@ -11,6 +11,7 @@ from typing import Any
 from hermes.errors import InputError
 from hermes.evaluation.judging.judge import Verdict
 from hermes.evaluation.results.rows import AnswerRow
+from hermes.files import append_text, make_folder
 from hermes.reading import Number, parse_json, read_lines, typed
 
 __all__ = ["VerdictFile"]
@@ -73,14 +74,5 @@ class VerdictFile:
         self.verdicts[key] = verdict
         about = {"key": key, "judge": identity}
         about |= {"question": row.question, "expected": row.expected, "answer": row.answer}
-        line = json.dumps({**about, **asdict(verdict)}) + "\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file:
-                # After a line that was cut short, by this process or another.
-                if file.tell():
-                    file.seek(-1, 2)
-                    line = line if file.read(1) == b"\n" else f"\n{line}"
-                file.write(line.encode())
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+        make_folder(self.path.parent)
+        append_text(self.path, json.dumps({**about, **asdict(verdict)}) + "\n", whole_lines=True)

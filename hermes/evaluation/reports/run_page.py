@@ -18,6 +18,7 @@ from hermes.evaluation.results.run_folder import settings_of
 from hermes.evaluation.scoring.measures import MEASURES
 from hermes.evaluation.scoring.metrics import calibration_error, unreadable
 from hermes.evaluation.scoring.summary import Score, Summary, score, summarise
+from hermes.files import make_folder
 from hermes.pages.markdown import code, escape, fenced, table, write_page
 from hermes.reading import lies_in
 
@@ -44,13 +45,10 @@ def write_report(folder: Path) -> Path:
     settings_of(manifest, str(folder / "manifest.json"))
     broken = read_broken(folder)
     plots, page = folder / "plots", folder / "report.md"
-    try:
-        if plots.is_symlink() and not lies_in(plots, folder):
-            raise InputError(f"{plots}: a link that leads out of the run's folder; needed: a folder")
-        plots.mkdir(exist_ok=True)
-        return write_page(page, _parts(folder, rows, broken, manifest, plots))
-    except OSError as error:
-        raise InputError(f"{page}: cannot be written ({error.strerror or error})") from error
+    if plots.is_symlink() and not lies_in(plots, folder):
+        raise InputError(f"{plots}: a link that leads out of the run's folder; needed: a folder")
+    make_folder(plots)
+    return write_page(page, _parts(folder, rows, broken, manifest, plots))
 
 
 def calibration(rows: Iterable[AnswerRow]) -> dict[str, tuple[float, Score]]:

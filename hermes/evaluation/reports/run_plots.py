@@ -34,7 +34,7 @@ def plot_accuracy(path: Path, scores: Mapping[str, Score]) -> None:
     axes.set(xlim=(0, 101), ylim=(len(scores) - 0.5, -0.5), xlabel="right answers (%)")
     draw_grid(axes, "x")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    save_figure(figure, path, 130)
+    save_figure(figure, path, dpi=130)
 
 
 def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
@@ -51,7 +51,7 @@ def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
     axes.set(xlabel="age of the evidence (s)", ylabel="right answers (%)", ylim=(0, 101))
     draw_grid(axes, "y")
     figure.legend(loc="outside upper center", ncols=min(len(by_age), 4), frameon=False)
-    save_figure(figure, path, 130)
+    save_figure(figure, path, dpi=130)
 
 
 def plot_times(path: Path, times: Float[np.ndarray, " N"]) -> None:
@@ -71,7 +71,7 @@ def plot_times(path: Path, times: Float[np.ndarray, " N"]) -> None:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    save_figure(figure, path, 130)
+    save_figure(figure, path, dpi=130)
 
 
 def plot_calibration(path: Path, bins: Sequence[tuple[float, Score]]) -> None:
@@ -87,7 +87,7 @@ def plot_calibration(path: Path, bins: Sequence[tuple[float, Score]]) -> None:
     counts.bar(x, [s.n for _, s in bins], width=4, color="#9ecae1", edgecolor="#4d4d4d")
     counts.set(xlabel="probability of the option chosen, mean of each tenth (%)", ylabel="answers")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    save_figure(figure, path, 130)
+    save_figure(figure, path, dpi=130)
 
 
 def _intervals(

@@ -15,7 +15,7 @@ import numpy as np
 from hermes.errors import InputError
 from hermes.evaluation.results.rows import AnswerRow
 from hermes.evaluation.results.run_folder import read_manifest, run_file
-from hermes.files import json_line, write_text_whole
+from hermes.files import append_text, json_line, remove_file, write_text_whole
 from hermes.reading import Count, Number, parse_json, read_lines, typed
 from hermes.video import Frame
 
@@ -138,8 +138,7 @@ class Journal:
             yield from _read(path, kind)
 
     def _append(self, name: str, line: AnswerRow | Shown | Broken) -> None:
-        with self._own(name).open("a", encoding="utf-8") as file:
-            file.write(json_line(asdict(line)))
+        append_text(self._own(name), json_line(asdict(line)))
 
 
 def gather(folder: Path) -> list[AnswerRow]:
@@ -158,7 +157,7 @@ def _rewrite(folder: Path, name: str, lines: Sequence[AnswerRow | Shown | Broken
     # Only now: what is read twice counts once, and nothing is ever in no file.
     for path in _files(folder, name):
         if path != whole:
-            path.unlink()
+            remove_file(path)
 
 
 def amend(folder: Path, change: Callable[[AnswerRow], AnswerRow]) -> None:

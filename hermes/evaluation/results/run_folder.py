@@ -108,7 +108,8 @@ def claim(
         InputError: a manifest that cannot be read.
     """
     path = run_file(folder, _MANIFEST)
-    if not path.exists():
+    # An empty one is what a machine that went down may leave.
+    if not path.exists() or not path.stat().st_size:
         _write(path, about)
         return
     kept = read_manifest(folder)

@@ -18,6 +18,7 @@ from hermes.evaluation.running.module import EvalData, EvalModule
 from hermes.evaluation.running.settings import EvalConfig
 from hermes.evaluation.scoring.metrics import metrics
 from hermes.evaluation.scoring.summary import Summary, summarise
+from hermes.files import writing
 from hermes.machine.lightning import interruptible
 
 __all__ = ["evaluate", "is_worker"]
@@ -67,7 +68,7 @@ def evaluate(
     module = EvalModule(config, folder, backbone=backbone, watcher=watcher, anyway=anyway)
     trainer = _trainer(config, folder)
     try:
-        with interruptible():
+        with interruptible(), writing(folder, "The answers so far are kept."):
             trainer.test(module, EvalData(config.data), verbose=False)
     finally:
         # The Trainer leaves this out where a test fails.

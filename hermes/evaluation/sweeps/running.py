@@ -19,6 +19,7 @@ from hermes.evaluation.running.run import evaluate
 from hermes.evaluation.running.settings import eval_config
 from hermes.evaluation.scoring.summary import SummaryRecord
 from hermes.evaluation.sweeps.cells import SweepCell
+from hermes.files import make_folder, remove_file, write_text_whole
 from hermes.machine.environment import versions
 from hermes.machine.interrupts import noticing
 from hermes.machine.lightning import quiet_lightning
@@ -106,7 +107,8 @@ def _check_versions(done: Sequence[SweepCell], folder: Path) -> None:
 def record_of(cell: SweepCell, folder: Path) -> dict[str, Any] | None:
     """What a cell of a sweep came to; None if it is not done, or not judged by its judge."""
     path = run_file(folder / "cells" / cell.hash, DONE)
-    if not path.is_file():
+    # An empty one is what a machine that went down may leave: the cell is done again, from its rows.
+    if not path.is_file() or not path.stat().st_size:
         return None
     record = read_object(path)
     # Measurements of time and bytes have records of their own.
@@ -218,15 +220,15 @@ def run_cell(
 
     Both where videos could not be read: such a cell is not done, and is tried again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         record = work(overrides, folder)
     except Exception as error:
-        (folder / FAILED).write_text(traceback.format_exc(), encoding="utf-8")
+        write_text_whole(folder / FAILED, traceback.format_exc())
         return None, f"{type(error).__name__}: {error}"
     if record.get("broken"):
         lost = sum(one["questions"] for one in record["broken"])
         return record, f"{len(record['broken'])} videos could not be read, {lost} questions not asked"
     finish(folder, record)
-    (folder / FAILED).unlink(missing_ok=True)
+    remove_file(folder / FAILED)
     return record, ""
