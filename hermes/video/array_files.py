@@ -6,6 +6,7 @@ import math
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def _member(archive: zipfile.ZipFile, path: Path, limits: Limits) -> np.ndarray:
     return array
 
 
-def _bytes_of(file: zipfile.ZipExtFile) -> int:
+def _bytes_of(file: Any) -> int:
     """Bytes of an array by its header."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

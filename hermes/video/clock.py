@@ -10,8 +10,8 @@ class Clock:
 
     A time stamp that follows the one before by at most ``max_gap`` seconds is the time itself: the picture
     before stays on screen that long. Over a longer leap, and where time stamps run back by over a second
-    (joined recordings), the clock goes on from where the picture before ended. A picture without a time stamp,
-    or whose own is not later than that of the one before, follows when that ends.
+    (joined recordings), the clock goes on from where the picture before ended. A picture without a time
+    stamp, or whose own is not later than that of the one before, follows when that ends.
 
     Args:
         max_gap: seconds.

@@ -36,7 +36,7 @@ class VideoConfig:
         help="a local file may name others to be read: playlists (m3u8, mpd), lists (ffconcat), patterns",
         later=True,
     )
-    options: dict[str, str] = setting(
+    options: dict[str, str | int | float | bool] = setting(
         {}, help="for FFmpeg's demuxer, such as video.options.rtsp_transport=tcp", later=True
     )
 

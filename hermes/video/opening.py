@@ -58,7 +58,7 @@ def open_source(
     max_side: int | None = None,
     source_fps: float | None = None,
     threads: int = 2,
-    options: Mapping[str, str] | None = None,
+    options: Mapping[str, str | int | float | bool] | None = None,
     max_gap: float | None = None,
     max_pixels_decoded: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
@@ -107,6 +107,10 @@ def open_source(
     if isinstance(spec, FrameSource):
         return spec
     limits = Limits(max_gap, max_pixels_decoded, max_bytes)
+    texts = {
+        key: str(int(value) if value is True or value is False else value)
+        for key, value in (options or {}).items()
+    }
     rate = source_fps or fps
     if isinstance(spec, bytes | bytearray):
         spec = io.BytesIO(spec)
@@ -117,9 +121,9 @@ def open_source(
             return image_folder(path, sampling, source_fps=rate, limits=limits)
         if path is not None and path.suffix.lower() in (".npy", ".npz"):
             return array_frames(load_array(path, limits), sampling, name=str(path), source_fps=rate)
-        media = _at(text, options or {}) if path is None else _of_path(path, options or {}, references)
+        media = _at(text, texts) if path is None else _of_path(path, texts, references)
     elif hasattr(spec, "read"):
-        media = _of_file(cast(BinaryIO, spec), options or {})
+        media = _of_file(cast(BinaryIO, spec), texts)
     elif (array := as_array(spec)) is not None:
         return array_frames(array, sampling, name="array", source_fps=rate)
     elif isinstance(spec, Iterable):
