@@ -117,6 +117,8 @@ class VideoSource(FrameSource):
         # AVI stores no presentation times, only the order of decoding, which FFmpeg hands on to the pictures
         # as they are shown, late by the reordering delay.
         self._avi = opened.container.format.name == "avi"
+        # MPEG program streams store few times; FFmpeg guesses the others, not always well.
+        self._guessed = opened.container.format.name == "mpeg"
         self._delay = stream.codec_context.reorder_depth * self._tick if self._avi else 0.0
 
     def close(self) -> None:
@@ -134,13 +136,14 @@ class VideoSource(FrameSource):
         opened = self._media.open(self._limits)
         try:
             return scan(
-                opened.container.demux(opened.stream),
+                _until_damage(opened.container.demux(opened.stream)),
                 opened.stream,
                 origin=self._origin,
                 tick=self._tick,
                 frame=1 / self._rate,
                 max_gap=self._max_gap,
                 decoding_times=self._avi,
+                guessed_times=self._guessed,
                 start=self.sampling.start + self.tolerance,
                 whole=whole,
             )
@@ -319,10 +322,15 @@ class VideoSource(FrameSource):
             parts.append(f"reading stopped at {clock.until:.1f} s: {self._stopped_by}")
         if clock.jumps > 1:
             parts.append(f"timestamps jump {clock.jumps} times in all")
-        if clock.repeats * 20 > clock.pictures:  # a few are usual in some containers
+        if clock.repeats * 20 > clock.pictures and not self._guessed:  # a few are usual in some containers
             parts.append(f"{clock.repeats} of {clock.pictures} timestamps are not later than the one before")
         if parts:
             self.warn("; ".join(parts))
+
+
+def _until_damage(packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+    with suppress(av.FFmpegError, OSError):
+        yield from packets
 
 
 def orient(image: Pixels, matrix: Int32[np.ndarray, " 9"]) -> UInt8[np.ndarray, "H2 W2 3"]:

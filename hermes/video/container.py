@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePath
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import av
 from av.container import InputContainer
@@ -58,13 +58,13 @@ class Media:
 
     name: str
     url: str = ""
-    bytes: Callable[[], BinaryIO] | None = None
+    bytes: Callable[[], Any] | None = None
     again: bool = False
     kept: bool = False
     live: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
 
-    def release(self, file: BinaryIO) -> None:
+    def release(self, file: Any) -> None:
         """Close what :attr:`bytes` opened."""
         if not self.kept:
             file.close()
@@ -129,7 +129,7 @@ class Opened(NamedTuple):
 class _Unnamed:
     """Bytes to read, with no more of their name than its suffix."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: Any, name: str) -> None:
         suffix = PurePath(name).suffix.lower()
         plain = suffix[1:].isascii() and suffix[1:].isalnum() and suffix not in IMAGE_SUFFIXES
         self.name = f"video{suffix}" if plain else "video"

@@ -9,7 +9,7 @@ import socket
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from hermes.errors import InputError, SettingError, did_you_mean
@@ -123,7 +123,7 @@ def open_source(
             return array_frames(load_array(path, limits), sampling, name=str(path), source_fps=rate)
         media = _at(text, texts) if path is None else _of_path(path, texts, references)
     elif hasattr(spec, "read"):
-        media = _of_file(cast(BinaryIO, spec), texts)
+        media = _of_file(spec, texts)
     elif (array := as_array(spec)) is not None:
         return array_frames(array, sampling, name="array", source_fps=rate)
     elif isinstance(spec, Iterable):
@@ -220,7 +220,7 @@ def _of_path(path: Path, options: Mapping[str, str], references: bool) -> Media:
     return Media(str(path), bytes=lambda: _read(path), again=regular, options=options)
 
 
-def _read(path: Path) -> BinaryIO:
+def _read(path: Path) -> Any:
     """Open a file, pipe or socket for reading.
 
     Raises:
@@ -235,12 +235,12 @@ def _read(path: Path) -> BinaryIO:
             return io.FileIO(os.dup(number))
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(path))
-            return cast(BinaryIO, connection.makefile("rb", buffering=0))
+            return connection.makefile("rb", buffering=0)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _of_file(file: BinaryIO, options: Mapping[str, str]) -> Media:
+def _of_file(file: Any, options: Mapping[str, str]) -> Media:
     """Something open for reading, which stays open."""
     given = getattr(file, "name", None)
     name = given if isinstance(given, str) else type(file).__name__
@@ -248,7 +248,7 @@ def _of_file(file: BinaryIO, options: Mapping[str, str]) -> Media:
         raise InputError(f"{name}: open it for reading bytes, not text")
     again = isinstance(file, io.IOBase) and file.seekable()
 
-    def rewound() -> BinaryIO:
+    def rewound() -> Any:
         if again:
             file.seek(0)
         return file

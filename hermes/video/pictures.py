@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -41,7 +41,7 @@ class PictureSource(FrameSource):
         self,
         name: str,
         sampling: Sampling,
-        file: BinaryIO,
+        file: Any,
         *,
         stays: float,
         limits: Limits,
@@ -88,7 +88,7 @@ def _same(pixels: Pixels) -> Pixels:
     return pixels
 
 
-def open_picture(file: BinaryIO | Path, name: str, limits: Limits) -> Image.Image:
+def open_picture(file: Any, name: str, limits: Limits) -> Image.Image:
     """A picture whose header is read, and no more.
 
     Raises:
@@ -108,7 +108,7 @@ def _no_picture(name: str, error: BaseException) -> InputError:
     return InputError(f"{name}: not an image that can be read ({type(error).__name__})")
 
 
-def is_picture(file: BinaryIO, suffix: str) -> bool:
+def is_picture(file: Any, suffix: str) -> bool:
     """Whether a file is for PIL to read: an image, by its first bytes or by its suffix and its header."""
     head = file.read(12)
     file.seek(0)
@@ -120,7 +120,7 @@ def is_picture(file: BinaryIO, suffix: str) -> bool:
     return found is not None
 
 
-def picture_size(file: BinaryIO) -> tuple[int, int] | None:
+def picture_size(file: Any) -> tuple[int, int] | None:
     """Width and height of a picture by its header; ``None`` if it is none."""
     with suppress(InputError):
         return open_picture(file, "", Limits(max_pixels_decoded=2**62)).size

@@ -52,6 +52,7 @@ def scan(
     frame: float,
     max_gap: float,
     decoding_times: bool = False,
+    guessed_times: bool = False,
     start: float = 0.0,
     whole: bool = True,
 ) -> Scan:
@@ -65,13 +66,16 @@ def scan(
         frame: seconds that a picture stays, where it does not say.
         max_gap: seconds; time stamps that leap further do not count, see :class:`hermes.video.clock.Clock`.
         decoding_times: times of presentation are unknown.
+        guessed_times: most packets have none of their own.
         start: seconds from which pictures are wanted.
         whole: go to the end, else no further than ``start`` needs.
     """
     context = stream.codec_context
     # Pictures come later than their packets by so many places.
     depth = context.reorder_depth
-    restarting = context.codec.canonical_name in _RESTARTING and not (decoding_times and depth)
+    restarting = context.codec.canonical_name in _RESTARTING and not (
+        (decoding_times and depth) or guessed_times
+    )
     entry, entered, last, end, shift = 0, 0.0, 0.0, 0.0, 0.0
     pictures, unstamped = 0, False
     recent: deque[int] = deque(maxlen=32)
@@ -92,9 +96,11 @@ def scan(
             shift += end - time
             time = end
             restarting = False
+            if last <= start:
+                entry = 0
         # Pictures that repeat a time are moved, and move those that follow.
         if packet.has_sidedata("new_extradata") or stamp in recent or (time < last and not depth):
-            restarting = False
+            restarting, entry = False, 0
         recent.append(stamp)
         if restarting and last < time <= start and _hides_the_past(packet, context):
             entry, entered = number, time

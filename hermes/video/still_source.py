@@ -102,7 +102,7 @@ class IteratorSource(FrameSource):
             before = time
             # The first may come at any time: nothing is repeated before it.
             clock = clock or Clock(self._max_gap, self.warn, time)
-            time = clock.time(time, duration)
+            time = clock.time(time, 1 / self._source_fps)
             # Frames without a time are a known step apart: no need to wait for the next.
             yield TimedImage(time, duration, partial(self._load, i, image), gap=duration)
 
