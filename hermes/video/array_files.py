@@ -14,6 +14,7 @@ from hermes.errors import InputError
 from hermes.video.limits import Limits
 
 _UNREADABLE = (
+    ArithmeticError,
     ValueError,
     OSError,
     EOFError,
