@@ -83,9 +83,12 @@ def check_file_path(path: str | Path, what: str) -> Path:
     """
     path = Path(path).expanduser()
     with writing(path, f"It was to hold {what}."):
+        if "\0" in str(path):
+            raise ValueError("embedded null character")
         if path.is_dir():
             raise InputError(f"{path}: is a folder; {what} needs a file name")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        # A link that leads nowhere is there, and no folder.
+        folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise InputError(f"{path}: {folder} is not a folder that can be written to ({what})")
     return path

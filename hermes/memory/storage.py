@@ -318,9 +318,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path}: cannot be read ({reason})") from error
     except ValueError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InputError(f"{path}: not a plain file")
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise InputError(f"{path}: not a plain file")
         try:
             yield file
         except OSError as error:
