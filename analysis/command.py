@@ -8,13 +8,14 @@ import typer
 
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
-from hermes.cli.output import out
+from hermes.cli.output import keeps, out
 from hermes.cli.progress import Bars
 from hermes.errors import InputError
 
 __all__ = ["investigate"]
 
 
+@keeps("Every video that was watched is kept.")
 def investigate(
     settings: Annotated[
         list[str] | None,

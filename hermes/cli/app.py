@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -10,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hermes.cli.arguments import spread_choices
-from hermes.cli.output import log_on_stderr, note, out
+from hermes.cli.arguments import as_setting, spread_choices
+from hermes.cli.output import clean, log_on_stderr, note, out
 from hermes.errors import HermesError, InputError, SettingError
 from hermes.registry import registry
 from hermes.version import __version__
@@ -26,13 +27,14 @@ def run(argv: list[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         return nobody_reads()
-    return code if error is None else report(error, debug=_DEBUG in argv)
+    return code if error is None else report(error, debug=_DEBUG in argv, argv=argv)
 
 
 def outcome(argv: Sequence[str]) -> tuple[int, Exception | None]:
     """Run one command line: its exit code, or the error that is still to be reported."""
+    arguments = [word for word in argv if word != _DEBUG]
     try:
-        arguments = spread_choices([word for word in argv if word != _DEBUG])
+        arguments = spread_choices(arguments)
         with log_on_stderr():
             code = _app(arguments)(arguments, prog_name="hermes", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -42,8 +44,16 @@ def outcome(argv: Sequence[str]) -> tuple[int, Exception | None]:
     except Exception as error:
         return 1, error
     if code == 130:
-        note("interrupted", "stopped before the end")
+        note("interrupted", _after_interruption(arguments))
     return code if isinstance(code, int) else 0, None
+
+
+def _after_interruption(arguments: Sequence[str]) -> str:
+    """What is kept of a command that was stopped, and how to go on with it."""
+    commands = registry("command")
+    name = arguments[0] if arguments else ""
+    kept = getattr(commands.get(name), "keeps", "") if name in commands.names() else ""
+    return f"{kept} To go on: {shlex.join(['hermes', *arguments])}" if kept else "stopped before the end"
 
 
 def nobody_reads() -> int:
@@ -52,10 +62,10 @@ def nobody_reads() -> int:
     return 1
 
 
-def report(error: Exception, debug: bool = False) -> int:
+def report(error: Exception, debug: bool = False, argv: Sequence[str] = ()) -> int:
     """Say on stderr what went wrong and return the exit code."""
     if debug:
-        traceback.print_exception(error)
+        sys.stderr.write(clean("".join(traceback.format_exception(error))))
     if isinstance(error, InputError):
         note("error", str(error))
         return 2
@@ -67,7 +77,7 @@ def report(error: Exception, debug: bool = False) -> int:
     # Typer's own errors, whose class has moved between its versions.
     if hasattr(error, "format_message"):
         if message := error.format_message():  # none where a bare `hermes` has printed its help
-            note("error", f"{message.rstrip('.')}. See 'hermes --help' and 'hermes COMMAND --help'.")
+            note("error", f"{message.rstrip('.')}. {_advice(error, argv)}")
         return 2
     if isinstance(error, HermesError):
         note("error", str(error))
@@ -75,6 +85,17 @@ def report(error: Exception, debug: bool = False) -> int:
         again = "" if debug else " This is a fault of Hermes, a plug-in or the model: --debug shows where."
         note("error", f"{type(error).__name__}: {str(error).rstrip('.')}.{again}")
     return 1
+
+
+def _advice(error: Exception, argv: Sequence[str]) -> str:
+    """What to write instead of a command line that cannot be read."""
+    option = getattr(error, "option_name", None)
+    if isinstance(option, str):
+        if meant := as_setting(option, argv):
+            return f"Settings are written without dashes: {shlex.quote(meant)}."
+        if not option.startswith("--"):
+            return "A name that begins with a dash is written ./-NAME, and anything else after '--'."
+    return "See 'hermes --help' and 'hermes COMMAND --help'."
 
 
 def _app(argv: Sequence[str]) -> typer.Typer:

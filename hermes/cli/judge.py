@@ -12,12 +12,13 @@ import typer
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
 from hermes.cli.eval import show_summary
-from hermes.cli.output import out
+from hermes.cli.output import keeps, out
 from hermes.cli.progress import Bars
 from hermes.errors import InputError
 from hermes.files import json_line
 
 
+@keeps("Every verdict that was given is kept.")
 def judge(
     run: Annotated[Path, typer.Argument(help="Folder of a run of hermes eval.", metavar="RUN")],
     settings: Annotated[

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
-from hermes.cli.output import note, out
+from hermes.cli.output import keeps, note, out
 from hermes.cli.progress import Bars
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.files import make_folder
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _LAUNCHERS = ("processes", "submitit-local", "submitit-slurm")
 
 
+@keeps("Cells that are done are kept, and every question that the others have answered.")
 def sweep(
     settings: Annotated[
         list[str] | None,

@@ -74,6 +74,16 @@ def _experiment(
     return inherited + [(tuple(key.split(".")), value) for key, value in content.items()]
 
 
+def experiment_title(name: str, config_dirs: Sequence[Path] = ()) -> str:
+    """What an experiment file says of itself, or the one it inherits from; empty if neither does.
+
+    Raises:
+        SettingError: no such experiment.
+        InputError: a file that is no YAML mapping.
+    """
+    return experiment_extras([f"{_EXPERIMENT}={name}"], config_dirs).title
+
+
 def experiment_extras(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Extras:
     """What the chosen experiment says besides settings; nothing where none is chosen.
 
