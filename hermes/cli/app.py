@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +20,8 @@ from hermes.registry import registry
 from hermes.version import __version__
 
 _DEBUG = "--debug"
+# Columns of a terminal in which help has boxes.
+_BOXES = 60
 
 
 def run(argv: list[str]) -> int:
@@ -99,13 +103,18 @@ def _advice(error: Exception, argv: Sequence[str]) -> str:
 
 
 def _app(argv: Sequence[str]) -> typer.Typer:
+    columns = shutil.get_terminal_size().columns
     app = typer.Typer(
         name="hermes",
         no_args_is_help=True,
         add_completion=True,
         pretty_exceptions_enable=False,
-        rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
+        # Boxes in a narrow terminal would cut the names of options.
+        rich_markup_mode="rich" if columns >= _BOXES else None,
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "terminal_width": columns if columns < _BOXES else None,
+        },
     )
     app.callback()(_hermes)
     commands = registry("command")
@@ -116,7 +125,9 @@ def _app(argv: Sequence[str]) -> typer.Typer:
             command: Callable[..., Any] = commands.get(name)
         except SettingError as error:
             command = _broken(error)
-        app.command(name)(command)
+        # As it is read without boxes, a paragraph that keeps its lines begins after an empty one.
+        help = inspect.getdoc(command) or ""
+        app.command(name, help=help if columns >= _BOXES else help.replace("\n\b\n", "\n\n\b\n"))(command)
     return app
 
 

@@ -96,7 +96,7 @@ def ask(
     video.max_side=640              longer side of a frame, in pixels
     stream.chunk_frames=16          frames encoded at once
     generation.max_new_tokens=128   longest answer, in tokens
-    backbone.device=cuda:1          where the model runs; default: a GPU, or the CPU
+    backbone.device=cuda:1          where it runs; default: a GPU, or the CPU
     seed=0                          of random policies and of sampling
 
     All of them with their values: hermes validate. Names: hermes list. One thing: hermes show NAME.

@@ -69,7 +69,7 @@ def bench(
     \b
     hermes bench policy.budget=4000 --csv bench.csv --plot bench.png
     hermes bench experiment=table3
-    hermes bench experiment=table3 backbone=llava_onevision_7b --only '*chunk_frames=16'
+    hermes bench experiment=table3 --only '*chunk_frames=16'
     hermes bench policy=hermes,full stream.chunk_frames=8,16 bench.frames=[16,64]
     """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
     words, given = split_settings(settings or [])

@@ -47,7 +47,7 @@ def judge(
     Examples:
     \b
     hermes judge RUN judge=openai judge.model=gpt-5-mini judge.temperature=null
-    hermes judge RUN judge=openai judge.model=NAME judge.base_url=http://localhost:8000/v1
+    hermes judge RUN judge=openai judge.model=NAME judge.base_url=URL
     hermes judge RUN judge=words
 
     All settings with their values: hermes show openai, hermes show words.

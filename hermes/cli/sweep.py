@@ -73,8 +73,8 @@ def sweep(
     hermes sweep policy=fifo,hermes policy.budget=32,64,128 data.world.length=64
     hermes sweep experiment=NAME --jobs 2
     hermes sweep experiment=NAME policy.budget=64 --dry-run
-    hermes sweep experiment=table1_ovobench data.annotations=FILE data.videos=FOLDER --only 'Qwen3*'
-    hermes sweep experiment=NAME --launcher submitit-slurm --launch slurm_partition=gpu --jobs 8
+    hermes sweep experiment=NAME data.annotations=FILE --only 'Qwen3*'
+    hermes sweep experiment=NAME --launcher submitit-slurm --jobs 8
     """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
     words, given = split_settings(settings or [])
     if words:
