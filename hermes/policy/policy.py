@@ -22,6 +22,10 @@ from hermes.video import Frame
 Bound = Literal["bounded", "growing", "unbounded"]
 
 
+def _whole(last: Round) -> Round:
+    return last
+
+
 @dataclass
 class StreamContext:
     """What a policy may know of the stream it serves; ``history`` and ``extent`` change as it runs.
@@ -50,7 +54,7 @@ class StreamContext:
     extent: int = 0
     history: list[Round] = field(default_factory=list)
     remembered: int = 100
-    guiding: Callable[[Round], Round] = lambda last: last
+    guiding: Callable[[Round], Round] = field(default_factory=lambda: _whole)
 
     def remember(self, answered: Round) -> None:
         """Let a round join the history."""

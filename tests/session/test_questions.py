@@ -54,7 +54,7 @@ def controls(backbone: Backbone, ids: list[int]) -> list[int]:
     return [number for number in ids if number in set(backbone.tokenizer.all_special_ids)]
 
 
-# -- limits ---------------------------------------------------------------------------------------------------
+# -- limits ------------------------------------------------------------------
 
 
 LONG = {
@@ -160,7 +160,7 @@ def test_only_the_newest_rounds_are_remembered() -> None:
     assert session.stats().questions == 5
 
 
-# -- text is text ---------------------------------------------------------------------------------------------
+# -- text is text ------------------------------------------------------------
 
 
 def _asks(question: str, choices: tuple[str, ...] = ()):
