@@ -91,7 +91,7 @@ class DecoderObserver(Observer):
     def attention(
         self, requests: Mapping[int, Sequence[Guidance]]
     ) -> dict[tuple[int, Guidance], Float[Tensor, "B R V"]]:
-        """Mean attention to each video token, as :meth:`hermes.Observer.attention` has it."""
+        """Attention to each video token, as :meth:`hermes.Observer.attention` has it."""
         out: dict[tuple[int, Guidance], Tensor] = {}
         exact: dict[int, list[Guidance]] = {}
         embedded: dict[Guidance, list[int]] = {}
