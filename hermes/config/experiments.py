@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from hermes.config.files import _find, _no_cycle, _parse, _read, available
+from hermes.config.files import _find, _no_cycle, _parse, _read, _text, available
 from hermes.errors import InputError, SettingError, did_you_mean
 
 
@@ -81,7 +82,12 @@ def experiment_title(name: str, config_dirs: Sequence[Path] = ()) -> str:
         SettingError: no such experiment.
         InputError: a file that is no YAML mapping.
     """
-    return experiment_extras([f"{_EXPERIMENT}={name}"], config_dirs).title
+    path = _find(_EXPERIMENT, name, config_dirs)
+    # A list of all of them reads no file whole where it need not.
+    line = re.search(
+        r"^title: *([^\s'\"#&*!|>{\[%@`][^#:\n]*?) *$", _text(path) if path else "", re.MULTILINE
+    )
+    return line[1] if line else experiment_extras([f"{_EXPERIMENT}={name}"], config_dirs).title
 
 
 def experiment_extras(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Extras:
