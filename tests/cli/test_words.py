@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.table import Table
 from rich.text import Text
 
@@ -225,3 +226,10 @@ def test_errors_of_the_command_line_are_clean() -> None:
         result = hermes(*words)
         assert result.code == 2
         assert not OBEYED.search(result.err)
+
+
+def test_settings_are_printed_clean_and_exact() -> None:
+    words = ["validate", "policy=fifo", "backbone.revision=a\u202eb\u2028c"]
+    out = hermes(*words).out
+    assert not OBEYED.search(out)
+    assert yaml.safe_load(out)["backbone"]["revision"] == "a\u202eb\u2028c"
