@@ -8,13 +8,14 @@ import typer
 
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
-from hermes.cli.output import out
+from hermes.cli.output import keeps, out
 from hermes.cli.progress import Bars
 from hermes.errors import InputError
 
 __all__ = ["investigate"]
 
 
+@keeps("Every video that was watched is kept.")
 def investigate(
     settings: Annotated[
         list[str] | None,
@@ -38,16 +39,16 @@ def investigate(
     \b
     per_category=100         questions sampled of each category, by seed
     categories=[A, B]        of these categories alone
-    queries=question         or local, global, mixed (guidance prompts), or any text
+    queries=question         or local, global, mixed (guidance), or any text
     per_head=false           measures of each KV head besides
     windows=[4000, 6000]     values of policy.budget, each a run of its own
 
     Examples:
     \b
-    hermes investigate experiment=fig2_embedded output=runs/fig2     the embedded model, a few minutes
-    hermes investigate per_category=20 data.world.length=64 policy.budget=120 output=runs/quick
-    hermes investigate experiment=fig2 data.annotations=FILE.json data.videos=FOLDER output=runs/fig2_7b
-    hermes eval policy=runs/fig2/tiers.yaml policy.budget=64         the tiers that were found
+    hermes investigate experiment=fig2_embedded output=runs/fig2
+    hermes investigate per_category=20 data.world.length=64 policy.budget=120
+    hermes investigate experiment=fig2 data.annotations=FILE data.videos=FOLDER
+    hermes eval policy=runs/fig2/tiers.yaml policy.budget=64
 
     All settings with their values: hermes show fifo, hermes show wanderer, hermes validate.
     """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)

@@ -12,9 +12,11 @@ __all__ = ["LayerMass"]
 
 @dataclass(frozen=True, eq=False)
 class LayerMass:
-    """Attention of one question to the tokens that a layer holds.
+    """Attention of one question, or of another text, to the tokens that a layer holds.
 
-    Source: arXiv 2601.14724, Sec. 2 (mean over heads and query tokens), with the provenance of each token.
+    Source: arXiv 2601.14724, Sec. 2 (mean over query tokens, and over heads unless it is of one KV head),
+    with the provenance of each token. :class:`hermes.analysis.question.QuestionProbe` says which tokens are
+    the question's.
 
     Attributes:
         mass: mean weight of each of ``T`` held tokens; sums to at most 1, as a question also sees itself.

@@ -20,10 +20,12 @@ __all__ = ["QuestionProbe", "ask_watched", "read_watched"]
 
 @dataclass
 class QuestionProbe(AttentionProbe):
-    """Attention of a question's own tokens to everything held, per layer; its answer is not watched.
+    """Attention of what is read at a question to everything held, per layer; its answer is not watched.
 
-    Source: arXiv 2601.14724, Sec. 2 (mean over heads and query tokens). Of several texts read one after the
-    other the last one counts, so that an image newline before the question does not.
+    Source: arXiv 2601.14724, Sec. 2 (mean over heads and query tokens). The mean is over all tokens that are
+    read with the question: its own, those of its options, of the chat template behind it, and of the
+    beginning of the answer where that is given. Of several texts read one after the other the last one
+    counts, so that an image newline before the question does not.
 
     >>> QuestionProbe(now=12.0).result()
     []
@@ -62,7 +64,7 @@ class QuestionProbe(AttentionProbe):
 def ask_watched(
     session: StreamSession, question: str, choices: Sequence[str] = (), *, per_head: bool = False, **more: Any
 ) -> tuple[Answer, list[list[LayerMass]]]:
-    """Ask a question and see what it looked at.
+    """Ask a question and see what it looked at, with its options and the template (:class:`QuestionProbe`).
 
     Args:
         session: with frames seen.

@@ -29,7 +29,7 @@ class Rhythm(NamedTuple):
         period: tokens after which the profile repeats; NaN where none is claimed.
         spectral: share of its power at multiples of ``1 / period``, less what chance would put there; over
             the tokens of a frame where no period is claimed; NaN for a ragged memory.
-        p: of the test that claims the period.
+        p: of the test that claims the period, times the number of lags tried.
     """
 
     strength: float
@@ -50,15 +50,25 @@ def rhythm(layer: LayerMass, tokens_per_frame: int | None = None) -> Rhythm:
     * Where all frames are whole (:func:`whole`) index in the cache is place in the frame, and the period is
       sought freely: all lags from 2 tokens to two and a half frames that fit in three times. Tokens are
       grouped by index modulo the lag, which sums the autocorrelation at the lag's multiples. The lag with
-      the largest ``(S - df) / sqrt(2 df)``, ``S = V eta2``, ``df = G - 1``, is claimed where its F test
-      passes at 1 % over the number of lags tried. Neighbouring tokens are alike without any rhythm, so ``x``
-      is first whitened by its own correlation at lag 1.
+      the largest ``(S - df) / sqrt(2 df)``, ``S = V eta2``, ``df = G - 1``, is claimed where a randomisation
+      test passes at 1 % over the number of lags tried: blocks of that many tokens, each turned by a random
+      number of tokens, would seldom be as aligned. Neighbouring tokens are alike without any rhythm, so ``x``
+      is first whitened by its own correlation at lag 1; before that it is cut at six median absolute
+      deviations. Where fewer than half of the tokens are looked at, none is claimed.
     * In a ragged memory an index is no place, and the one period that can be claimed is the tokens of a
-      frame, by the F test of the groups at 1 %.
+      frame, by another randomisation test at 1 %: frames, each with its sign at random, would seldom agree
+      as much.
+
+    Neither test draws: the mean and variance that the randomisation would give are known, and its
+    distribution is taken as a scaled chi-square with both.
 
     Args:
         layer: what one question looked at.
-        tokens_per_frame: of the backbone; None takes that of the frames, if all are alike.
+        tokens_per_frame: of the backbone; None takes that of the frames, if all are alike, else the places
+            that are seen.
+
+    Returns:
+        all NaN with fewer than three frames, or fewer than two tokens a frame, or no mass.
 
     >>> frames, patches = np.divmod(np.arange(120), 6)
     >>> noise = np.random.default_rng(0).normal(size=120)

@@ -47,6 +47,7 @@ _CORPUS = (
 class _Tiny(Backbone):
     """What the tiny families share: weights from a seed, a byte-level tokenizer, sharp attention."""
 
+    own_weights = "random"
     model_type: ClassVar[str]
     text: ClassVar[dict[str, Any]]
     vision: ClassVar[dict[str, Any]]

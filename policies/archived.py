@@ -34,7 +34,8 @@ from hermes.policy import (
 from hermes.tokens import Chunk
 from hermes.video import Frame
 
-_PLAIN = TieredPolicy(tiers={"all": Tier(1.0, RandomScore())}, selector=TopK(timestamps=0.0))
+_PLAIN = TieredPolicy(tiers={"all": Tier(1.0, RandomScore())})
+_BEFORE = TieredPolicy(tiers={"all": Tier(1.0, RandomScore())}, selector=TopK(timestamps=0.0))
 
 
 @dataclass
@@ -54,7 +55,9 @@ class Archived(Archiving):
     needs_attention: ClassVar[bool] = True
 
     budget: int = setting(4000, help="video tokens an answer reads a layer", unit="tokens", ge=2)
-    inner: MemoryPolicy = setting(_PLAIN, help="the policy that keeps the memory; its budget is not used")
+    inner: MemoryPolicy = setting(
+        _PLAIN, before=_BEFORE, help="the policy that keeps the memory; its budget is not used"
+    )
     share: float = setting(0.5, help="of the budget, for pages out of the archive", gt=0, lt=1)
     page: int = setting(16, help="tokens stored and read together", unit="tokens", ge=1)
     need: float | None = setting(

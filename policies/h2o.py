@@ -26,5 +26,7 @@ class H2O(TieredPolicy):
 
     tiers: dict[str, Tier] = setting({"all": Tier(share=1.0, scorer=AttentionSum())}, help="one tier")
     selector: Selector = setting(
-        TopK(rank="kv_head", recent_share=0.5, timestamps=0.0), help="which tokens stay"
+        TopK(rank="kv_head", recent_share=0.5),
+        before=TopK(rank="kv_head", recent_share=0.5, timestamps=0.0),
+        help="which tokens stay",
     )

@@ -48,7 +48,7 @@ class HermesRelease(TieredPolicy):
 
     tiers: dict[str, Tier] = setting(release_tiers("llava"), help="the release's tiers")
     smoother: Smoother = setting(Chain(recursive=True), help="from the deepest layer down")
-    selector: Selector = setting(TopK(timestamps=0.0), help="top-k per layer")
+    selector: Selector = setting(TopK(), before=TopK(timestamps=0.0), help="top-k per layer")
     reindex: Reindexer = setting(Lazy(whole_chunk=False, only_compressing=True), help="lazy, margin 1024")
     trigger: Literal["layer", "first_layer"] = setting("first_layer", help="as in TieredPolicy")
 

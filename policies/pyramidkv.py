@@ -25,7 +25,9 @@ class PyramidKV(TieredPolicy):
 
     beta: float = setting(20.0, help="how much less the last layer holds besides the window", ge=1)
     tiers: dict[str, Tier] = setting({"all": Tier(share=1.0, scorer=WindowAttention())}, help="one tier")
-    selector: Selector = setting(TopK(rank="kv_head", timestamps=0.0), help="which tokens stay")
+    selector: Selector = setting(
+        TopK(rank="kv_head"), before=TopK(rank="kv_head", timestamps=0.0), help="which tokens stay"
+    )
 
     def budgets(self, num_layers: int) -> list[int]:
         """Video tokens per layer, on a falling line.

@@ -18,4 +18,4 @@ class Random(TieredPolicy):
     """
 
     tiers: dict[str, Tier] = setting({"all": Tier(share=1.0, scorer=RandomScore())}, help="one tier")
-    selector: Selector = setting(TopK(timestamps=0.0), help="which tokens stay")
+    selector: Selector = setting(TopK(), before=TopK(timestamps=0.0), help="which tokens stay")

@@ -26,4 +26,6 @@ class SnapKV(TieredPolicy):
     needs_attention: ClassVar[bool] = True
 
     tiers: dict[str, Tier] = setting({"all": Tier(share=1.0, scorer=WindowAttention())}, help="one tier")
-    selector: Selector = setting(TopK(rank="kv_head", timestamps=0.0), help="which tokens stay")
+    selector: Selector = setting(
+        TopK(rank="kv_head"), before=TopK(rank="kv_head", timestamps=0.0), help="which tokens stay"
+    )

@@ -20,4 +20,4 @@ class Stratified(TieredPolicy):
     """
 
     tiers: dict[str, Tier] = setting({"all": Tier(share=1.0, scorer=RandomScore())}, help="one tier")
-    selector: Selector = setting(EvenFrames(timestamps=0.0), help="which tokens stay")
+    selector: Selector = setting(EvenFrames(), before=EvenFrames(timestamps=0.0), help="which tokens stay")

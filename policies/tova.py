@@ -25,4 +25,4 @@ class Tova(TieredPolicy):
     tiers: dict[str, Tier] = setting(
         {"all": Tier(share=1.0, scorer=WindowAttention(window=1, kernel=1))}, help="one tier"
     )
-    selector: Selector = setting(TopK(timestamps=0.0), help="which tokens stay")
+    selector: Selector = setting(TopK(), before=TopK(timestamps=0.0), help="which tokens stay")

@@ -21,4 +21,6 @@ class ValueNormPolicy(TieredPolicy):
     source: ClassVar[str] = "arXiv 2506.15745"
 
     tiers: dict[str, Tier] = setting({"all": Tier(share=1.0, scorer=ValueNorm())}, help="one tier")
-    selector: Selector = setting(TopK(rank="kv_head", timestamps=0.0), help="which tokens stay")
+    selector: Selector = setting(
+        TopK(rank="kv_head"), before=TopK(rank="kv_head", timestamps=0.0), help="which tokens stay"
+    )

@@ -21,6 +21,7 @@ class Embedded(LlavaOnevision):
 
     model_types: ClassVar[tuple[str, ...]] = ()
     default_fps = 1.0
+    own_weights = "trained"
 
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:

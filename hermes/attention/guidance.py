@@ -58,14 +58,16 @@ class Observer(Protocol):
     def attention(
         self, requests: Mapping[int, Sequence[Guidance]]
     ) -> dict[tuple[int, Guidance], Float[Tensor, "B R V"]]:
-        """Mean attention to each video token, for every layer and guidance asked for.
+        """Attention to each video token, for every layer and guidance asked for.
 
         Args:
             requests: what is wanted at each layer index.
 
         Returns:
-            by (layer, guidance): softmax over everything held and the pseudo-query itself, mean over heads
-            and query tokens, restricted to the tokens after the prefix.
+            by (layer, guidance): softmax over everything held and the pseudo-query itself, or as ``among``
+            says; mean over heads and query tokens, or as ``pool`` and ``per_head`` say; restricted to the
+            tokens after the prefix. R is 1, or the number of KV heads with ``per_head`` or where heads hold
+            tokens of their own.
         """
 
     def over(self, memory: KVMemory) -> Observer:

@@ -19,7 +19,8 @@ class AttentionProbe(Part, ABC):
 
     A probe is handed to ``session.ask``, to the session, or to a
     ``with probing(session, probe)`` block; registered under the entry point group ``hermes.probes`` or
-    named by dotted path. It must not change the tensors it is shown.
+    named by dotted path. It must not change the tensors it is shown. The prefix is read before anything is
+    held, and is not shown.
     """
 
     kind: ClassVar[str] = "probe"

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -40,6 +40,7 @@ class Backbone(ABC):
         frame_markers: what it writes around that; the ``stream`` layout leaves them out.
         default_template: for checkpoints without a chat template.
         pixel_defaults: preprocessor settings a checkpoint may leave out.
+        own_weights: what it has where no checkpoint is named: nothing, random weights, or trained ones.
 
     Args:
         model: the transformers model.
@@ -58,6 +59,7 @@ class Backbone(ABC):
     video_marker: ClassVar[str] = "<video>"
     frame_markers: ClassVar[tuple[str, str]] = ("", "")
     default_template: ClassVar[str] = chatml("<video>")
+    own_weights: ClassVar[Literal["", "random", "trained"]] = ""
     pixel_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(

@@ -10,6 +10,7 @@ from hermes.bench.stream import PAPER as PAPER
 from hermes.bench.stream import BenchConfig as BenchConfig
 from hermes.bench.stream import bench_config as bench_config
 from hermes.bench.stream import bench_identity as bench_identity
+from hermes.bench.stream import beside_paper as beside_paper
 from hermes.bench.stream import measure as measure
 from hermes.bench.stream import plot_stream as plot_stream
 from hermes.bench.stream import stream_records as stream_records

@@ -24,6 +24,8 @@ from hermes.video import Frame
 
 # arXiv 2601.14724, Table 3 and Fig. 4: LLaVA-OneVision-7B, budget 4 000, one A800; 16 to 512 frames.
 PAPER = {"ttft": "27-29 ms", "tpot": "23.6-24.5 ms", "peak_memory": "16.5-17.7 GB"}
+# Their model's shape and budget, as records state them.
+_PAPER_SHAPE, _PAPER_BUDGET = "llava_onevision of 28 layers, width 3584", "budget 4000"
 
 
 @dataclass
@@ -77,6 +79,23 @@ def measure(overrides: Sequence[str]) -> list[Record]:
         return list(stream_records(session, about.frames, size=about.size, rounds=about.rounds))
 
 
+def beside_paper(record: Record, *, budget: bool = True) -> bool:
+    """Whether a record may stand beside the paper's figures: of the same shape of model.
+
+    Args:
+        record: of a stream.
+        budget: the memory must have the paper's budget, too.
+
+    >>> from hermes.bench import Recorder
+    >>> shape = "16 frames, budget 4000, chunk 8, llava_onevision of {} layers, width {}"
+    >>> paper, small = shape.format(28, 3584), shape.format(10, 64)
+    >>> [beside_paper(Recorder("cpu").record("ttft", "", x, "", [1.0], unit="ms")) for x in (paper, small)]
+    [True, False]
+    """
+    same = not budget or f", {_PAPER_BUDGET}," in record.shape
+    return same and record.shape.endswith(_PAPER_SHAPE)
+
+
 def plot_stream(path: Path, records: Sequence[Record]) -> None:
     """One panel an operation, against the number of frames."""
     from matplotlib.figure import Figure
@@ -118,6 +137,8 @@ def stream_records(
     device = session.backbone.device
     recorder = Recorder(device)
     dtype, policy = str(session.backbone.dtype), type(session.policy).__name__
+    kind, width = session.backbone.model.config.model_type, session.backbone.text_config.hidden_size
+    model = f"{kind} of {session.backbone.num_layers} layers, width {width}"
     encode: list[float] = []
     compress: list[float] = []
     rng, fed, chunk = np.random.default_rng(0), 0, session.chunk_frames
@@ -148,7 +169,7 @@ def stream_records(
             fed += len(frames)
         answers = [session.ask("What is happening now?") for _ in range(rounds + 1)][1:]
         session.context.history.clear()
-        shape = f"{count} frames, budget {getattr(session.policy, 'budget', 0)}, chunk {chunk}"
+        shape = f"{count} frames, budget {getattr(session.policy, 'budget', 0)}, chunk {chunk}, {model}"
         tpot = [answer.tpot_ms for answer in answers if answer.tpot_ms is not None]
         measured = [("encode", encode, "frames/s"), ("compress", compress, "ms")]
         measured.append(("ttft", [answer.ttft_ms for answer in answers], "ms"))

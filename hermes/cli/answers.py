@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hermes.attention import NAME
-from hermes.cli.output import out
+from hermes.cli.output import clean, out
 from hermes.cli.questions import Question
 from hermes.config import available, config_hash, to_dict
 from hermes.dialogue.choices import lettered
@@ -22,9 +21,6 @@ from hermes.registry import registry
 from hermes.session.answer import Answer
 from hermes.session.config import RunConfig
 from hermes.session.session import StreamSession
-
-# What a terminal would obey; a model may write anything.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def run_record(session: StreamSession, config: RunConfig, overrides: Sequence[str]) -> dict[str, Any]:
@@ -86,7 +82,7 @@ class Page(Writer):
             self.console.print(Text(f"     ({letter}) {choice}"))
 
     def text(self, piece: str) -> None:
-        self.console.file.write(_CONTROL.sub("", piece))
+        self.console.file.write(clean(piece))
         self.console.file.flush()
 
     def answered(self, question: Question, answer: Answer, run: Mapping[str, Any]) -> None:

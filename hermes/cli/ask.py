@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from hermes.cli.arguments import split_settings
+from hermes.cli.arguments import split_words
 from hermes.cli.completion import complete_settings
+from hermes.cli.output import keeps
 from hermes.cli.questions import Question, read_questions
 from hermes.errors import InputError
 from hermes.samples import CLIP, QUESTIONS
@@ -19,6 +20,7 @@ from hermes.samples import CLIP, QUESTIONS
 SAMPLE = "sample"
 
 
+@keeps("Answers so far are above; the stream itself is not kept.")
 def ask(
     video: Annotated[
         str,
@@ -94,7 +96,7 @@ def ask(
     video.max_side=640              longer side of a frame, in pixels
     stream.chunk_frames=16          frames encoded at once
     generation.max_new_tokens=128   longest answer, in tokens
-    backbone.device=cuda:1          where the model runs; default: a GPU, or the CPU
+    backbone.device=cuda:1          where it runs; default: a GPU, or the CPU
     seed=0                          of random policies and of sampling
 
     All of them with their values: hermes validate. Names: hermes list. One thing: hermes show NAME.
@@ -106,7 +108,7 @@ def ask(
     hermes ask video.mp4 --questions questions.jsonl --json policy=fifo
     hermes ask sample --memory-map map.png policy.budget=64
     """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
-    words, overrides = split_settings([video, question, *(settings or [])])
+    words, overrides = split_words([video, question, *(settings or [])])
     for key, value in (("start", start), ("end", end)):
         if value is not None:
             overrides.append(f"video.{key}={value}")
@@ -132,7 +134,7 @@ def _what_to_ask(
     words: Sequence[str], at: float | None, choices: tuple[str, ...], file: Path | None
 ) -> tuple[str, list[Question]]:
     """The video's path, and the questions to it."""
-    if not words:
+    if not words or not words[0].strip():
         raise InputError(f"no VIDEO is given: name a file, or '{SAMPLE}' for the bundled clip")
     if len(words) > 2:
         extra = ", ".join(map(repr, words[2:]))
@@ -147,6 +149,10 @@ def _what_to_ask(
             raise InputError("--questions replaces QUESTION, --at and --choices: each line has its own")
         return spec, read_questions(file)
     if text is None:
-        hint = "It comes before --choices, or after '--'." if choices else "Or give a file of --questions."
+        hint = (
+            "It comes before --choices, or after '--'."
+            if choices
+            else "Or give a file of --questions. What looks like a setting, and is none, comes after '--'."
+        )
         raise InputError(f"no QUESTION is given. {hint}")
     return spec, [Question(text, at, choices).check()]

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
-from hermes.cli.output import err, note, out
+from hermes.cli.output import err, keeps, note, out
 from hermes.cli.sweep import sweep_folder
 from hermes.errors import InputError
 from hermes.files import make_folder
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hermes.evaluation.sweeps.running import Outcome
 
 
+@keeps("Cells that were measured are kept; a single measurement is not.")
 def bench(
     settings: Annotated[
         list[str] | None,
@@ -52,7 +53,9 @@ def bench(
     ] = "*",
     again: Annotated[bool, typer.Option("--again", help="Measure done cells anew.")] = False,
 ) -> None:
-    """Measure encoding, compression, TTFT, TPOT and memory on random frames, with the paper's figures beside.
+    """Measure encoding, compression, TTFT, TPOT and memory on random frames.
+
+    The paper's figures stand beside where the model has their shape and the memory their budget.
 
     Published shapes run with random weights, so that nothing is downloaded:
     backbone=random_llava_onevision_7b and backbone=random_qwen2_5_vl_7b. Steps of fixed shapes:
@@ -66,7 +69,7 @@ def bench(
     \b
     hermes bench policy.budget=4000 --csv bench.csv --plot bench.png
     hermes bench experiment=table3
-    hermes bench experiment=table3 backbone=llava_onevision_7b --only '*chunk_frames=16'
+    hermes bench experiment=table3 --only '*chunk_frames=16'
     hermes bench policy=hermes,full stream.chunk_frames=8,16 bench.frames=[16,64]
     """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
     words, given = split_settings(settings or [])
@@ -113,7 +116,7 @@ def _numbers(text: str, separator: str, option: str) -> list[int]:
 
 
 def _experiment(given: Sequence[str], only: str, *, again: bool) -> None:
-    from hermes.bench import bench_identity, measure_cells, measured, write_bench
+    from hermes.bench import bench_identity, beside_paper, measure_cells, measured, write_bench
     from hermes.config import experiment_extras
     from hermes.evaluation.results.run_folder import DONE, run_file
     from hermes.evaluation.sweeps.cells import cells_of, matching
@@ -139,7 +142,11 @@ def _experiment(given: Sequence[str], only: str, *, again: bool) -> None:
                 note("failed", f"{outcome.cell.label}: {outcome.error}")
     found.sort(key=lambda outcome: cells.index(outcome.cell))
     extras = experiment_extras(overrides)
-    page = write_bench(found, folder, extras.title or folder.name, extras.paper)
+    # An experiment's figures are of the model it names.
+    renamed = any(word.startswith("backbone") for word in overrides)
+    done = [record for item in measured(found) for record in item.records]
+    same = not renamed or all(beside_paper(record, budget=False) for record in done)
+    page = write_bench(found, folder, extras.title or folder.name, extras.paper if same else {})
     _show_cells(measured(found))
     out().print(f"table, plot and records: {page.parent}", soft_wrap=True)
     if any(outcome.record is None for outcome in found):
@@ -147,19 +154,21 @@ def _experiment(given: Sequence[str], only: str, *, again: bool) -> None:
 
 
 def _show(records: Sequence[Record]) -> None:
-    from hermes.bench import PAPER, frames_of
+    from hermes.bench import PAPER, beside_paper, frames_of
 
     counts = list(dict.fromkeys(map(frames_of, records)))
     table = Table(title=f"{records[0].machine} | {records[0].versions}", title_justify="left")
     table.add_column("")
     for count in counts:
         table.add_column(f"{count} frames", justify="right")
-    table.add_column("paper (A800, LLaVA-OV-7B, 4K)", justify="right")
+    published = PAPER if all(map(beside_paper, records)) else {}
+    if published:
+        table.add_column("paper (A800, LLaVA-OV-7B, 4K)", justify="right")
     for name in dict.fromkeys(record.operation for record in records):
         mine = {frames_of(record): record for record in records if record.operation == name}
         unit = next(iter(mine.values())).unit
         values = [f"{mine[count].median:.4g}" if count in mine else "" for count in counts]
-        table.add_row(f"{name} ({unit})", *values, PAPER.get(name, ""))
+        table.add_row(f"{name} ({unit})", *values, *([published.get(name, "")] if published else []))
     out().print(table)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -13,16 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from hermes.cli.completion import CONFIGURED, complete_names, names_of
-from hermes.cli.output import out
+from hermes.cli.found_setting import FoundSetting, find_setting
+from hermes.cli.output import clean, out, prose
 from hermes.config import (
     Part,
     available,
     build,
     compose,
     config_source,
+    experiment_title,
     resolved_yaml,
     settings_of,
     settings_table,
+    to_dict,
 )
 from hermes.errors import SettingError, did_you_mean
 from hermes.registry import KINDS, OURS, registry
@@ -45,6 +49,8 @@ _LISTED = {
     "commands": ("command",),
 }
 _ALL = ("policies", "backbones", "parts", "probes", "callbacks", "data", "judges", "experiments", "commands")
+# What a model family has where no checkpoint is named.
+_OWN_WEIGHTS = {"random": "(random weights)", "trained": "(trained, comes with Hermes)", "": "(name one)"}
 _HOOKS = ("admit", "reduce", "watch", "compress", "archive", "recall")
 
 
@@ -77,7 +83,8 @@ def list_(
 
 def _tables(kind: str) -> Iterator[Table]:
     if kind == "experiment":
-        yield _rows("experiment", ("file",), [(name,) for name in available(kind)])
+        titles = [(name, experiment_title(name)) for name in available(kind)]
+        yield _rows("experiment", ("title",), titles)
     elif kind == "policy":
         yield _policies()
     else:
@@ -136,14 +143,9 @@ def _backbones() -> Table:
     found = []
     for name in _only_configured("backbone", also_registered=True):
         config = _configured("backbone", name)
-        found.append(
-            (
-                name,
-                config.checkpoint or "(random weights)",
-                config.family,
-                f"{config.fps:g}" if config.fps else "",
-            )
-        )
+        own = _OWN_WEIGHTS[getattr(registry("backbone").get(config.family), "own_weights", "")]
+        fps = f"{config.fps:g}" if config.fps else ""
+        found.append((name, config.checkpoint or own, config.family, fps))
     return _rows("backbone", ("checkpoint", "family", "frames a second"), found)
 
 
@@ -165,7 +167,7 @@ def _two_lines(text: str, below: str) -> Text:
 
 
 def _plain(text: str) -> str:
-    return text.replace("``", "")
+    return prose(text)
 
 
 def _only_configured(kind: str, also_registered: bool = False) -> list[str]:
@@ -190,7 +192,7 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            help="As in hermes list, or a dotted path: my_module.MyPolicy.",
+            help="As in hermes list, a setting such as video.fps, or a dotted path: my_module.MyPolicy.",
             metavar="NAME",
             autocompletion=complete_names,
         ),
@@ -200,19 +202,28 @@ def show(
         typer.Option(help="Where a name is used twice: policy, scorer, backbone, ...", metavar="KIND"),
     ] = None,
 ) -> None:
-    """Explain one policy, backbone, part or configuration: what it does, its settings, and their defaults."""
+    """Explain one policy, backbone, part, configuration or setting: what it does, and its defaults.
+
+    Examples:
+    \b
+    hermes show hermes
+    hermes show random --kind scorer
+    hermes show policy.tiers.working.scorer
+    hermes show video
+    """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
     kinds = [*(k for k in KINDS if k != "command"), "experiment"]
     if kind is not None and kind not in kinds:
         raise SettingError("--kind", kind, kinds, did_you_mean(kind, kinds))
     searched = kinds if kind is None else [kind]
     found = [match for single in searched for match in _matches(single, name)]
+    if not found and kind is None and (setting := find_setting(name)) is not None:
+        found = [_Found("setting", lambda: _show_setting(setting))]
     if not found and ("." in name or ":" in name):
         found = [_of_class(registry(kind or "policy").get(name, "hermes show"), name)]
     if not found:
         known = sorted({n for single in searched for n in names_of(single)})
-        raise SettingError(
-            "hermes show", name, "a name of hermes list, or a dotted path", did_you_mean(name, known)
-        )
+        allowed = "a name of hermes list, a setting of hermes validate, or a dotted path"
+        raise SettingError("hermes show", name, allowed, did_you_mean(name, known))
     for match in found:
         match.show()
 
@@ -220,8 +231,17 @@ def show(
 def _matches(kind: str, name: str) -> Iterator[_Found]:
     if kind != "experiment" and name in registry(kind).names():
         yield _of_class(registry(kind).get(name), name, kind)
-    if kind in CONFIGURED and name in available(kind):
+    if kind in CONFIGURED and name in available(kind) and not _says_no_more(kind, name):
         yield _Found(kind, lambda: _show_file(kind, name))
+
+
+def _says_no_more(kind: str, name: str) -> bool:
+    """Whether a configuration is the class of its name with its defaults."""
+    return (
+        kind == "policy"
+        and name in registry(kind).names()
+        and _configured(kind, name) == build(registry(kind).get(name))
+    )
 
 
 def _of_class(found: Any, name: str, kind: str = "") -> _Found:
@@ -237,10 +257,30 @@ def _kind_of(found: Any) -> str:
     return getattr(found, "kind", "settings" if dataclasses.is_dataclass(found) else "")
 
 
+def _show_setting(found: FoundSetting) -> None:
+    console = out()
+    console.print(Text.assemble((found.key, "bold cyan"), "  setting"))
+    console.print(Text(found.help or "(no description)"), soft_wrap=True)
+    plain = to_dict(found.value)
+    if isinstance(plain, (dict, list)) and plain:
+        console.print()
+        if not isinstance(found.value, (Mapping, list, tuple)):
+            _show_settings(type(found.value), found.key)
+        console.print(Text(f"by default{found.of}, as YAML", style="bold"))
+        _write(resolved_yaml({found.key.rpartition(".")[2]: found.value}))
+    else:
+        console.print(Text(f"by default{found.of}: {json.dumps(plain, ensure_ascii=False)}"), soft_wrap=True)
+    console.print()
+    console.print(Text(f"allowed: {found.allowed}"), soft_wrap=True)
+    named = isinstance(plain, dict) and "name" in plain
+    inner = "" if named or not isinstance(plain, dict) or not plain else f".{next(iter(plain))}"
+    console.print(Text(f"set it: {found.key}{inner}={plain['name'] if named else 'VALUE'}"), soft_wrap=True)
+
+
 def _show_class(kind: str, name: str, found: Any) -> None:
     console = out()
     console.print(Text.assemble((name, "bold cyan"), f"  {kind}, {found.__module__}.{found.__qualname__}"))
-    console.print(Text(f"{inspect.getdoc(found) or '(no description)'}\n"))
+    console.print(Text(prose(f"{inspect.getdoc(found) or '(no description)'}\n")))
     if kind == "policy":
         console.print(Text(f"{_facts(found)}\n"), soft_wrap=True)
     if kind == "backbone":
@@ -283,5 +323,5 @@ def _show_file(kind: str, name: str) -> None:
 
 
 def _write(text: str) -> None:
-    """Exactly this text on stdout: rich would wrap it."""
-    sys.stdout.write(text)
+    """Write a text on stdout as it is: rich would wrap it."""
+    sys.stdout.write(clean(text))

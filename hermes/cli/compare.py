@@ -30,7 +30,7 @@ def compare(
 
     Examples:
     \b
-    hermes compare runs/eval/wanderer-fifo-64-1a2b3c4d runs/eval/wanderer-hermes-64-5e6f7a8b
+    hermes compare runs/eval/wanderer-fifo-64-1a2b3c4d runs/eval/other
     """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
     from hermes.evaluation.scoring.compare import compare_runs
 

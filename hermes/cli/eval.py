@@ -56,11 +56,11 @@ def eval_(
 
     Examples:
     \b
-    hermes eval                                     the embedded model on 100 streams of Wanderer
+    hermes eval            the embedded model on 100 streams of Wanderer
     hermes eval policy=fifo policy.budget=64 data.world.length=64
     hermes eval data.choices=1 data.world.length=128 --json
-    hermes eval data=annotations data.annotations=FILE.json data.videos=FOLDER backbone=llava_onevision_7b
-    hermes eval data=rvs_ego data.annotations=FILE.json judge=openai judge.model=NAME judge.base_url=URL
+    hermes eval data=annotations data.annotations=FILE data.videos=FOLDER
+    hermes eval data=rvs_ego data.annotations=FILE judge=openai judge.model=NAME
 
     All settings with their values: hermes show wanderer, hermes show annotations, hermes validate.
     """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)

@@ -12,12 +12,13 @@ import typer
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
 from hermes.cli.eval import show_summary
-from hermes.cli.output import out
+from hermes.cli.output import keeps, out
 from hermes.cli.progress import Bars
 from hermes.errors import InputError
 from hermes.files import json_line
 
 
+@keeps("Every verdict that was given is kept.")
 def judge(
     run: Annotated[Path, typer.Argument(help="Folder of a run of hermes eval.", metavar="RUN")],
     settings: Annotated[
@@ -46,7 +47,7 @@ def judge(
     Examples:
     \b
     hermes judge RUN judge=openai judge.model=gpt-5-mini judge.temperature=null
-    hermes judge RUN judge=openai judge.model=NAME judge.base_url=http://localhost:8000/v1
+    hermes judge RUN judge=openai judge.model=NAME judge.base_url=URL
     hermes judge RUN judge=words
 
     All settings with their values: hermes show openai, hermes show words.

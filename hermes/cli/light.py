@@ -56,7 +56,7 @@ def run(argv: list[str]) -> int:
             code, error = outcome(argv)
             final = error is None or isinstance(error, HermesError) or hasattr(error, "format_message")
             if error is not None and final:
-                code = report(error)
+                code = report(error, argv=argv)
     except SystemExit as ended:
         # As a shell's completion ends.
         final = isinstance(ended.code, int)

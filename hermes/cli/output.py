@@ -1,31 +1,65 @@
-"""The two streams: results on stdout, everything else on stderr."""
+"""The two streams: results on stdout, everything else on stderr; and what a terminal may be shown."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 # Of output that goes to a file or a pipe, which has no width of its own.
 _WIDTH = 120
 # Texts are data, in tables and titles, too: no markup and no emoji codes; styles are given apart.
 _PLAIN: Mapping[str, Any] = MappingProxyType({"highlight": False, "markup": False, "emoji": False})
+# What a terminal would obey: control characters of C0 and C1, and those that change the order of letters.
+_OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ROLE = re.compile(r":[a-z]+:`~?([^`]+)`|``([^`]+)``")
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def clean(text: str) -> str:
+    r"""A text from data, from a model or of an error, without what a terminal would obey.
+
+    Everything that :func:`out` and :func:`err` print goes through it; JSON is written as it is.
+
+    >>> clean("a \x1b[31mred\x1b[0m \u202ehat\n")
+    'a [31mred[0m hat\n'
+    """
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", _OBEYED.sub("", text))
+
+
+def prose(text: str) -> str:
+    """A docstring as a terminal shows it, without the marks of its mark-up.
+
+    >>> prose("See :func:`hermes.config.build`, or ``None``.")
+    'See hermes.config.build, or None.'
+    """
+    return _ROLE.sub(lambda match: match[1] or match[2], text)
+
+
+class _Console(Console):
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(clean(segment.text), segment.style)
 
 
 def out() -> Console:
     """The console of results: of today's stdout, also where that is redirected later."""
-    return Console(file=sys.stdout, width=_width(sys.stdout.isatty()), **_PLAIN)
+    return _Console(file=sys.stdout, width=_width(sys.stdout.isatty()), **_PLAIN)
 
 
 def err() -> Console:
     """The console of progress, warnings and errors."""
-    return Console(stderr=True, width=_width(sys.stderr.isatty()), **_PLAIN)
+    return _Console(stderr=True, width=_width(sys.stderr.isatty()), **_PLAIN)
 
 
 def _width(terminal: bool) -> int | None:
@@ -36,6 +70,20 @@ def note(label: str, message: str, style: str = "bold red") -> None:
     """One paragraph on stderr; the terminal wraps it."""
     text = Text.assemble((f"{label}: ", style), " ".join(message.split()))
     err().print(text, soft_wrap=True)
+
+
+def keeps(what: str) -> Callable[[_Command], _Command]:
+    """Say of a command that takes long what is kept of it where it is interrupted.
+
+    Args:
+        what: a sentence, which is shown with the command line to go on with.
+    """
+
+    def mark(command: _Command) -> _Command:
+        vars(command)["keeps"] = what
+        return command
+
+    return mark
 
 
 class _Handler(logging.Handler):

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
-from hermes.cli.output import note, out
+from hermes.cli.output import keeps, note, out
 from hermes.cli.progress import Bars
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.files import make_folder
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _LAUNCHERS = ("processes", "submitit-local", "submitit-slurm")
 
 
+@keeps("Cells that are done are kept, and every question that the others have answered.")
 def sweep(
     settings: Annotated[
         list[str] | None,
@@ -72,8 +73,8 @@ def sweep(
     hermes sweep policy=fifo,hermes policy.budget=32,64,128 data.world.length=64
     hermes sweep experiment=NAME --jobs 2
     hermes sweep experiment=NAME policy.budget=64 --dry-run
-    hermes sweep experiment=table1_ovobench data.annotations=FILE data.videos=FOLDER --only 'Qwen3*'
-    hermes sweep experiment=NAME --launcher submitit-slurm --launch slurm_partition=gpu --jobs 8
+    hermes sweep experiment=NAME data.annotations=FILE --only 'Qwen3*'
+    hermes sweep experiment=NAME --launcher submitit-slurm --jobs 8
     """  # noqa: D301 (click reads the backspace as: keep the lines of this paragraph)
     words, given = split_settings(settings or [])
     if words:

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from hermes.cli.arguments import split_settings
-from hermes.cli.output import err, out
+from hermes.cli.output import err, keeps, out
 from hermes.config import compose, resolved_yaml
 from hermes.errors import InputError, SettingError
 from hermes.files import write_text_whole
 
 
+@keeps("The last checkpoint is kept.")
 def train(
     settings: Annotated[
         list[str] | None,

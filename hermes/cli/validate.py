@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
-from hermes.cli.output import err
+from hermes.cli.output import clean, err
 from hermes.config import config_hash, resolved_yaml
 from hermes.errors import InputError
 
@@ -52,7 +52,7 @@ def validate(
             found = config.data.survey(lambda done, total: bar.update(task, completed=done, total=total))
         _write(config)
         # As comments, so that the whole can still be read as YAML.
-        sys.stdout.write("".join(f"# {line}\n" for line in _findings(found, everything)))
+        sys.stdout.write("".join(f"# {clean(line)}\n" for line in _findings(found, everything)))
         if found.problems:
             raise typer.Exit(1)
         return

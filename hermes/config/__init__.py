@@ -6,7 +6,7 @@ one from plain values and `to_dict` is its inverse; `compose` makes a whole run'
 
 from hermes.config.building import build
 from hermes.config.composition import Fallback, compose
-from hermes.config.experiments import Extras, experiment_extras
+from hermes.config.experiments import Extras, experiment_extras, experiment_title
 from hermes.config.exporting import SettingRow, config_hash, resolved_yaml, settings_table
 from hermes.config.files import available, config_source
 from hermes.config.schema import Part, setting, settings_of, to_dict
@@ -22,6 +22,7 @@ __all__ = [
     "config_hash",
     "config_source",
     "experiment_extras",
+    "experiment_title",
     "resolved_yaml",
     "setting",
     "settings_of",

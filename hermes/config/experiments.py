@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from hermes.config.files import _find, _no_cycle, _parse, _read, available
+from hermes.config.files import _find, _no_cycle, _parse, _read, _text, available
 from hermes.errors import InputError, SettingError, did_you_mean
 
 
@@ -72,6 +73,21 @@ def _experiment(
     parent = content.pop("defaults", None)
     inherited = _experiment(parent, config_dirs, path.parent, (*seen, path)) if parent is not None else []
     return inherited + [(tuple(key.split(".")), value) for key, value in content.items()]
+
+
+def experiment_title(name: str, config_dirs: Sequence[Path] = ()) -> str:
+    """What an experiment file says of itself, or the one it inherits from; empty if neither does.
+
+    Raises:
+        SettingError: no such experiment.
+        InputError: a file that is no YAML mapping.
+    """
+    path = _find(_EXPERIMENT, name, config_dirs)
+    # A list of all of them reads no file whole where it need not.
+    line = re.search(
+        r"^title: *([^\s'\"#&*!|>{\[%@`][^#:\n]*?) *$", _text(path) if path else "", re.MULTILINE
+    )
+    return line[1] if line else experiment_extras([f"{_EXPERIMENT}={name}"], config_dirs).title
 
 
 def experiment_extras(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Extras:

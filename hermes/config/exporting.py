@@ -5,11 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Any, NamedTuple
 
+import yaml
 from omegaconf import OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 
 from hermes.config.schema import Part, elements, join, settings_of, to_dict, words
+
+# What YAML leaves as it is, and a terminal would obey: other ends of lines, and other orders of letters.
+_HIDDEN = re.compile("[\x85\u2028-\u202e\u2066-\u2069]")
 
 
 class SettingRow(NamedTuple):
@@ -27,7 +33,13 @@ def resolved_yaml(obj: object) -> str:
     Raises:
         InputError: a value that no setting can hold.
     """
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(obj)))
+    plain = OmegaConf.create(to_dict(obj))
+    text = OmegaConf.to_yaml(plain)
+    if _HIDDEN.search(text):
+        # The same values with letters beyond ASCII as escapes.
+        given: Any = {"Dumper": get_omega_conf_dumper(), "sort_keys": False, "allow_unicode": False}
+        text = str(yaml.dump(OmegaConf.to_container(plain), **given))
+    return text
 
 
 def config_hash(obj: object) -> str:

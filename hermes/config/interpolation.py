@@ -90,6 +90,7 @@ def _checked(where: str, text: str, environment: bool) -> str:
 
 def _resolvers(text: str) -> Iterator[str]:
     """Names of the functions that a text calls, as OmegaConf reads it."""
+    waiting: list[Any]
     try:
         waiting = [parse(text)]
     except GrammarParseError:

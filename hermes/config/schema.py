@@ -95,6 +95,7 @@ def setting(
     lt: float | None = None,
     choices: Iterable[object] | None = None,
     later: bool = False,
+    before: Any = dataclasses.MISSING,
 ) -> Any:
     """A documented dataclass field.
 
@@ -105,6 +106,7 @@ def setting(
         ge, gt, le, lt: bounds of a number, or of each number in a list or mapping; checked by `build`.
         choices: the values allowed.
         later: it came after settings were first kept by their hash: at its default it is no part of it.
+        before: what the default was then, if it is another since: at its default it is hashed as that.
 
     >>> @dataclasses.dataclass
     ... class Tier:
@@ -116,6 +118,8 @@ def setting(
     metadata: dict[str, Any] = {key: value for key, value in given.items() if value not in ("", None)}
     if choices is not None:
         metadata["choices"] = tuple(choices)
+    if before is not dataclasses.MISSING:
+        metadata["before"] = before
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
     if type(default).__hash__ is None:
@@ -301,11 +305,8 @@ def to_dict(obj: object, *, hashing: bool = False) -> Any:
     [1, {'a': None}]
     """
     if isinstance(obj, Part) or (dataclasses.is_dataclass(obj) and not isinstance(obj, type)):
-        plain = {
-            name: to_dict(getattr(obj, name), hashing=hashing)
-            for name, one in settings_of(type(obj)).items()
-            if not (hashing and "later" in one.field.metadata and getattr(obj, name) == one.default())
-        }
+        values = _hashed(obj) if hashing else {name: getattr(obj, name) for name in settings_of(type(obj))}
+        plain = {name: to_dict(value, hashing=hashing) for name, value in values.items()}
         return {"name": registry(obj.kind).name_of(type(obj)), **plain} if isinstance(obj, Part) else plain
     if isinstance(obj, (Written, WrittenInt, WrittenFloat, WrittenPath)):
         return obj.written
@@ -320,3 +321,14 @@ def to_dict(obj: object, *, hashing: bool = False) -> Any:
     if obj is None or isinstance(obj, (bool, int, float, str)):
         return obj
     raise InputError(f"a setting cannot hold {obj!r}: only plain values, parts and settings dataclasses")
+
+
+def _hashed(obj: object) -> dict[str, Any]:
+    """What a hash of an object's settings depends on, see `later` and `before` of :func:`setting`."""
+    found = {}
+    for name, one in settings_of(type(obj)).items():
+        value, metadata = getattr(obj, name), one.field.metadata
+        default = ("later" in metadata or "before" in metadata) and value == one.default()
+        if not (default and "later" in metadata):
+            found[name] = metadata["before"] if default else value
+    return found

@@ -23,6 +23,7 @@ from hermes.attention import (
     rotate_query,
 )
 from hermes.backbone import Backbone
+from hermes.errors import InputError
 from hermes.memory import KVLayer, KVMemory
 from hermes.tokens import Rotary, expand_axes
 
@@ -91,7 +92,13 @@ class DecoderObserver(Observer):
     def attention(
         self, requests: Mapping[int, Sequence[Guidance]]
     ) -> dict[tuple[int, Guidance], Float[Tensor, "B R V"]]:
-        """Mean attention to each video token, as :meth:`hermes.Observer.attention` has it."""
+        """Attention to each video token, as :meth:`hermes.Observer.attention` has it.
+
+        Raises:
+            InputError: the memory holds nothing yet.
+        """
+        if not self.memory.batch_size:
+            raise InputError("the memory holds nothing yet that could be attended to: feed frames first")
         out: dict[tuple[int, Guidance], Tensor] = {}
         exact: dict[int, list[Guidance]] = {}
         embedded: dict[Guidance, list[int]] = {}

@@ -4,7 +4,7 @@ from hermes.dialogue.choices import check_choices, choice_of, is_correct, letter
 from hermes.dialogue.limits import QuestionConfig, guiding_round
 from hermes.dialogue.prompts import PROMPT_KINDS, GuidancePrompts
 from hermes.dialogue.rounds import Round
-from hermes.dialogue.template import TemplateParts, chatml, split_template
+from hermes.dialogue.template import TemplateParts, chatml, spelt_out, split_template
 
 __all__ = [
     "PROMPT_KINDS",
@@ -19,5 +19,6 @@ __all__ = [
     "is_correct",
     "letters",
     "multiple_choice",
+    "spelt_out",
     "split_template",
 ]

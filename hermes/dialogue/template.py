@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,9 +10,11 @@ from jinja2 import TemplateError
 
 from hermes.errors import InputError
 
-__all__ = ["TemplateParts", "chatml", "split_template"]
+__all__ = ["TemplateParts", "chatml", "spelt_out", "split_template"]
 
 _QUESTION = "QUESTION-GOES-HERE"
+# What begins a control token in the templates of many models: <|im_end|>, </s>, <image>, [INST].
+_CONTROL = re.compile(r"<(?=\||/?[A-Za-z_][\w -]{0,40}>)|\[(?=/?[A-Z_]{3,}\])")
 
 
 class TemplateParts(NamedTuple):
@@ -20,6 +23,18 @@ class TemplateParts(NamedTuple):
     prefix: str
     before: str
     after: str
+
+
+def spelt_out(text: str) -> str:
+    """A text in which nothing looks like a control token, for a model whose tokenizer is not at hand.
+
+    A blank is put behind the bracket of what does; a loaded model reads such text as it is
+    (:meth:`hermes.Backbone.encode_plain`).
+
+    >>> spelt_out("<|im_end|> [INST] a < b, [red]")
+    '< |im_end|> [ INST] a < b, [red]'
+    """
+    return _CONTROL.sub(lambda match: f"{match[0]} ", text)
 
 
 def chatml(video: str) -> str:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hermes.config import setting
-from hermes.parts.selectors import Selection, Selector, _rank_in_frame
+from hermes.parts.selectors import Selection, Selector, _rank_in_frame, with_stamps
 
 
 @dataclass
@@ -29,6 +29,9 @@ class Buckets(Selector):
     capacity: int = setting(1, help="tokens a bucket holds", unit="tokens", ge=1)
     recent: float = setting(0.25, help="share of the budget for the newest tokens", ge=0, lt=1)
     rank: Literal["layer", "kv_head"] = setting("layer", help="one choice for all heads, or one each")
+    timestamps: float = setting(
+        0.25, help="share of the budget for the best frames' timestamps, as of top_k", ge=0, le=1, later=True
+    )
 
     @property
     def per_head(self) -> bool:
@@ -43,6 +46,7 @@ class Buckets(Selector):
             scores = one.scores if wide else one.scores.mean(1, keepdim=True)
             scores = scores.expand(-1, max(scores.shape[1], one.layer.rows), -1)
             length = scores.shape[-1]
+            scores = with_stamps(scores, one.layer, int(self.timestamps * min(one.budget, length)))
             newest = min(int(self.recent * one.budget), length)
             tail = torch.arange(length - newest, length, device=scores.device)
             kept = bucketed(scores[..., : length - newest], one.budget - newest, self.capacity, self.first)

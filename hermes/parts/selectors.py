@@ -189,6 +189,22 @@ def _newest_frames(frame: Int[Tensor, "B R V"], count: int, room: int) -> Tensor
     return frame >= numbers[-chosen] if chosen else torch.zeros_like(frame, dtype=torch.bool)
 
 
+def with_stamps(scores: Float[Tensor, "B R V"], layer: KVLayer, room: int) -> Float[Tensor, "B R V"]:
+    """Scores in which the best frames' timestamps, each whole, come first, and other timestamps last.
+
+    Args:
+        scores: of a layer's video tokens.
+        layer: the layer.
+        room: tokens for timestamps, and for the best token of each of those frames; 0: scores as they are.
+    """
+    if not (room and layer.has_timestamps):
+        return scores
+    stamp = (layer.video.kind == int(TokenKind.TIMESTAMP)).expand_as(scores)
+    kept = _best_stamps(scores, layer.video.frame, stamp, room)
+    first, last = scores.amax(-1, keepdim=True) + 1, scores.amin(-1, keepdim=True) - 1
+    return torch.where(kept, first, torch.where(stamp, last, scores))
+
+
 def _best_stamps(scores: Tensor, frame: Tensor, stamp: Tensor, room: int) -> Tensor:
     """The best frames' timestamps, each whole and with the frame's best token, within ``room`` tokens.
 

@@ -13,6 +13,7 @@ from hermes.policy.policy import (
     compress_together,
     group_by_round,
     reindex_due,
+    wrong_result,
 )
 from hermes.policy.quantise import dequantise, quantise
 from hermes.policy.raw_frames import FrameBuffer, encode_apart, frames_that_fit
@@ -79,4 +80,5 @@ __all__ = [
     "temporal_reduction",
     "thinned",
     "with_background",
+    "wrong_result",
 ]

@@ -22,6 +22,10 @@ from hermes.video import Frame
 Bound = Literal["bounded", "growing", "unbounded"]
 
 
+def _whole(last: Round) -> Round:
+    return last
+
+
 @dataclass
 class StreamContext:
     """What a policy may know of the stream it serves; ``history`` and ``extent`` change as it runs.
@@ -50,7 +54,7 @@ class StreamContext:
     extent: int = 0
     history: list[Round] = field(default_factory=list)
     remembered: int = 100
-    guiding: Callable[[Round], Round] = lambda last: last
+    guiding: Callable[[Round], Round] = field(default_factory=lambda: _whole)
 
     def remember(self, answered: Round) -> None:
         """Let a round join the history."""
@@ -231,7 +235,8 @@ def compress_together(policies: Sequence[MemoryPolicy], memory: KVMemory, observ
         whether the memory changed.
 
     Raises:
-        InputError: streams were asked different questions, and their policy keeps one state for all of them.
+        InputError: streams were asked different questions, and their policy keeps one state for all of them;
+            or ``compress`` gave something else than it must.
     """
     groups = group_by_round(policies)
     if len(groups) > 1 and policies[0].watch() is not None:
@@ -243,12 +248,37 @@ def compress_together(policies: Sequence[MemoryPolicy], memory: KVMemory, observ
     for group in groups:
         first, own = policies[group[0]], memory if len(groups) == 1 else memory.select(group)
         asked = observe if len(groups) == 1 else observe.over(own)
-        parts.append(first.compress(own, asked))
+        parts.append(_checked_updates(first, first.compress(own, asked), len(memory.layers)))
         first.archive(own, parts[-1], asked)
     updates = parts[0] if len(groups) == 1 else join_updates(parts, groups)
     compact = reindex_due(policies, memory, compressing=bool(updates))
     memory.apply(updates, compact=compact)
     return bool(updates) or compact is not False
+
+
+def wrong_result(part: object, method: str, given: object, needed: str) -> InputError:
+    """The error for a method of a policy or part that gave something else than it must.
+
+    >>> print(wrong_result(Lazy(), "due", torch.zeros(2, 3), "true or false"))
+    Lazy.due gave a Tensor of shape (2, 3); needed: true or false
+    """
+    shape = f" of shape {tuple(given.shape)}" if isinstance(given, torch.Tensor) else ""
+    said = "None" if given is None else f"a {type(given).__name__}{shape}"
+    return InputError(f"{type(part).__name__}.{method} gave {said}; needed: {needed}")
+
+
+def _checked_updates(policy: MemoryPolicy, given: object, layers: int) -> Mapping[int, LayerUpdate]:
+    needed = "a mapping from a layer's index to a LayerUpdate, such as {layer.index: layer.keeping(slots)}"
+    if not isinstance(given, Mapping):
+        raise wrong_result(policy, "compress", given, needed)
+    for index, update in given.items():
+        if not isinstance(update, LayerUpdate):
+            raise wrong_result(policy, f"compress, for layer {index!r},", update, needed)
+        if not isinstance(index, int) or not 0 <= index < layers:
+            raise InputError(
+                f"{type(policy).__name__}.compress names layer {index!r}; there are 0 to {layers - 1}"
+            )
+    return given
 
 
 def check_budget(policy: MemoryPolicy, chunk: Chunk) -> None:

@@ -33,7 +33,7 @@ from hermes.parts import (
     Summary,
     TopK,
 )
-from hermes.policy.policy import MemoryPolicy, StreamContext
+from hermes.policy.policy import MemoryPolicy, StreamContext, wrong_result
 
 
 @dataclass
@@ -247,7 +247,11 @@ class TieredPolicy(MemoryPolicy):
             context = replace(context, attention=attention)
             if self.ledger and scorers[index].follows:
                 context = replace(context, followed=self.ledger.of(context.layer))
-            raw[index] = scorers[index].score(context)
+            score = scorers[index].score(context)
+            if not isinstance(score, torch.Tensor) or score.ndim != 3 or score.shape[-1] != context.length:
+                needed = f"a tensor [B, R, V], a number for each of {context.length} tokens"
+                raise wrong_result(scorers[index], "score", score, needed)
+            raw[index] = score
         return self.smoother.smooth(raw, weights, memory.layers)
 
     def _blended(

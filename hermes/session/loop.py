@@ -243,7 +243,7 @@ class Session:
 
     def _write(self, chunks: Sequence[Chunk]) -> Chunk:
         """Read chunks, reduced, into the memory."""
-        reduced = [stream.policy.reduce(chunk) for stream, chunk in zip(self.streams, chunks, strict=True)]
+        reduced = [stream.reduce(chunk) for stream, chunk in zip(self.streams, chunks, strict=True)]
         if self.streams[0].chunks == 0:
             check_budget(self.policy, reduced[0])
         chunk = stack_chunks(reduced)

@@ -13,9 +13,9 @@ from hermes.backbone import Backbone
 from hermes.dialogue import QuestionConfig, guiding_round
 from hermes.machine.device import Stopwatch
 from hermes.memory import KVMemory
-from hermes.policy import MemoryPolicy, StreamContext
+from hermes.policy import MemoryPolicy, StreamContext, wrong_result
 from hermes.session.answer import Stats
-from hermes.tokens import VideoState
+from hermes.tokens import Chunk, VideoState
 from hermes.video import Frame
 
 __all__ = ["Stream", "all_or_nothing"]
@@ -103,8 +103,18 @@ class Stream:
         """Those of the waiting frames that the policy takes; each frame is offered to it once."""
         if new := self.waiting[self._offered :]:
             self._offered = len(self.waiting)
-            self._admitted = [*self._admitted, *self.policy.admit(new)]
+            admitted = self.policy.admit(new)
+            if not isinstance(admitted, Sequence) or not all(isinstance(one, Frame) for one in admitted):
+                raise wrong_result(self.policy, "admit", admitted, "a list of those frames that it takes")
+            self._admitted = [*self._admitted, *admitted]
         return self._admitted
+
+    def reduce(self, chunk: Chunk) -> Chunk:
+        """What of a chunk the policy lets the decoder read."""
+        reduced = self.policy.reduce(chunk)
+        if not isinstance(reduced, Chunk):
+            raise wrong_result(self.policy, "reduce", reduced, "a Chunk, such as chunk.select(slots)")
+        return reduced
 
     def forget_waiting(self) -> None:
         """Let no frame wait any longer."""

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import PurePath
 from typing import Any, NamedTuple, cast
 
@@ -37,9 +37,14 @@ _REFERRING = {
     "vapoursynth",
     "vobsub",
 }
-_CONFINED = ",".join(sorted(av.formats_available - _REFERRING))
 _V4L2 = "video4linux2,v4l2"
 _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
+
+
+@cache
+def _confined() -> str:
+    """Formats that hold what they show, for FFmpeg; asked for late, as a light command has no FFmpeg."""
+    return ",".join(sorted(av.formats_available - _REFERRING))
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Media:
         file = None if self.bytes is None else self.bytes()
         read = None if file is None else _Unnamed(file, self.name)
         if read is not None:
-            options = {"protocol_whitelist": "none", "format_whitelist": _CONFINED, **options}
+            options = {"protocol_whitelist": "none", "format_whitelist": _confined(), **options}
         form = "v4l2" if self.url.startswith("/dev/video") and _V4L2 in av.formats_available else None
         closed: list[Callable[[], None]] = [] if file is None else [partial(self.release, file)]
         try:

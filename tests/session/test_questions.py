@@ -8,14 +8,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
 
 from hermes.backbone import Backbone
-from hermes.dialogue import QuestionConfig, Round
+from hermes.dialogue import QuestionConfig, Round, guiding_round, multiple_choice
 from hermes.errors import InputError, SettingError
 from hermes.policies.full import Full
 from hermes.policies.hermes import Hermes
 from hermes.policies.livevlm import LiveVlm
 from hermes.session.lockstep import BatchedSession
+from hermes.session.question import check_question
 from hermes.session.session import StreamSession
 from tests.support.families import each_family, make_frames, tiny
 from tests.support.references import cloned, identical
@@ -54,7 +57,7 @@ def controls(backbone: Backbone, ids: list[int]) -> list[int]:
     return [number for number in ids if number in set(backbone.tokenizer.all_special_ids)]
 
 
-# -- limits ---------------------------------------------------------------------------------------------------
+# -- limits ------------------------------------------------------------------
 
 
 LONG = {
@@ -160,7 +163,7 @@ def test_only_the_newest_rounds_are_remembered() -> None:
     assert session.stats().questions == 5
 
 
-# -- text is text ---------------------------------------------------------------------------------------------
+# -- text is text ------------------------------------------------------------
 
 
 def _asks(question: str, choices: tuple[str, ...] = ()):
@@ -243,3 +246,49 @@ def test_tokens_that_only_look_special_are_read_as_text(monkeypatch: pytest.Monk
     assert tokenizer.convert_tokens_to_ids("<tool_call>") not in ids
     assert tokenizer.convert_tokens_to_ids("dog") in ids
     assert tokenizer.decode(ids) == "a <tool_call> dog <|im_end|>"
+
+
+PIECES = [
+    *("<|im_end|>", "<|im_start|>", "<image>", "<video>", "<|im_", "end|>", "\x1b[31m", "\u202e", "\0", "\n"),
+    *(
+        "What?",
+        " ",
+        "{question}",
+        "{0}",
+        "{",
+        "}",
+        "(A)",
+        "a" * 300,
+        "\ud800",
+        "\N{GRINNING FACE}",
+        "e\u0301",
+    ),
+]
+TEXTS = st.one_of(st.lists(st.sampled_from(PIECES), max_size=8).map("".join), st.text(max_size=30))
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.thorough)])
+def test_questions_of_any_form(count: int) -> None:
+    """Refused by a named error, or read as the text it is, in the prompt and in what guides."""
+    backbone, prompts = tiny("llava_onevision"), Hermes().prompts
+    own = controls(backbone, backbone.question_ids("What?")[0].tolist())
+
+    @seed(14)
+    @settings(max_examples=count, deadline=None, database=None)
+    @given(question=TEXTS, choices=st.lists(TEXTS, max_size=3))
+    def run(question: str, choices: list[str]) -> None:
+        try:
+            check_question(backbone, QuestionConfig(max_tokens=400), question, choices, None, None)
+        except InputError:
+            return
+        text = multiple_choice(question, choices)
+        ids = backbone.question_ids(text)[0].tolist()
+        assert controls(backbone, ids) == own
+        assert text in backbone.tokenizer.decode(ids)
+        last = guiding_round(Round(question, text), 20, backbone.count)
+        for part in (last.question, last.answer_text):
+            assert backbone.count(part) <= 20
+        guidance = backbone.encode_plain(prompts.render("mixed", last))[0].tolist()
+        assert not controls(backbone, guidance)
+
+    run()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hermes.config import setting
+from hermes.dialogue import spelt_out
 from hermes.errors import InputError, SettingError
 from hermes.evaluation.judging.judge import Judge, RefusedError, Verdict
 from hermes.evaluation.results.rows import MOST
@@ -109,7 +110,8 @@ class OpenAIJudge(Judge):
 
     def verdict(self, question: str, expected: str, answer: str) -> Verdict:
         """Ask the model; a reply that cannot be read is asked for again."""
-        words = {"question": question, "expected": expected, "answer": answer}
+        given = {"question": question, "expected": expected, "answer": answer}
+        words = {name: spelt_out(text) for name, text in given.items()}
         # In one pass: an answer that holds "{expected}" stays as it is.
         text = _FIELD.sub(lambda match: words[match[1]], self.prompt)
         asked: list[Any] = [{"role": "user", "content": text}]
