@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from hermes.pages.styles import GREY, STYLES, Style
+from hermes.pages.styles import GREY, STYLES, Style, save_figure
+from hermes.pages.text import in_figure
 
 from .findings import Findings, layers_shown, paper_tiers
 from .measures import Estimate
@@ -47,8 +48,10 @@ def plot_profiles(path: Path, study: Study, title: str = "") -> None:
         axes.set_title(f"{name}: layer {layer}", loc="left", fontsize=10)
     panels[-1].set(xlabel="cache index, counted from the newest token (tokens)")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, title=title or None)
-    figure.savefig(path, dpi=130)
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=4, frameon=False, title=in_figure(title) or None
+    )
+    save_figure(figure, path, 130)
 
 
 def _frames(axes: Axes, study: Study, length: int) -> None:
@@ -85,7 +88,7 @@ def plot_ages(path: Path, study: Study) -> None:
     axes.set(xlabel="age of the frame when the question came (s); newest on the right", ylabel="layer")
     _whole_ticks(axes, len(mean), "y")
     figure.colorbar(image, label="attention per held token")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, 130)
 
 
 def plot_patches(path: Path, study: Study) -> None:
@@ -108,7 +111,7 @@ def plot_patches(path: Path, study: Study) -> None:
     _whole_ticks(axes, len(mean), "y")
     _whole_ticks(axes, end, "x")
     figure.colorbar(image, label="attention per held token, 1 = layer's mean")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, 130)
 
 
 def _scale(values: Float[np.ndarray, "L n"]) -> Normalize:
@@ -169,7 +172,7 @@ def plot_depth(path: Path, found: Findings) -> None:
         )
     panels[-1].set(xlabel="layer", xlim=(-0.6, len(layers) - 0.4))
     _whole_ticks(panels[-1], len(layers), "x")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, 130)
 
 
 def _draw_tiers(axes: Axes, found: Findings) -> None:
@@ -198,7 +201,7 @@ def _draw_tiers(axes: Axes, found: Findings) -> None:
                 axes.text(
                     (layers.start + layers.stop - 1) / 2,
                     place,
-                    name,
+                    in_figure(name),
                     ha="center",
                     va="center",
                     fontsize=8,
@@ -248,14 +251,16 @@ def plot_categories(path: Path, found: Findings) -> None:
     labels = ("attention on the newest frame\n(share)", "effective tokens\n(2 to the entropy)")
     for axes, name, label in zip(panels, ("newest_share", "effective_tokens"), labels, strict=True):
         for number, (category, rows) in enumerate(found.categories.items()):
-            _band(axes, layers, [row[name] for row in rows], STYLES[number % len(STYLES)], category)
+            _band(
+                axes, layers, [row[name] for row in rows], STYLES[number % len(STYLES)], in_figure(category)
+            )
         axes.set(ylabel=label)
         axes.grid(axis="y", color="#dddddd")
     panels[-1].set(xlabel="layer")
     _whole_ticks(panels[-1], len(layers), "x")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 5), frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, 130)
 
 
 def plot_windows(path: Path, studies: Mapping[int, Study]) -> None:
@@ -283,4 +288,4 @@ def plot_windows(path: Path, studies: Mapping[int, Study]) -> None:
         grid[-1, column].set(xlabel="cache index from the newest (tokens)")
     for axes in grid[:, 0]:
         axes.set(ylabel="attention per token")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, 130)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from hermes.evaluation.reports.run_page import run_with
+from hermes.evaluation.results.run_folder import read_manifest
 from hermes.files import write_text_whole
-from hermes.pages.markdown import table, write_page
+from hermes.pages.markdown import Markdown, escape, table, write_page
 
 from .figures import (
     plot_ages,
@@ -57,8 +57,8 @@ def write_report(found: Findings, folder: Path, title: str = "") -> Path:
     tiers = found.discovery.config(f"Found by hermes investigate: {_sampled(study)}.")
     write_text_whole(folder / "tiers.yaml", tiers)
     manifest = folder / "manifest.json"
-    about = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
-    parts = (f"# {title or folder.resolve().name}", *_sections(found), run_with(about))
+    about = read_manifest(folder) if manifest.is_file() else {}
+    parts = (f"# {escape(title or folder.resolve().name)}", *_sections(found), run_with(about))
     return write_page(folder / "report.md", parts)
 
 
@@ -79,14 +79,14 @@ def write_windows(found: Mapping[int, Findings], folder: Path, title: str = "") 
         shown = layers_shown(len(one.layers))
         shares = [_span(one.layers[layer]["newest_share"]) for layer in shown.values()]
         rhythm = [_rhythm(one, layer) for layer in shown.values()]
-        name = f"[{window}](window_{window}/report.md)"
+        name = Markdown(f"[{window}](window_{window}/report.md)")
         rows.append([name, str(len(one.study.asked)), *shares, *rhythm, str(len(one.discovery.tiers))])
     depths = list(layers_shown(len(next(iter(found.values())).layers)))
     head = ["window (tokens)", "questions", *(f"newest frame, {d}" for d in depths)]
     head += [*(f"rhythm, {d}" for d in depths), "tiers found"]
     sentences = "\n".join(f"- {window}: {one.discovery.sentence}" for window, one in found.items())
     parts = (
-        f"# {title or folder.resolve().name}",
+        f"# {escape(title or folder.resolve().name)}",
         "The same questions over a cache of several sizes; each window has a page of its own.",
         "![Attention against cache index, a column a window](plots/windows.png)",
         table(head, rows),
@@ -102,7 +102,7 @@ def _sampled(study: Study) -> str:
 
 def _sections(found: Findings) -> list[str]:
     study = found.study
-    counts = ", ".join(f"{len(study.videos(name))} {name}" for name in found.categories)
+    counts = ", ".join(f"{len(study.videos(name))} {escape(name)}" for name in found.categories)
     return [
         f"{_sampled(study)} ({counts}); {study.tokens_per_frame} tokens a frame, {study.num_layers} layers.",
         f"**{found.discovery.sentence}**",

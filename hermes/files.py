@@ -21,6 +21,7 @@ __all__ = [
     "WriteError",
     "append_text",
     "check_file_path",
+    "csv_cell",
     "json_line",
     "make_folder",
     "remove_file",
@@ -32,6 +33,8 @@ __all__ = [
     "writing",
 ]
 
+# What begins a formula, also in the wide letters of East Asian keyboards.
+_COMPUTED = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 # What is not whole yet; nobody else's file is called so.
 _ASIDE = re.compile(r"\.unfinished-[0-9a-f]{16}(\..*)?")
 
@@ -188,6 +191,9 @@ def write_torch_whole(path: str | Path, content: object) -> Path:
 def write_csv_whole(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> Path:
     """Write a table as :func:`write_whole` does; a column for every key, empty in rows that lack it.
 
+    A text that a spreadsheet would compute, as it begins with ``=``, ``+``, ``-`` or ``@`` and is no number,
+    has an apostrophe before it.
+
     Args:
         path: of the file; missing folders are made.
         rows: column -> value.
@@ -202,10 +208,30 @@ def write_csv_whole(path: str | Path, rows: Iterable[Mapping[str, Any]], columns
     def write(aside: Path) -> None:
         with aside.open("w", newline="", encoding="utf-8", errors="replace") as file:
             table = csv.DictWriter(file, names)
-            table.writeheader()
-            table.writerows(lines)
+            table.writerow({name: csv_cell(name) for name in names})
+            table.writerows({key: csv_cell(value) for key, value in line.items()} for line in lines)
 
     return write_whole(path, write)
+
+
+def csv_cell(value: Any) -> Any:
+    """A value as a cell of a table that spreadsheets may open: no text in it is computed.
+
+    >>> csv_cell("=1+1"), csv_cell("-1.5"), csv_cell(2)
+    ("'=1+1", '-1.5', 2)
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.encode("utf-8", "backslashreplace").decode().replace("\0", "")
+    return f"'{text}" if text.lstrip()[:1] in _COMPUTED and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text.strip() == "-"
+    return True
 
 
 def strict_json(text: str) -> Any:

@@ -219,9 +219,8 @@ def typed(cls: type[T], content: Any, where: str) -> T:
     """A dataclass from an object read from JSON, each field of the type it is declared with.
 
     Args:
-        cls: a dataclass, or a typed dictionary, which may have other entries; of numbers, texts, lists,
-            tuples and mappings. A number's bounds are those of ``Annotated[float, Span(0, 1)]``. A list becomes a tuple
-            where the field is one.
+        cls: a dataclass, or a typed dictionary, which may have other entries. Its fields are numbers, whose
+            bounds are those of ``Annotated[float, Span(0, 1)]``, texts, lists, tuples and mappings.
         content: as read.
         where: file and line, for errors.
 
@@ -232,7 +231,7 @@ def typed(cls: type[T], content: Any, where: str) -> T:
     Traceback (most recent call last):
     hermes.errors.InputError: here: needed: an object with least, most
     """
-    hints, needed = _fields(cls)
+    hints, needed = _fields(typing.cast(Any, cls))
     if not isinstance(content, dict) or not needed <= content.keys():
         missing = [name for name in hints if name in needed and name not in (content or ())]
         raise InputError(f"{where}: needed: an object with {', '.join(missing or hints)}")
@@ -257,7 +256,7 @@ def with_types(content: dict[str, Any], hints: Mapping[str, Any], where: str) ->
 
 
 @functools.cache
-def _fields(cls: type) -> tuple[dict[str, Any], set[str]]:
+def _fields(cls: Any) -> tuple[dict[str, Any], set[str]]:
     hints = typing.get_type_hints(cls, include_extras=True)
     if not dataclasses.is_dataclass(cls):
         return hints, {name for name, hint in hints.items() if typing.get_origin(hint) is not NotRequired}

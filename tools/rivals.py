@@ -39,7 +39,9 @@ def table(page: str) -> str:
     head, out = ["method", *COLUMNS, "held, median (kB)"], []
     for row in rows:
         held = sum(float(row[name]) for name in BYTES if row[name] != "-")
-        out.append([f"`{row['method']}`", *(row[name] for name in COLUMNS), f"{held:.0f}"])
+        # The page's cells are Markdown already.
+        cells = [f"`{row['method']}`", *(row[name] for name in COLUMNS), f"{held:.0f}"]
+        out.append(list(map(markdown.Markdown, cells)))
     return markdown.table(head, out) + "\n"
 
 

@@ -13,8 +13,10 @@ from hermes.evaluation.sweeps.cells import SweepCell
 from hermes.evaluation.sweeps.running import Outcome, run_cell
 from hermes.files import write_csv_whole, write_text_whole
 from hermes.machine.processes import processes
-from hermes.pages.markdown import table
+from hermes.pages.markdown import Markdown, escape, table
 from hermes.pages.styles import STYLES, save_with_legend
+from hermes.pages.text import in_figure
+from hermes.reading import typed
 
 __all__ = ["QUANTITIES", "Measured", "measure_cells", "measured", "write_bench"]
 
@@ -61,7 +63,10 @@ def measured(outcomes: Sequence[Outcome]) -> list[Measured]:
     """The cells that were measured, with their records."""
     done = [outcome for outcome in outcomes if outcome.record is not None]
     return [
-        Measured(outcome.cell, tuple(Record(**record) for record in (outcome.record or {})["records"]))
+        Measured(
+            outcome.cell,
+            tuple(typed(Record, each, outcome.cell.label) for each in (outcome.record or {})["records"]),
+        )
         for outcome in done
     ]
 
@@ -76,7 +81,7 @@ def write_bench(outcomes: Sequence[Outcome], folder: Path, title: str, paper: Ma
         paper: published numbers, printed below ours: cell -> operation -> frames -> number.
     """
     found = measured(outcomes)
-    parts = [f"# {title}\n"]
+    parts = [f"# {escape(title)}\n"]
     if found:
         write_csv_whole(folder / "records.csv", _lines(found))
         _plot(found, folder / "plot.png")
@@ -84,7 +89,11 @@ def write_bench(outcomes: Sequence[Outcome], folder: Path, title: str, paper: Ma
         parts += [_table(found, operation, paper) for operation in QUANTITIES]
     failed = [outcome for outcome in outcomes if outcome.record is None]
     if failed:
-        parts += ["Failed:\n", *(f"- {outcome.cell.label}: {outcome.error}" for outcome in failed), ""]
+        parts += [
+            "Failed:\n",
+            *(f"- {escape(outcome.cell.label)}: {escape(outcome.error)}" for outcome in failed),
+            "",
+        ]
     return write_text_whole(folder / "table.md", "\n".join(parts))
 
 
@@ -102,7 +111,7 @@ def _about(found: Sequence[Measured]) -> str:
         "Medians, with first and last decile where there are several: of the questions asked, or of the "
         "chunks since the column before. Each row was measured in a process of its own."
     )
-    return "\n\n".join([how, *(f"{place}." for place in places)]) + "\n"
+    return "\n\n".join([how, *(f"{escape(place)}." for place in places)]) + "\n"
 
 
 def _table(found: Sequence[Measured], operation: str, paper: Mapping[str, Any]) -> str:
@@ -117,7 +126,7 @@ def _table(found: Sequence[Measured], operation: str, paper: Mapping[str, Any]) 
         values = {frames_of(record): _value(record) for record in records}
         lines.append([label, *(values.get(count, "-") for count in frames)])
         if published := paper.get(label, {}).get(operation):
-            lines.append(["*published*", *(str(published.get(count, "-")) for count in frames)])
+            lines.append([Markdown("*published*"), *(str(published.get(count, "-")) for count in frames)])
     title = f"## {QUANTITIES[operation]} ({mine[0][1][0].unit})"
     return f"{title}\n\n{table(head, lines, rule='|---')}\n"
 
@@ -144,7 +153,7 @@ def _plot(found: Sequence[Measured], path: Path) -> None:
             style = {"color": own.colour, "marker": own.mark, "markersize": 4.5}
             line = _DASHES[dashes.index(dash) % len(_DASHES)]
             if records := item.of(operation):
-                draw_stream(panel, records, **style, linestyle=line, label=item.cell.label)
+                draw_stream(panel, records, **style, linestyle=line, label=in_figure(item.cell.label))
         # The heading of the table, up to what explains it.
         panel.set_ylim(bottom=0)
         panel.set_title(QUANTITIES[operation].partition(":")[0].partition(" of ")[0], fontsize="medium")

@@ -13,6 +13,7 @@ import torch
 
 from hermes.attention import NAME
 from hermes.errors import InputError
+from hermes.files import csv_cell
 from hermes.machine.environment import environment
 from hermes.version import __version__
 
@@ -112,7 +113,7 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
         writer = csv.DictWriter(stream, [field.name for field in fields(Record)])
         if new:
             writer.writeheader()
-        writer.writerows(asdict(record) for record in records)
+        writer.writerows({k: csv_cell(v) for k, v in asdict(record).items()} for record in records)
 
 
 def frames_of(record: Record) -> int:

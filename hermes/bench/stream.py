@@ -15,7 +15,8 @@ from hermes.bench.records import Record, Recorder, frames_of
 from hermes.config import compose, config_hash, setting
 from hermes.errors import SettingError
 from hermes.machine.device import peak_memory_bytes, synchronize
-from hermes.pages.styles import BLUE
+from hermes.pages.styles import BLUE, save_figure
+from hermes.pages.text import in_figure
 from hermes.session.config import DEFAULTS, FALLBACKS, RunConfig
 from hermes.session.opening import session_from
 from hermes.session.session import StreamSession
@@ -85,9 +86,9 @@ def plot_stream(path: Path, records: Sequence[Record]) -> None:
     for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         mine = [record for record in records if record.operation == name]
         draw_stream(panel, mine, color=BLUE, marker="o")
-        panel.set(title=name, ylim=(0, None))
+        panel.set(title=in_figure(name), ylim=(0, None))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def draw_stream(panel: Any, records: Sequence[Record], **style: Any) -> None:

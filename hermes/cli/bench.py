@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -115,8 +114,9 @@ def _numbers(text: str, separator: str, option: str) -> list[int]:
 def _experiment(given: Sequence[str], only: str, *, again: bool) -> None:
     from hermes.bench import bench_identity, measure_cells, measured, write_bench
     from hermes.config import experiment_extras
+    from hermes.evaluation.results.run_folder import DONE, run_file
     from hermes.evaluation.sweeps.cells import cells_of, matching
-    from hermes.evaluation.sweeps.running import is_done, run_cells
+    from hermes.evaluation.sweeps.running import FAILED, is_done, run_cells
 
     overrides = [word for word in given if not word.startswith("output=")]
     cells = cells_of(overrides, identify=bench_identity)
@@ -124,7 +124,8 @@ def _experiment(given: Sequence[str], only: str, *, again: bool) -> None:
     chosen = matching(cells, only)
     if again:
         for cell in chosen:
-            shutil.rmtree(folder / "cells" / cell.hash, ignore_errors=True)
+            for name in (DONE, FAILED):
+                run_file(folder / "cells" / cell.hash, name).unlink(missing_ok=True)
     # What was measured before is in the table, too.
     cells = [cell for cell in cells if cell in chosen or is_done(cell, folder)]
     folder.mkdir(parents=True, exist_ok=True)

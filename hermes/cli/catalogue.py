@@ -83,7 +83,7 @@ def _tables(kind: str) -> Iterator[Table]:
     else:
         entries = registry(kind).describe()
         title = {"backbone": "backbone families"}.get(kind, kind)
-        yield _rows(title, ("", "from"), [(e.name, _escape(e.summary), e.origin) for e in entries])
+        yield _rows(title, ("", "from"), [(e.name, _plain(e.summary), e.origin) for e in entries])
     if kind == "backbone":
         yield _backbones()
 
@@ -95,12 +95,12 @@ def _policies() -> Table:
             facts = _facts(registry("policy").get(entry.name), entry.origin)
         except SettingError:
             facts = entry.origin
-        rows.append((entry.name, f"{_escape(entry.summary)}\n[dim]{_escape(facts)}[/dim]"))
+        rows.append((entry.name, _two_lines(entry.summary, facts)))
     for name in _only_configured("policy"):
         found = type(_configured("policy", name))
         summary = f"{registry('policy').name_of(found)} with other settings: hermes show {name}"
-        rows.append((name, f"{summary}\n[dim]{_escape(_facts(found))}[/dim]"))
-    return _rows("policy", ("",), sorted(rows))
+        rows.append((name, _two_lines(summary, _facts(found))))
+    return _rows("policy", ("",), sorted(rows, key=lambda row: row[0]))
 
 
 def _facts(policy: type[MemoryPolicy], origin: str = OURS) -> str:
@@ -147,7 +147,7 @@ def _backbones() -> Table:
     return _rows("backbone", ("checkpoint", "family", "frames a second"), found)
 
 
-def _rows(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
+def _rows(title: str, columns: Sequence[str], rows: Sequence[tuple[str | Text, ...]]) -> Table:
     table = Table(
         title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
     )
@@ -160,8 +160,12 @@ def _rows(title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -
     return table
 
 
-def _escape(text: str) -> str:
-    return text.replace("``", "").replace("[", "\\[")
+def _two_lines(text: str, below: str) -> Text:
+    return Text.assemble(f"{_plain(text)}\n", (_plain(below), "dim"))
+
+
+def _plain(text: str) -> str:
+    return text.replace("``", "")
 
 
 def _only_configured(kind: str, also_registered: bool = False) -> list[str]:
@@ -252,7 +256,7 @@ def _show_class(kind: str, name: str, found: Any) -> None:
 
 
 def _show_settings(found: type, where: str) -> None:
-    rows = [tuple(map(_escape, row)) for row in settings_table(found, where)]
+    rows = [tuple(map(_plain, row)) for row in settings_table(found, where)]
     if rows:
         out().print(_rows("settings", ("type", "default", ""), rows))
         out().print()

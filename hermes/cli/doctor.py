@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from hermes.cli.output import out
 
@@ -38,21 +39,21 @@ def doctor(
     if as_json:
         import json
 
-        out().print(json.dumps(about), soft_wrap=True, markup=False)
+        out().print(json.dumps(about), soft_wrap=True)
         return
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     missing = []
     for finding in [*_packages(about), *_devices(about), *_video(), *_plugins(), *_hub()]:
-        mark = "[yellow]! [/yellow]" if finding.advice else ""
-        table.add_row(finding.what, mark + finding.found.replace("[", "\\["))
+        mark = [("! ", "yellow")] if finding.advice else []
+        table.add_row(finding.what, Text.assemble(*mark, finding.found))
         if finding.advice:
             missing.append(f"{finding.what}: {finding.advice}")
     out().print(table)
     out().print()
     for line in missing:
-        out().print(f"[yellow]![/yellow] {line}", soft_wrap=True)
+        out().print(Text.assemble(("!", "yellow"), f" {line}"), soft_wrap=True)
     if not missing:
         out().print("nothing is missing")
 

@@ -112,7 +112,7 @@ def show_summary(found: Summary, folder: Path) -> None:
     if found.unscored:
         out().print(f"{found.unscored} questions have no answer in the benchmark and are not scored")
     for text in found.verdicts.notes(f"hermes judge {shlex.quote(str(folder))}"):
-        out().print(text, soft_wrap=True, markup=False)
+        out().print(text, soft_wrap=True)
 
 
 def _show_next(folder: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -16,16 +17,18 @@ _WIDTH = 120
 
 def out() -> Console:
     """The console of results: of today's stdout, also where that is redirected later."""
-    return Console(file=sys.stdout, highlight=False, width=_width(sys.stdout.isatty()))
+    return _console(sys.stdout)
 
 
 def err() -> Console:
     """The console of progress, warnings and errors."""
-    return Console(stderr=True, highlight=False, width=_width(sys.stderr.isatty()))
+    return _console(sys.stderr)
 
 
-def _width(terminal: bool) -> int | None:
-    return None if terminal else _WIDTH
+def _console(file: TextIO) -> Console:
+    # Texts are data, in tables and titles, too: no markup, no emoji codes; styles are given apart.
+    width = None if file.isatty() else _WIDTH
+    return Console(file=file, highlight=False, markup=False, emoji=False, width=width)
 
 
 def note(label: str, message: str, style: str = "bold red") -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["BLUE", "GREY", "STYLES", "Style", "draw_grid", "save_with_legend"]
+from hermes.files import write_whole
+
+__all__ = ["BLUE", "GREY", "STYLES", "Style", "draw_grid", "save_figure", "save_with_legend"]
+
+# Pixels a side; beyond some 65 000 no picture can be drawn.
+_MOST_PIXELS = 20_000
 
 BLUE, GREY = "#0072B2", "#777777"
 
@@ -43,4 +49,18 @@ def save_with_legend(figure: Any, axes: Any, path: Path, columns: int = 4) -> No
     if len(labels) > 1:
         place = {"loc": "outside lower center", "ncols": columns}
         figure.legend(handles, labels, **place, frameon=False, fontsize="small")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
+    """Save a figure, whole or not at all; letters that its font lacks are drawn as boxes.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with warnings.catch_warnings():
+        # Names in any script are data, and stand in the table beside the figure.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from (current )?font")
+        warnings.filterwarnings("ignore", message=".*constrained_layout not applied")
+        fitting = min(dpi, _MOST_PIXELS / max(figure.get_size_inches()))
+        write_whole(path, lambda aside: figure.savefig(aside, dpi=fitting))

@@ -20,8 +20,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from hermes.errors import InputError, did_you_mean
-from hermes.files import check_file_path, write_csv_whole, write_whole
+from hermes.files import check_file_path, write_csv_whole
 from hermes.memory import KVMemory
+from hermes.pages.styles import save_figure
+from hermes.pages.text import in_figure
 from hermes.session.session import StreamSession
 from hermes.tokens import TokenKind
 
@@ -103,7 +105,7 @@ def memory_map(
     picture = check_map_path(path)
     table = picture.with_suffix(".csv")
     figure = memory_figure(memory, duration=duration, tiers=tiers, title=title, start=start, step=step)
-    write_whole(picture, lambda aside: figure.savefig(aside, dpi=150))
+    save_figure(figure, picture, 150)
     return write_csv_whole(table, map(_table_row, held_frames(memory)), _TABLE)
 
 
@@ -123,7 +125,7 @@ def memory_figure(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _draw(axes, grid, edges, cells, tiers or {})
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(in_figure(title), fontsize=11)
     return figure
 
 
@@ -233,7 +235,9 @@ def _mark_tiers(axes: Axes, tiers: Mapping[str, range]) -> None:
     if len(present) > 1:
         for name, layers in present.items():
             middle = (layers.start + layers.stop - 1) / 2
-            axes.text(1.008, middle, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+            axes.text(
+                1.008, middle, in_figure(name), transform=axes.get_yaxis_transform(), va="center", fontsize=9
+            )
 
 
 def _table_row(cell: HeldFrame) -> dict[str, object]:

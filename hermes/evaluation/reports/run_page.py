@@ -8,17 +8,17 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from hermes.errors import InputError
 from hermes.evaluation.reports.run_plots import plot_accuracy, plot_ages, plot_calibration, plot_times
 from hermes.evaluation.reports.sweep_plots import plot_losses
-from hermes.evaluation.results.journal import read_broken, read_run
+from hermes.evaluation.results.journal import Broken, read_broken, read_run
 from hermes.evaluation.results.rows import AnswerRow
+from hermes.evaluation.results.run_folder import settings_of
 from hermes.evaluation.scoring.measures import MEASURES
 from hermes.evaluation.scoring.metrics import calibration_error, unreadable
 from hermes.evaluation.scoring.summary import Score, Summary, score, summarise
-from hermes.pages.markdown import table, write_page
+from hermes.pages.markdown import code, escape, fenced, table, write_page
 
 __all__ = ["calibration", "run_with", "write_report"]
 
@@ -44,7 +44,7 @@ def write_report(folder: Path) -> Path:
     plots, page = folder / "plots", folder / "report.md"
     try:
         plots.mkdir(exist_ok=True)
-        return write_page(page, _parts(folder, rows, manifest, plots))
+        return write_page(page, _parts(folder, rows, broken, manifest, plots))
     except OSError as error:
         raise InputError(f"{page}: cannot be written ({error.strerror or error})") from error
 
@@ -66,12 +66,20 @@ def calibration(rows: Iterable[AnswerRow]) -> dict[str, tuple[float, Score]]:
     return found
 
 
-def _parts(folder: Path, rows: Sequence[AnswerRow], manifest: Mapping[str, Any], plots: Path) -> list[str]:
-    summary = summarise(rows)
+def _parts(
+    folder: Path,
+    rows: Sequence[AnswerRow],
+    broken: Sequence[Broken],
+    manifest: Mapping[str, Any],
+    plots: Path,
+) -> list[str]:
+    summary = summarise(rows, broken)
     # What was asked again has a part of its own.
     rows = [row for row in rows if not row.delay_s]
     return [
-        f"# {folder.resolve().name}\n\n{_headline(rows, summary)}\n\n{_METHOD}",
+        f"# {escape(folder.resolve().name)}\n\n{_headline(rows, summary)}\n\n{_METHOD}",
+        _mixed(manifest),
+        _broken(summary),
         _accuracy(summary, plots),
         _judged(summary, manifest),
         _averages(summary, manifest),
@@ -98,13 +106,36 @@ def _headline(rows: Sequence[AnswerRow], summary: Summary) -> str:
     return " ".join([f"{text}.", *(f"{note}." for note in summary.verdicts.notes())])
 
 
+def _mixed(manifest: Mapping[str, Any]) -> str:
+    """In what a run went on with what had not made it."""
+    lines = []
+    for one in manifest.get("mixed", []):
+        found = {**_pairs(one.get("differences")), **_pairs(one.get("settings"))}
+        said = "; ".join(
+            f"{escape(name)}: {escape(was)}, then {escape(now)}" for name, (was, now) in found.items()
+        )
+        lines.append(f"- after {escape(one.get('after_rows'))} answers: {said}")
+    head = "**Not one run.** It was gone on with, on demand, with what had not made its first part:"
+    return "\n\n".join([head, "\n".join(lines)]) if lines else ""
+
+
+def _pairs(found: Any) -> dict[str, tuple[Any, Any]]:
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {name: (two[0], two[1]) for name, two in pairs if isinstance(two, list) and len(two) == 2}
+
+
+def _broken(summary: Summary) -> str:
+    lines = [f"- {escape(text)}" for text in summary.faults]
+    return "Videos that could not be read:\n\n" + "\n".join(lines) if lines else ""
+
+
 def _judged(summary: Summary, manifest: Mapping[str, Any]) -> str:
     scores = summary.verdicts.scores
     if not scores:
         return ""
     judge = manifest.get("judge") or {}
     who = " ".join(str(judge[key]) for key in ("name", "model") if key in judge)
-    head = f"## Judge's scores\n\nMeans of 0 to 5, given to open-ended answers by `{who}`.\n\n"
+    head = f"## Judge's scores\n\nMeans of 0 to 5, given to open-ended answers by {code(who)}.\n\n"
     cells = [[name, str(s.n), f"{s.mean:.2f}", s.span] for name, s in scores.items()]
     return head + table(["category", "n", "mean", "95 % interval"], cells)
 
@@ -126,7 +157,7 @@ def _averages(summary: Summary, manifest: Mapping[str, Any]) -> str:
     cells = [["questions", f"{100 * summary.overall.accuracy:.1f}", summary.overall.span]]
     cells += [[name, f"{100 * each.value:.1f}", each.span] for name, each in summary.averages.items()]
     own = manifest.get("average")
-    note = f" The benchmark's own figure is the one over {own}." if own else ""
+    note = f" The benchmark's own figure is the one over {escape(own)}." if own else ""
     head = f"## Averages\n\nMeans of accuracies, with intervals over videos.{note}\n\n"
     return head + table(["mean over", "right %", "95 % interval"], cells)
 
@@ -208,11 +239,12 @@ def _calibrated(rows: Sequence[AnswerRow], plots: Path) -> str:
 
 
 def _settings(manifest: Mapping[str, Any]) -> str:
-    chosen = OmegaConf.create(str(manifest.get("settings") or "{}"))
-    about = {
-        key: OmegaConf.select(chosen, key)
-        for key in ("data.name", "policy.name", "policy.budget", "backbone.family", "backbone.checkpoint")
-    }
+    chosen = settings_of(manifest)
+    about = {}
+    for key in ("data.name", "policy.name", "policy.budget", "backbone.family", "backbone.checkpoint"):
+        group, _, name = key.partition(".")
+        part = chosen.get(group)
+        about[key] = part.get(name) if isinstance(part, dict) else None
     prompts = manifest.get("prompts") or {}
     more = {f"prompt {name}": f"sha256 {hashed}" for name, hashed in prompts.items()}
     judge = manifest.get("judge") or {}
@@ -231,12 +263,23 @@ def run_with(
         manifest: of the run.
         before, after: more lines of the table, above and below those that every run has.
     """
-    keys = ("weights", "seed", "device", "device_name", "threads", "attention", "platform", "config_hash")
+    keys = (
+        "weights",
+        "fingerprint",
+        "dtype",
+        "seed",
+        "device",
+        "device_name",
+        "threads",
+        "attention",
+        "platform",
+        "config_hash",
+    )
     versions = ", ".join(f"{name} {number}" for name, number in (manifest.get("versions") or {}).items())
     about = {**before, **{key: manifest.get(key) for key in keys}, "versions": versions, **after}
     shown = [[key, str(value)] for key, value in about.items() if value not in (None, "")]
     settings = str(manifest.get("settings", "")).strip()
-    return f"## Run with\n\n{table(['', ''], shown)}\n\nAll settings:\n\n```yaml\n{settings}\n```"
+    return f"## Run with\n\n{table(['', ''], shown)}\n\nAll settings:\n\n{fenced(settings, 'yaml')}"
 
 
 def _scores(head: str, scores: Mapping[str, Score]) -> str:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from hermes.evaluation.scoring.summary import Score, youngest
-from hermes.pages.styles import BLUE, GREY, STYLES, Style, draw_grid
+from hermes.pages.styles import BLUE, GREY, STYLES, Style, draw_grid, save_figure
+from hermes.pages.text import in_figure
 
 __all__ = ["plot_accuracy", "plot_ages", "plot_calibration", "plot_times"]
 
@@ -29,11 +30,11 @@ def plot_accuracy(path: Path, scores: Mapping[str, Score]) -> None:
     chances = [(100 * s.chance, row) for s, row in zip(scores.values(), rows, strict=True) if s.chance]
     if chances:
         axes.plot(*zip(*chances, strict=True), "|", color="black", ms=13, mew=1.6, label="chance")
-    axes.set_yticks(rows, [f"{name} ({s.n})" for name, s in scores.items()])
+    axes.set_yticks(rows, [in_figure(f"{name} ({s.n})") for name, s in scores.items()])
     axes.set(xlim=(0, 101), ylim=(len(scores) - 0.5, -0.5), xlabel="right answers (%)")
     draw_grid(axes, "x")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, 130)
 
 
 def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
@@ -45,12 +46,12 @@ def plot_ages(path: Path, by_age: Mapping[str, Mapping[str, Score]]) -> None:
         # Beside each other, so that no interval hides another.
         shift = 0.5 * ((index + 0.5) / len(by_age) - 0.5)
         x = np.array([names.index(age) for age in ages]) + shift
-        _intervals(axes, list(ages.values()), x, label=category, style=STYLES[index % len(STYLES)])
-    axes.set_xticks(range(len(names)), names)
+        _intervals(axes, list(ages.values()), x, label=in_figure(category), style=STYLES[index % len(STYLES)])
+    axes.set_xticks(range(len(names)), list(map(in_figure, names)))
     axes.set(xlabel="age of the evidence (s)", ylabel="right answers (%)", ylim=(0, 101))
     draw_grid(axes, "y")
     figure.legend(loc="outside upper center", ncols=min(len(by_age), 4), frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, 130)
 
 
 def plot_times(path: Path, times: Float[np.ndarray, " N"]) -> None:
@@ -70,7 +71,7 @@ def plot_times(path: Path, times: Float[np.ndarray, " N"]) -> None:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, 130)
 
 
 def plot_calibration(path: Path, bins: Sequence[tuple[float, Score]]) -> None:
@@ -86,7 +87,7 @@ def plot_calibration(path: Path, bins: Sequence[tuple[float, Score]]) -> None:
     counts.bar(x, [s.n for _, s in bins], width=4, color="#9ecae1", edgecolor="#4d4d4d")
     counts.set(xlabel="probability of the option chosen, mean of each tenth (%)", ylabel="answers")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, 130)
 
 
 def _intervals(

@@ -10,8 +10,9 @@ from hermes.evaluation.reports.sweep_plots import FEW, draw_line, line_name, num
 from hermes.evaluation.reports.sweep_sections import as_score, fewer
 from hermes.evaluation.scoring.summary import youngest
 from hermes.evaluation.sweeps.running import Outcome
-from hermes.pages.markdown import table
-from hermes.pages.styles import STYLES, Style, draw_grid
+from hermes.pages.markdown import Markdown, escape, table
+from hermes.pages.styles import STYLES, Style, draw_grid, save_figure
+from hermes.pages.text import in_figure
 
 __all__ = ["ages"]
 
@@ -67,9 +68,12 @@ def ages(done: Sequence[Outcome], path: Path) -> str:
             for line, scores in block.lines.items()
         ]
         rows.append(
-            ["*questions*", *(str(first[name]["n"]) if name in first else "-" for name in block.names)]
+            [
+                Markdown("*questions*"),
+                *(str(first[name]["n"]) if name in first else "-" for name in block.names),
+            ]
         )
-        parts.append(f"**{_title(block, axis)}**\n\n{table(head, rows)}")
+        parts.append(f"**{escape(_title(block, axis))}**\n\n{table(head, rows)}")
     return "\n\n".join(parts)
 
 
@@ -124,8 +128,8 @@ def _plot(blocks: Sequence[_Block], axis: str | None, styles: Mapping[str, Style
                 if name in scores
             ]
             draw_line(area, points, styles[line], line)
-        area.set_xticks(range(len(block.names)), block.names)
-        area.set_title(_title(block, axis and axis.rpartition(".")[2]), fontsize="medium")
+        area.set_xticks(range(len(block.names)), list(map(in_figure, block.names)))
+        area.set_title(in_figure(_title(block, axis and axis.rpartition(".")[2])), fontsize="medium")
         area.set(xlabel="age of the evidence (s)", ylim=(0, 103))
         # One scale for all: numbers at the first of a row, which may lack a place.
         area.set_ylabel("right (%)" if row not in begun else "")
@@ -135,4 +139,4 @@ def _plot(blocks: Sequence[_Block], axis: str | None, styles: Mapping[str, Style
         shown |= dict(zip(*reversed(area.get_legend_handles_labels()), strict=True))
     if len(shown) > 1:
         figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)

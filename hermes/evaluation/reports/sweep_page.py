@@ -25,6 +25,7 @@ from hermes.evaluation.reports.sweep_sections import (
 )
 from hermes.evaluation.results.journal import read_run
 from hermes.evaluation.results.rows import AnswerRow, video_of
+from hermes.evaluation.results.run_folder import machine_of, read_manifest, run_file
 from hermes.evaluation.scoring.compare import Comparison, Difference, compare_rows
 from hermes.evaluation.scoring.measures import MEASURES
 from hermes.evaluation.scoring.same_bytes import Line, lines_of, persistent, within_bytes
@@ -32,7 +33,7 @@ from hermes.evaluation.scoring.summary import grouped, summarise
 from hermes.evaluation.sweeps.cells import SweepCell, as_text
 from hermes.evaluation.sweeps.running import Outcome
 from hermes.files import write_csv_whole
-from hermes.pages.markdown import write_page
+from hermes.pages.markdown import escape, write_page
 
 __all__ = ["check_extras", "sweep_rows", "write_sweep"]
 
@@ -81,7 +82,7 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
     done, rows_of = _pooled([o for o in outcomes if o.record is not None], folder, extras.pool)
     pairs = {_named(wanted): _compared(done, rows_of, wanted) for wanted in extras.baselines}
     rows = sweep_rows(done, pairs)
-    parts = [f"# {extras.title or folder.name}"]
+    parts = [f"# {escape(extras.title or folder.resolve().name)}", *_unlike(done, folder)]
     if rows:
         write_csv_whole(folder / "table.csv", rows)
         # Apart, as times differ from run to run.
@@ -109,14 +110,43 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
             "A star: few videos and few answers of one kind, so that the interval may be too narrow."
         )
     parts += sorted({line for outcome in done for line in unscored(outcome.record)})
+    broken = [outcome for outcome in outcomes if outcome.record is not None and outcome.error]
+    if broken:
+        parts.append("Videos that could not be read:\n\n" + "\n".join(map(_lost, broken)))
     failed = [outcome for outcome in outcomes if outcome.record is None]
     if failed:
-        parts.append("Failed:\n\n" + "\n".join(f"- {o.cell.label}: {o.error}" for o in failed))
+        parts.append(
+            "Failed:\n\n" + "\n".join(f"- {escape(o.cell.label)}: {escape(o.error)}" for o in failed)
+        )
     labels = {outcome.cell.label for outcome in outcomes}
     rest = {name: value for name, value in extras.paper.items() if name not in labels}
     if rest:
-        parts.append("Published:\n\n" + "\n".join(f"- {name}: {value}" for name, value in rest.items()))
+        parts.append(
+            "Published:\n\n" + "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in rest.items())
+        )
     return write_page(folder / "table.md", parts)
+
+
+def _lost(outcome: Outcome) -> str:
+    found = (outcome.record or {}).get("broken", [])
+    videos = "; ".join(f"{escape(one['video'])}: {escape(one['error'])}" for one in found)
+    return f"- {escape(outcome.cell.label)}: {escape(outcome.error)} ({videos})"
+
+
+def _unlike(done: Sequence[Outcome], folder: Path) -> list[str]:
+    """What cells were not made with alike, though no setting says so."""
+    made: dict[str, set[str]] = {}
+    mixed = []
+    for outcome in done:
+        own = folder / "cells" / outcome.cell.hash
+        about = read_manifest(own) if run_file(own, "manifest.json").is_file() else {}
+        for name, value in machine_of(about).items():
+            made.setdefault(name, set()).add(value)
+        if about.get("mixed"):
+            mixed.append(outcome.cell.label or outcome.cell.hash)
+    said = [f"{name}: {', '.join(sorted(values))}" for name, values in made.items() if len(values) > 1]
+    out = [f"Cells were not all made with the same: {escape('; '.join(said))}."] if said else []
+    return out + [f"Cells gone on with what had not made them: {escape('; '.join(mixed))}."] * bool(mixed)
 
 
 def sweep_rows(outcomes: Sequence[Outcome], pairs: _Pairs | None = None) -> list[dict[str, Any]]:

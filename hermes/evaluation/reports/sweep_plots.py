@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hermes.evaluation.scoring.measures import MEASURES
-from hermes.pages.styles import GREY, STYLES, Style, draw_grid, save_with_legend
+from hermes.pages.styles import GREY, STYLES, Style, draw_grid, save_figure, save_with_legend
+from hermes.pages.text import in_figure
 
 if TYPE_CHECKING:
     from hermes.evaluation.sweeps.cells import SweepCell
@@ -123,20 +124,22 @@ def _by_cell(done: Sequence[Outcome], panels: Sequence[_Panel], path: Path, spre
         if first is not None and not spread:
             # The first cell, so that the others can be read against it.
             area.axvline(first[0], color=GREY, linewidth=0.8, linestyle=":")
-        area.set(title=panel.title, xlabel=panel.unit)
+        area.set(title=in_figure(panel.title), xlabel=panel.unit)
         area.set_xlim(*((0, 103) if not panel.measure else (0, None)))
         draw_grid(area, "x")
         for edge in np.arange(len(rows) - 1) + 0.5 if spread else []:
             area.axhline(edge, color="#eeeeee", linewidth=0.6)
-    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].set_yticks(range(len(rows)), list(map(in_figure, rows)))
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     if spread:
         handles = []
         for place in places:
             style, label = _style(place, places), f"{spread}={place}" if place else f"without {spread}"
-            handles.append(Line2D([], [], color=style.colour, marker=style.mark, ls="none", label=label))
+            handles.append(
+                Line2D([], [], color=style.colour, marker=style.mark, ls="none", label=in_figure(label))
+            )
         figure.legend(handles=handles, loc="outside upper center", ncols=len(places), frameon=False)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def places_of(cells: Sequence[SweepCell], axis: str) -> list[str]:
@@ -176,8 +179,8 @@ def _along(done: Sequence[Outcome], panels: Sequence[_Panel], axis: str, path: P
                 found = panel.read(outcome.record) if axis not in outcome.cell.values else None
                 if found is not None:
                     colour = STYLES[i % len(STYLES)].colour
-                    area.axhline(found[0], color=colour, linestyle="--", linewidth=1, label=label)
-        area.set(title=panel.title, xlabel=axis, ylabel=panel.unit)
+                    area.axhline(found[0], color=colour, linestyle="--", linewidth=1, label=in_figure(label))
+        area.set(title=in_figure(panel.title), xlabel=in_figure(axis), ylabel=panel.unit)
         area.set_ylim(*((0, 103) if not panel.measure else (0, None)))
         draw_grid(area, "y")
     save_with_legend(figure, areas[0], path)
@@ -194,7 +197,7 @@ def draw_line(area: Any, points: Sequence[Any], style: Style, label: str) -> Non
         [max(score[2] - score[0], 0) for score in scores],
     ]
     own = {"color": style.colour, "marker": style.mark, "ls": style.dash}
-    area.errorbar(x, middle, yerr=spread, **own, markersize=4, lw=1.3, label=label, capsize=2)
+    area.errorbar(x, middle, yerr=spread, **own, markersize=4, lw=1.3, label=in_figure(label), capsize=2)
 
 
 def plot_losses(lines: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> bool:
@@ -236,7 +239,7 @@ def plot_losses(lines: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path
             moved = [(x + shift * (x > 0), found) for x, found in sorted(points)]
             draw_line(area, moved, STYLES[i], label)
         area.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
-        area.set(title=name, xlabel="asked again after (s)", ylabel="change (points)")
+        area.set(title=in_figure(name), xlabel="asked again after (s)", ylabel="change (points)")
         draw_grid(area, "y")
     save_with_legend(figure, areas[0], path)
     return True

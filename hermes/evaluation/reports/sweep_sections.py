@@ -13,7 +13,7 @@ from hermes.evaluation.scoring.statistics import Interval, holm
 from hermes.evaluation.scoring.verdicts import Verdicts
 from hermes.evaluation.sweeps.cells import SweepCell
 from hermes.evaluation.sweeps.running import Outcome
-from hermes.pages.markdown import table
+from hermes.pages.markdown import Markdown, escape, table
 
 __all__ = [
     "accuracies",
@@ -58,7 +58,9 @@ def accuracies(done: Sequence[Outcome], paper: Mapping[str, Any]) -> str:
             {**ours, **{f"published: {c}": f"{theirs[c]:g}" if c in theirs else "" for c in columns}}
         )
     asked = {name: _asked(score) for name, score in every[0].items()}
-    return _laid_out("Per cent right, with 95 % intervals.", done, lines, ("*questions; chance %*", asked))
+    return _laid_out(
+        "Per cent right, with 95 % intervals.", done, lines, (Markdown("*questions; chance %*"), asked)
+    )
 
 
 def overview(
@@ -102,7 +104,9 @@ def overview(
             lines.append(
                 [line_name(outcome.cell, axis), *right, as_score(record["overall"]), *gaps, *costs_there]
             )
-        blocks.append(f"### {f'{axis}={place}' if place else f'Without {axis}'}\n\n{table(head, lines)}")
+        blocks.append(
+            f"### {escape(f'{axis}={place}' if place else f'Without {axis}')}\n\n{table(head, lines)}"
+        )
     return "\n\n".join(blocks)
 
 
@@ -139,8 +143,8 @@ def differences(done: Sequence[Outcome], pairs: Mapping[str, Comparison], baseli
         for i, each in enumerate(every)
     ]
     text = (
-        f"Difference from {baseline or 'the baseline'}, in points: the same questions in pairs, with 95 % "
-        "intervals clustered by video; bold where the interval leaves out zero"
+        f"Difference from {escape(baseline or 'the baseline')}, in points: the same questions in pairs, with "
+        "95 % intervals clustered by video; bold where the interval leaves out zero"
     )
     text += (
         f", which some {round(0.05 * len(tests))} of these {len(tests)} would if no method differed; "
@@ -194,7 +198,7 @@ def losses(done: Sequence[Outcome], *, drawn: bool) -> str:
         found = [record["by_delay"].get(name, {}) for record in _records(done)]
         delays = sorted({delay for each in found for delay in each}, key=float)
         lines = [{f"{delay} s later": _loss(each.get(delay)) for delay in delays} for each in found]
-        blocks.append(_laid_out(f"Of {name}:", done, lines))
+        blocks.append(_laid_out(f"Of {escape(name)}:", done, lines))
     picture = "![Change of accuracy by delay](losses.png)\n\n" if drawn else ""
     few = f"; points of fewer than {FEW} are not drawn" if drawn else ""
     text = (
@@ -227,7 +231,9 @@ def matched_memory(
             gaps = [_gap(*whole.gaps[base]) if base in whole.gaps else "" for base in known]
             shares = [own.get(name, "-") for name in (*names, "")]
             rows.append([whole.method, *shares, *gaps, f"{whole.held / 1e3:.0f}"])
-        blocks.append(f"Within what {title} holds, {sizes[title] / 1e3:.0f} kB:\n\n" + table(head, rows))
+        blocks.append(
+            f"Within what {escape(title)} holds, {sizes[title] / 1e3:.0f} kB:\n\n" + table(head, rows)
+        )
     text = (
         "## At the same bytes\n\nThe most a stream holds at any question: memory, what the method keeps "
         "beside it, and archive. Between two neighbouring budgets, one below a size and one above, each "
@@ -271,7 +277,9 @@ def _laid_out(
         heading = f"{name} ({last[0].strip('*')}: {last[1][name]})" if last and name in last[1] else name
         head = [axis, *(place or "none" for place in places)]
         rows = [[row, *(own.get(place, "") for place in places)] for row, own in found.items()]
-        blocks.append(f"**{heading}**\n\n{table(head, rows)}" if len(columns) > 1 else table(head, rows))
+        blocks.append(
+            f"**{escape(heading)}**\n\n{table(head, rows)}" if len(columns) > 1 else table(head, rows)
+        )
     return "\n\n".join([text, *blocks])
 
 
@@ -320,7 +328,7 @@ def _points(found: Difference | None) -> str:
 
 def _gap(value: float, interval: Interval) -> str:
     text = f"{100 * value:+.1f} ({interval.span('+.1f')})"
-    return f"**{text}**" if interval.low > 0 or interval.high < 0 else text
+    return Markdown(f"**{text}**") if interval.low > 0 or interval.high < 0 else text
 
 
 def _percent(value: float, interval: Interval) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "claim",
     "differences",
     "finish",
+    "machine_of",
     "note",
     "read_manifest",
     "run_file",
@@ -143,11 +144,17 @@ def _warn_of_age(path: Path, kept: Mapping[str, Any], about: Mapping[str, Any]) 
 
 
 def differences(
-    kept: Mapping[str, Any], about: Mapping[str, Any], names: Iterable[str] = (*_SINCE[1:], *PACKAGES)
+    kept: Mapping[str, Any], about: Mapping[str, Any], names: Iterable[str]
 ) -> dict[str, tuple[str, str]]:
-    """In what two manifests differ that answers may depend on, by name; by default what the machine gives."""
+    """In which of these two manifests differ, by name."""
     pairs = {name: (_value(kept, name), _value(about, name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def machine_of(about: Mapping[str, Any]) -> dict[str, str]:
+    """What a manifest tells of the machine and the versions that answers may depend on, by name."""
+    found = {name: _value(about, name) for name in (*_SINCE[1:], *PACKAGES)}
+    return {name: value for name, value in found.items() if value not in ("", "-")}
 
 
 def _value(about: Mapping[str, Any], name: str) -> str:

@@ -123,7 +123,7 @@ def ask_clip(
 
 @dataclass
 class _Clip:
-    """One video while it is streamed: ``passed`` of its questions have come; ``lost`` says why some failed."""
+    """A video while it is streamed: ``passed`` of its questions have come; ``lost`` says why some failed."""
 
     session: StreamSession
     config: EvalConfig
