@@ -22,12 +22,14 @@ __all__ = [
     "Share",
     "Span",
     "fault",
+    "lies_in",
     "loads",
     "parse_json",
     "read_json",
     "read_lines",
     "read_object",
     "read_text",
+    "short",
     "typed",
     "with_types",
 ]
@@ -60,6 +62,19 @@ Count = Annotated[int, Span(0, _MOST_INT)]
 Share = Annotated[float, Span(0, 1 + 1e-6)]
 # Far beyond anything measured, and far from where sums overflow.
 Number = Annotated[float, Span(-1e15, 1e15)]
+
+
+def lies_in(path: str | Path, folder: str | Path) -> bool:
+    """Whether a path is below a folder, links followed; a path that no system can have is not.
+
+    >>> lies_in("videos/a.mp4", "videos"), lies_in("videos/../a.mp4", "videos"), lies_in("videos", "videos")
+    (True, False, False)
+    """
+    try:
+        real, root = Path(path).resolve(), Path(folder).resolve()
+    except (OSError, ValueError, RuntimeError):
+        return False
+    return real != root and real.is_relative_to(root)
 
 
 def read_text(path: Path) -> str:
@@ -151,7 +166,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {_short(twice)} comes twice in one object")
+        raise ValueError(f"the key {short(twice)} comes twice in one object")
     return found
 
 
@@ -211,7 +226,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: {_short(content)}; needed: a JSON object")
+        raise InputError(f"{path}: {short(content)}; needed: a JSON object")
     return content
 
 
@@ -241,7 +256,7 @@ def typed(cls: type[T], content: Any, where: str) -> T:
         if name not in hints:
             hint = did_you_mean(name, hints)
             raise InputError(
-                f"{where}: there is no field {_short(name)}; fields: {', '.join(hints)}. {hint}".rstrip()
+                f"{where}: there is no field {short(name)}; fields: {', '.join(hints)}. {hint}".rstrip()
             )
     return cls(**{name: _read(value, hints[name], f"{where}: {name}") for name, value in content.items()})
 
@@ -269,7 +284,7 @@ def _fields(cls: Any) -> tuple[dict[str, Any], set[str]]:
 def _read(value: Any, hint: Any, where: str) -> Any:
     found = _fitted(value, hint)
     if found is _MISFIT:
-        raise InputError(f"{where} is {_short(value)}; needed: {_words(hint)}")
+        raise InputError(f"{where} is {short(value)}; needed: {_words(hint)}")
     return found
 
 
@@ -369,8 +384,12 @@ _NAMES: Mapping[Any, str] = types.MappingProxyType(
 )
 
 
-def _short(value: Any) -> str:
-    """A value as JSON has it, cut to a line."""
+def short(value: Any) -> str:
+    """A value as JSON has it, cut to a line.
+
+    >>> short({"time": 3})
+    '{"time": 3}'
+    """
     try:
         text = json.dumps(value)
     except (TypeError, ValueError, RecursionError):

@@ -100,7 +100,7 @@ def _policies() -> Table:
         found = type(_configured("policy", name))
         summary = f"{registry('policy').name_of(found)} with other settings: hermes show {name}"
         rows.append((name, _two_lines(summary, _facts(found))))
-    return _rows("policy", ("",), sorted(rows, key=lambda row: row[0]))
+    return _rows("policy", ("",), sorted(rows, key=lambda row: str(row[0])))
 
 
 def _facts(policy: type[MemoryPolicy], origin: str = OURS) -> str:

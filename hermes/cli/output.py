@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
+from types import MappingProxyType
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 # Of output that goes to a file or a pipe, which has no width of its own.
 _WIDTH = 120
+# Texts are data, in tables and titles, too: no markup and no emoji codes; styles are given apart.
+_PLAIN: Mapping[str, Any] = MappingProxyType({"highlight": False, "markup": False, "emoji": False})
 
 
 def out() -> Console:
     """The console of results: of today's stdout, also where that is redirected later."""
-    return _console(sys.stdout)
+    return Console(file=sys.stdout, width=_width(sys.stdout.isatty()), **_PLAIN)
 
 
 def err() -> Console:
     """The console of progress, warnings and errors."""
-    return _console(sys.stderr)
+    return Console(stderr=True, width=_width(sys.stderr.isatty()), **_PLAIN)
 
 
-def _console(file: TextIO) -> Console:
-    # Texts are data, in tables and titles, too: no markup, no emoji codes; styles are given apart.
-    width = None if file.isatty() else _WIDTH
-    return Console(file=file, highlight=False, markup=False, emoji=False, width=width)
+def _width(terminal: bool) -> int | None:
+    return None if terminal else _WIDTH
 
 
 def note(label: str, message: str, style: str = "bold red") -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from hermes.dialogue.choices import MOST_CHOICES, lettered
-from hermes.errors import InputError, did_you_mean
+from hermes.data.entries import option_of
+from hermes.dialogue.choices import MOST_CHOICES
+from hermes.errors import InputError
+from hermes.reading import parse_json, read_lines, typed
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,13 @@ class Question:
     answer: str | None = None
 
     def check(self, where: str = "") -> Question:
-        """Return the question if it can be asked.
+        """Return the question if it can be asked, its answer word for word as the choice has it.
+
+        The answer may be a choice, its letter, or both: ``lake``, ``b``, ``(B).``, ``B: lake``.
 
         Raises:
-            InputError: an empty text, a time that is none, choices that cannot be chosen among.
+            InputError: an empty text, a time that is none, choices that cannot be chosen among, an answer that
+                means none of them.
         """
         if not self.question.strip():
             raise InputError(f"{where}the question is empty")
@@ -36,14 +39,24 @@ class Question:
             raise InputError(f"{where}{len(self.choices)} choices; needed: from 2 to {MOST_CHOICES}")
         if any(not choice.strip() for choice in self.choices):
             raise InputError(f"{where}a choice is empty")
-        if self.answer is not None and self.choices and not self._is_a_choice(self.answer):
+        if self.answer is None or not self.choices:
+            return self
+        meant = option_of(self.answer, self.choices)
+        if meant is None:
             raise InputError(
                 f"{where}the answer {self.answer!r} is none of the choices: {', '.join(self.choices)}"
             )
-        return self
+        return replace(self, answer=meant)
 
-    def _is_a_choice(self, answer: str) -> bool:
-        return answer in self.choices or answer.strip().strip("().") in lettered(self.choices)
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of a question file."""
+
+    question: str
+    time: float | None = None
+    choices: tuple[str, ...] | None = None
+    answer: str | None = None
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -52,12 +65,7 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         InputError: a file or a line that cannot be read, with the line's number.
     """
-    try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"{path}: the questions cannot be read ({reason})") from error
-    found = [_parse(line, f"{path}:{number}: ") for number, line in enumerate(lines, start=1) if line.strip()]
+    found = [_parse(line, f"{path}:{number}") for number, line in read_lines(path.expanduser())]
     if not found:
         raise InputError(
             f"{path}: holds no question; needed: one JSON object a line with the field 'question'"
@@ -66,36 +74,8 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def _parse(line: str, where: str) -> Question:
-    try:
-        content = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{where}a {type(content).__name__}; needed: a JSON object with the field 'question'"
-        )
-    known = {field.name: _TYPES[field.name] for field in fields(Question)}
-    for key, value in content.items():
-        if key not in known:
-            hint = did_you_mean(key, known)
-            raise InputError(f"{where}there is no field {key!r}; fields: {', '.join(known)}. {hint}".rstrip())
-        types, words = known[key]
-        if not isinstance(value, types) or isinstance(value, bool):
-            raise InputError(f"{where}{key} is {json.dumps(value)}; needed: {words}")
-    if "question" not in content:
-        raise InputError(f"{where}the field 'question' is missing")
-    choices = content.get("choices") or ()
-    if not all(isinstance(choice, str) for choice in choices):
-        raise InputError(f"{where}choices is {json.dumps(choices)}; needed: a list of texts")
-    return Question(**{**content, "choices": tuple(choices)}).check(where)
-
-
-_TYPES: dict[str, tuple[Any, str]] = {
-    "question": (str, "text"),
-    "time": ((int, float, type(None)), "seconds, or null for the end"),
-    "choices": ((list, type(None)), "a list of texts"),
-    "answer": ((str, type(None)), "text"),
-}
+    read = typed(_Line, parse_json(line, where), where)
+    return Question(read.question, read.time, read.choices or (), read.answer).check(f"{where}: ")
 
 
 def check_times(

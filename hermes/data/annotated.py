@@ -23,6 +23,7 @@ from hermes.data.clips import Clip, Problem, TimedQuestion
 from hermes.data.entries import ROUNDING, RawQuestion, Reading, collect
 from hermes.data.tables import load
 from hermes.errors import InputError, SettingError, did_you_mean
+from hermes.reading import lies_in
 from hermes.video import Frame, VideoConfig, open_source
 
 __all__ = ["Annotated"]
@@ -66,6 +67,9 @@ class Annotated(Benchmark):
     cut: bool = setting(False, help="videos hold the clips alone, beginning at their start")
     missing: str = setting("error", help="what to do about missing videos", choices=_MISSING)
     tasks: list[str] = setting([], help="tasks to ask; all by default")
+    outside: bool = setting(
+        False, help="open videos outside of their folder, which annotations name by '..', '/...' or a link"
+    )
     lasting: list[str] = setting(
         [], help="tasks whose answers stay right to the end of the video, for questions asked again (delays)"
     )
@@ -75,9 +79,11 @@ class Annotated(Benchmark):
             raise SettingError("missing", self.missing, _MISSING, did_you_mean(self.missing, _MISSING))
         for pattern in self.replace:
             try:
-                re.compile(pattern)
-            except re.error as error:
-                raise SettingError("replace", pattern, "a regular expression", f"{error}.") from error
+                re.sub(pattern, self.replace[pattern], "")
+            except (re.error, IndexError) as error:
+                raise SettingError(
+                    "replace", pattern, "a regular expression and its text", f"{error}."
+                ) from error
 
     def entries(self) -> Iterator[RawQuestion | Problem]:
         """Every question of the file, unchecked; a problem for what cannot be read."""
@@ -129,7 +135,12 @@ class Annotated(Benchmark):
         if (left := reading.questions - reading.asked) or reading.broken:
             what = f"{left} of {reading.questions} questions and {reading.broken} broken entries"
             _logger.warning("%s: %s are left out; hermes validate lists them", self.annotations, what)
-        gone = {clip.video for clip in reading.clips if not Path(clip.video).exists()}
+        there = {clip.video for clip in reading.clips if _exists(clip.video)}
+        gone = {clip.video for clip in reading.clips} - there
+        if elsewhere := [video for video in sorted(there) if not self._may_open(video, places)]:
+            named = f"{elsewhere[0]} (in the file: {reading.named[elsewhere[0]]!r})"
+            number = f"{len(elsewhere)} of {len(reading.named)} videos lie outside of {places.folder}"
+            raise InputError(f"{self.annotations}: {number}, such as {named}. data.outside=true opens them")
         if gone and (self.missing == "error" or all(clip.video in gone for clip in reading.clips)):
             raise InputError(self._say_missing(sorted(gone), reading, places))
         if gone:
@@ -138,6 +149,9 @@ class Annotated(Benchmark):
         return tuple(
             dataclasses.replace(clip, questions=()) if clip.video in gone else clip for clip in reading.clips
         )
+
+    def _may_open(self, video: str, places: _Places) -> bool:
+        return self.outside or lies_in(video, places.folder)
 
     def _say_missing(self, gone: list[str], reading: Reading, places: _Places) -> str:
         number = f"{len(gone)} of {len({clip.video for clip in reading.clips})} videos"
@@ -176,7 +190,7 @@ class Annotated(Benchmark):
         for clip in reading.clips:
             by_video.setdefault(clip.video, []).append(clip)
         for done, (video, clips) in enumerate(by_video.items(), start=1):
-            problems += self._look_at(video, clips, reading.named[video])
+            problems += self._look_at(video, clips, reading.named[video], places)
             if watcher is not None:
                 watcher(done, len(by_video))
         if reading.named:
@@ -185,9 +199,13 @@ class Annotated(Benchmark):
         counts = (len(reading.named), len(reading.clips), reading.questions, reading.asked)
         return Survey(*counts, tuple(problems), notes)
 
-    def _look_at(self, video: str, clips: list[Clip], named: str) -> Iterator[Problem]:
-        if not Path(video).exists():
+    def _look_at(self, video: str, clips: list[Clip], named: str, places: _Places) -> Iterator[Problem]:
+        if not _exists(video):
             yield Problem(video, f"there is none; in the file: {named}", "missing videos")
+            return
+        if not self._may_open(video, places):
+            what = f"it lies outside of {places.folder} (in the file: {named}); data.outside=true opens it"
+            yield Problem(video, what, "videos outside")
             return
         try:
             with open_source(video, source_fps=clips[0].source_fps or self.source_fps) as source:
@@ -204,6 +222,14 @@ class Annotated(Benchmark):
                 late = sum(time > end + ROUNDING for time in times)
                 what = f"it ends at {end:.1f} s, the annotations at {last:g} s ({late} questions later)"
                 yield Problem(video, what, "bad times", clip.start >= end)
+
+
+def _exists(video: str) -> bool:
+    try:
+        return Path(video).exists()
+    except (OSError, ValueError):
+        # A name that no system can have.
+        return False
 
 
 @dataclass(frozen=True)

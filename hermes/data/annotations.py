@@ -11,6 +11,7 @@ from hermes.data.clips import Clip, Problem, TimedQuestion
 from hermes.data.entries import RawQuestion, collect
 from hermes.data.tables import load
 from hermes.errors import InputError
+from hermes.reading import fault, lies_in
 
 __all__ = ["Clip", "TimedQuestion", "is_shared", "read_annotations", "shared_entries", "write_annotations"]
 
@@ -45,15 +46,22 @@ def shared_entries(content: Any, path: Path) -> Iterator[RawQuestion | Problem]:
         if not isinstance(asked, list) or not isinstance(video.get("video_path"), str):
             yield Problem(where, "needed: an object with 'video_path' and a list 'conversations'")
             continue
+        about = {key: value for key, value in video.items() if key != "conversations"}
+        if (what := fault(about)) is not None:
+            yield Problem(where, what)
+            continue
         for j, question in enumerate(asked):
+            at = f"{where}, question {j}"
             if (
                 not isinstance(question, dict)
                 or not isinstance(question.get("question"), str)
                 or "answer" not in question
             ):
-                yield Problem(f"{where}, question {j}", "needed: an object with 'question' and 'answer'")
-                continue
-            yield _entry(video, question, f"{where}, question {j}")
+                yield Problem(at, "needed: an object with 'question' and 'answer'")
+            elif (what := fault(question)) is not None:
+                yield Problem(at, what)
+            else:
+                yield _entry(about, question, at)
 
 
 def _entry(video: dict[str, Any], question: dict[str, Any], where: str) -> RawQuestion:
@@ -66,16 +74,16 @@ def _entry(video: dict[str, Any], question: dict[str, Any], where: str) -> RawQu
         video=video["video_path"],
         question=question["question"],
         answer=question["answer"],
-        options=question.get("choices") or (),
+        options=question.get("choices"),
         time=time,
         start=video.get("clip_start_time", start),
         end=video.get("clip_end_time", end),
         evidence=question.get("evidence", None if first is None else (first, time)),
         duration=video.get("duration"),
         source_fps=video.get("fps"),
-        task=str(question.get("task") or question.get("question_type") or video.get("task") or ""),
-        id=str(question.get("question_id", question.get("id", ""))),
-        video_id=str(video.get("video_id", "")),
+        task=question.get("task") or question.get("question_type") or video.get("task"),
+        id=question.get("question_id", question.get("id")),
+        video_id=video.get("video_id"),
         extra={
             **{key: value for key, value in video.items() if key not in (*_OF_VIDEO, *_BOUNDS)},
             **{key: value for key, value in question.items() if key not in known},
@@ -83,14 +91,22 @@ def _entry(video: dict[str, Any], question: dict[str, Any], where: str) -> RawQu
     )
 
 
-def read_annotations(path: str | Path, videos: str | Path | None = None) -> list[Clip]:
+def read_annotations(
+    path: str | Path, videos: str | Path | None = None, *, outside: bool = False
+) -> list[Clip]:
     """Read an annotation file in the form of :func:`shared_entries`, and stop at the first fault.
 
     Relative video paths are those from ``videos``, or from the file's folder. A benchmark
     (``data=annotations``) reads the same form, tolerantly.
 
+    Args:
+        path: of the file.
+        videos: folder of the videos.
+        outside: take videos that lie outside of it, too.
+
     Raises:
-        InputError: no such file, no JSON, or a video or question that lacks something; it says which.
+        InputError: no such file, no JSON, a video or question that lacks something, or a video that lies
+            elsewhere; it says which.
     """
     path = Path(path)
     folder = path.parent if videos is None else Path(videos)
@@ -98,6 +114,9 @@ def read_annotations(path: str | Path, videos: str | Path | None = None) -> list
     for problem in reading.problems:
         if problem.left_out:
             raise InputError(f"{path}: {problem.where}: {problem.what}")
+    for clip in [] if outside else reading.clips:
+        if not lies_in(clip.video, folder):
+            raise InputError(f"{path}: the video {reading.named[clip.video]!r} lies outside of {folder}")
     return list(reading.clips)
 
 

@@ -6,16 +6,19 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from hermes.data.clips import Clip, Problem, TimedQuestion
 from hermes.dialogue.choices import MOST_CHOICES, lettered, letters
+from hermes.reading import short
 
-__all__ = ["RawQuestion", "Reading", "collect", "option_of", "seconds", "unlabelled"]
+__all__ = ["RawQuestion", "Reading", "collect", "option_of", "seconds", "text_of", "unlabelled"]
 
 # Times in annotations are often whole seconds of a video that is a fraction shorter.
 ROUNDING = 1.0
-_LETTER = re.compile(r"\s*\(?([A-Z])\s*(?:[.):]+(.*))?", re.DOTALL)
+_MOST_SECONDS = 1e9
+_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*(?:[)\].:,;\s-]+(.*))?", re.DOTALL)
 _LABEL = re.compile(r"\s*\(?([A-Z])\s*[.):]\s*")
 
 
@@ -31,6 +34,7 @@ class RawQuestion:
         start, end: bounds of the clip within the video, likewise.
         evidence: two such times.
         id: of the question.
+        faults: what should be text and is neither that nor a number.
     """
 
     where: str
@@ -50,6 +54,34 @@ class RawQuestion:
     id: str = ""
     video_id: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    faults: tuple[str, ...] = field(init=False, default=())
+
+    def __post_init__(self) -> None:
+        for name in _TEXTS:
+            value = getattr(self, name)
+            if isinstance(value, str):
+                continue
+            read = text_of(value)
+            # Frozen, but not yet finished.
+            object.__setattr__(self, name, read or "")
+            if read is None:
+                fault = f"{name!r} is {short(value)}; needed: text"
+                object.__setattr__(self, "faults", (*self.faults, fault))
+
+
+_TEXTS = ("video", "question", "task", "category", "id", "video_id")
+
+
+def text_of(value: Any) -> str | None:
+    """A text, or a number as one; empty for None, and None for everything else.
+
+    >>> text_of(7), text_of(None), text_of(["a"])
+    ('7', '', None)
+    """
+    if value is None:
+        return ""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if isinstance(value, str) else str(value) if number else None
 
 
 @dataclass(frozen=True)
@@ -72,19 +104,20 @@ class Reading:
 
 
 def seconds(value: Any) -> float | None:
-    """A time in seconds from a number or ``"h:mm:ss"``; None if it is neither.
+    """A time in seconds from a number or ``"h:mm:ss"``; None if it is neither, or beyond thirty years.
 
     >>> seconds(3), seconds("0:02:41.5"), seconds("soon"), seconds(True)
     (3.0, 161.5, None, None)
     """
     if isinstance(value, str):
         parts = value.strip().split(":")
-        if not all(re.fullmatch(r"\d+(\.\d*)?|-\d+(\.\d*)?", part) for part in parts) or len(parts) > 3:
+        if not all(re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]*)?", part) for part in parts) or len(parts) > 3:
             return None
-        return sum(float(part) * float(60**i) for i, part in enumerate(reversed(parts)))
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        value = sum(float(part) * float(60**i) for i, part in enumerate(reversed(parts)))
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    # No whole number is too large to be compared; none of them that is turned into a float.
+    return float(value) if -_MOST_SECONDS < value < _MOST_SECONDS else None
 
 
 def unlabelled(options: Sequence[Any]) -> tuple[Any, ...]:
@@ -93,14 +126,17 @@ def unlabelled(options: Sequence[Any]) -> tuple[Any, ...]:
     >>> unlabelled(["A. red", "(B) blue"]), unlabelled(["A. red", "blue"])
     (('red', 'blue'), ('A. red', 'blue'))
     """
-    found = [_LABEL.match(option) if isinstance(option, str) else None for option in options]
-    if [match and match[1] for match in found] == letters(len(found)):
-        return tuple(option[match.end() :] for option, match in zip(options, found, strict=True) if match)
-    return tuple(options)
+    if _labels(options) != letters(len(options)):
+        return tuple(options)
+    return tuple(_LABEL.sub("", option, count=1) for option in options)
 
 
 def option_of(answer: Any, options: Sequence[str], form: str = "text") -> str | None:
-    """The option that an answer means, word for word; None if it means none.
+    """The option that an answer means, word for word; None if it means none, or more than one.
+
+    A text may differ from the option in case and in a full stop at its end; a letter may stand in brackets,
+    with a mark and with the option's text after it, which must be that of the letter. Where options have
+    letters of their own that are not those of their places, a letter means none.
 
     Args:
         answer: as the file has it.
@@ -112,23 +148,52 @@ def option_of(answer: Any, options: Sequence[str], form: str = "text") -> str | 
     ('A', 'B')
     >>> option_of(1, ["red", "blue"], "index"), option_of("(B) blue", ["red", "blue"])
     ('blue', 'blue')
+    >>> [option_of(answer, ["red", "blue"]) for answer in ("b)", "(B).", "B: Blue.", " Blue")]
+    ['blue', 'blue', 'blue', 'blue']
     >>> option_of("green", ["red", "blue"]), option_of("B. green", ["red", "blue"])
     (None, None)
     """
     if form == "index":
-        index = int(answer) if re.fullmatch(r"\s*\d+\s*", str(answer)) else -1
+        index = int(answer) if re.fullmatch(r"\s*\d{1,9}\s*", str(answer)) else -1
         return options[index] if 0 <= index < len(options) else None
     if not isinstance(answer, str):
         return None
-    stripped = answer.strip()
-    texts = [option for option in options if option == answer or option.strip() == stripped]
-    letter = _LETTER.fullmatch(answer)
-    named = lettered(options).get(letter[1]) if letter else None
-    by_letter = [] if named is None else [named]
-    if letter and (said := (letter[2] or "").strip()):
-        by_letter = [option for option in by_letter if option.strip() == said]
-    found = by_letter + texts if form == "letter" else texts + by_letter
-    return found[0] if found else None
+    by_text, by_letter = _by_text(answer, options), _by_letter(answer, options)
+    first, second = (by_letter, by_text) if form == "letter" else (by_text, by_letter)
+    return second if first is None else first
+
+
+def _by_text(answer: str, options: Sequence[str]) -> str | None:
+    for read in (str, str.strip, _bare, *([_own] if _labels(options) == letters(len(options)) else [])):
+        found = {option for option in options if read(option) == read(answer)}
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
+def _bare(text: str) -> str:
+    return text.strip().removesuffix(".").rstrip().casefold()
+
+
+def _own(option: str) -> str:
+    """Without its own letter."""
+    return _bare(_LABEL.sub("", option, count=1) if _LABEL.match(option) else option)
+
+
+def _by_letter(answer: str, options: Sequence[str]) -> str | None:
+    letter = _LETTER.fullmatch(answer.strip())
+    labels = _labels(options)
+    option = lettered(options).get(letter[1].upper()) if letter else None
+    if letter is None or option is None or (labels and labels != letters(len(options))):
+        return None
+    said = _bare(letter[2] or "")
+    return option if said in ("", _bare(option), _own(option)) else None
+
+
+def _labels(options: Sequence[Any]) -> list[str]:
+    """The letters that options have of their own; none where one has none."""
+    found = [_LABEL.match(option) if isinstance(option, str) else None for option in options]
+    return [match[1] for match in found if match] if all(found) else []
 
 
 def collect(
@@ -201,6 +266,21 @@ def _where(entry: RawQuestion) -> str:
     return f"{entry.where} ({entry.video.rstrip('/').rpartition('/')[2]})"
 
 
+def _is_share(value: Any) -> bool:
+    return not isinstance(value, str) and (share := seconds(value)) is not None and 0 <= share <= 1
+
+
+# Other fields that are read, and what they must be.
+_READ: Mapping[str, tuple[Callable[[Any], bool], str]] = MappingProxyType(
+    {
+        "chance": (_is_share, "a number from 0 to 1"),
+        "open_ended": (lambda value: isinstance(value, bool), "true or false"),
+        "valid_until": (lambda value: seconds(value) is not None, "seconds or h:mm:ss"),
+        "kind": (lambda value: isinstance(value, str), "text"),
+    }
+)
+
+
 class _Checked:
     """One entry with its values checked: the question, if it can be asked, and what is wrong."""
 
@@ -208,8 +288,19 @@ class _Checked:
         self.entry = entry
         self.problems: list[Problem] = []
         self.fits = True
+        for fault in entry.faults:
+            self._bad(fault)
+        if not entry.video.strip():
+            self._bad("the name of the video is empty")
         self.duration = seconds(entry.duration)
+        if entry.duration is not None and (self.duration is None or self.duration < 0):
+            self._bad(
+                f"'duration' is {short(entry.duration)}; needed: seconds or h:mm:ss", "bad times", False
+            )
+            self.duration = None
         self.source_fps = seconds(entry.source_fps)
+        if entry.source_fps is not None and not (self.source_fps or 0) > 0:
+            self._bad(f"'fps' is {short(entry.source_fps)}; needed: frames a second", "bad times")
         start = self._time("start", entry.start)
         self.start, self.end = start or 0.0, self._time("end", entry.end)
         if self.end is not None and self.end <= self.start:
@@ -222,7 +313,7 @@ class _Checked:
             self._bad("the question is empty")
         if cut and first_bounds != (entry.start, entry.end):
             self._bad("a video that is cut has one clip, and this one's bounds are others", "bad times")
-        extra = dict(entry.extra)
+        extra = self._extra()
         if cut:
             time = None if time is None else time - self.start
             evidence = None if evidence is None else (evidence[0] - self.start, evidence[1] - self.start)
@@ -250,12 +341,20 @@ class _Checked:
         self.problems.append(Problem(_where(self.entry), what, kind, left_out))
         self.fits = self.fits and not left_out
 
+    def _extra(self) -> dict[str, Any]:
+        """Every other field; those that an evaluation reads are of the right type, or left out."""
+        extra = dict(self.entry.extra)
+        for name, (fits, needed) in _READ.items():
+            if (value := extra.get(name)) is not None and not fits(value):
+                self._bad(f"{name!r} is {short(extra.pop(name))}; needed: {needed}")
+        return extra
+
     def _time(self, name: str, value: Any) -> float | None:
         if value is None:
             return None
         time = seconds(value)
         if time is None:
-            self._bad(f"{name!r} is {value!r}; needed: seconds or h:mm:ss", "bad times")
+            self._bad(f"{name!r} is {short(value)}; needed: seconds or h:mm:ss", "bad times")
         elif time < 0:
             self._bad(f"{name!r} is {time:g} s, before the video begins", "bad times")
         return time
@@ -278,15 +377,15 @@ class _Checked:
         pair = [seconds(value) for value in given] if isinstance(given, (list, tuple)) else []
         first, last = pair if len(pair) == 2 else (None, None)
         if first is None or last is None or first < 0 or last < first:
-            self._bad(f"the evidence is from and to {given!r}", "bad times", False)
+            self._bad(f"the evidence is from and to {short(given)}", "bad times", False)
             return None
         return first, last
 
     def _options(self) -> tuple[str, ...]:
-        given = self.entry.options
-        options = tuple(given) if isinstance(given, (list, tuple)) else ()
-        if not all(isinstance(option, str) for option in options) or (given and not options):
-            self._bad(f"the options are {given!r}; needed: a list of texts", "bad options")
+        given = () if self.entry.options is None else self.entry.options
+        options = tuple(given) if isinstance(given, (list, tuple)) else None
+        if options is None or not all(isinstance(option, str) and option.strip() for option in options):
+            self._bad(f"the options are {short(given)}; needed: a list of texts", "bad options")
             return ()
         if len(options) == 1 or len(options) > MOST_CHOICES:
             what = "option, which leaves no choice" if len(options) == 1 else "options, more than letters"
@@ -301,11 +400,14 @@ class _Checked:
         if given is None or given == "":
             return ""
         if not options:
-            return str(given)
+            read = text_of(given)
+            if read is None:
+                self._bad(f"the answer is {short(given)}; needed: text")
+            return read or ""
         found = option_of(given, options, self.entry.form)
         if found is None:
             shown = ", ".join(options)
             self._bad(
-                f"the answer {given!r} is none of the choices: {shown}", "answers not among the options"
+                f"the answer {short(given)} is none of the choices: {shown}", "answers not among the options"
             )
         return found or ""

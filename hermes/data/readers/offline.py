@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from hermes.config import setting
 from hermes.data.clips import Problem
-from hermes.data.entries import RawQuestion, unlabelled
-from hermes.data.readers.published import Published, objects
+from hermes.data.entries import RawQuestion
+from hermes.data.readers.published import Published, listed, objects
 from hermes.data.tables import load
 from hermes.dialogue.choices import MOST_CHOICES
 from hermes.errors import InputError
@@ -56,9 +56,7 @@ class VideoMME(Published):
 
     def _entry(self, video: Mapping[str, Any], where: str, row: Mapping[str, Any]) -> RawQuestion:
         options = row.get("options", row.get("choices", ()))
-        if isinstance(options, str):  # of a CSV file
-            options = _literal(options)
-        url = parse_qs(urlsplit(str(video.get("url") or "")).query).get("v", [""])[0]
+        url = _id_in(str(video.get("url") or ""))
         known = (
             "questions",
             "question",
@@ -72,23 +70,24 @@ class VideoMME(Published):
         return RawQuestion(
             where=where,
             video=f"{video.get('videoID') or url or video['video_id']}{self.suffix}",
-            question=str(row["question"]),
+            question=row["question"],
             answer=row["answer"],
-            options=unlabelled(options) if isinstance(options, list) else options,
+            options=listed(options),
             form="letter",
-            task=str(row.get("task_type") or ""),
-            category=str(video.get("duration_category") or video.get("duration") or ""),
-            id=str(row.get("question_id") or ""),
-            video_id=str(video["video_id"]),
+            task=row.get("task_type"),
+            category=video.get("duration_category") or video.get("duration"),
+            id=row.get("question_id"),
+            video_id=video["video_id"],
             extra={key: value for key, value in {**video, **row}.items() if key not in known},
         )
 
 
-def _literal(text: str) -> Any:
+def _id_in(url: str) -> str:
+    """The YouTube id of an address; empty where there is none."""
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+        return parse_qs(urlsplit(url).query).get("v", [""])[0]
+    except ValueError:
+        return ""
 
 
 # Tasks and the folders of their videos, in the order of the shared file, which has 200 questions of each.
@@ -158,7 +157,8 @@ class MVBench(Published):
         if entry.task:
             return entry
         parts = PurePosixPath(entry.video).parts
-        index = int(entry.video_id) // _EACH if entry.video_id.isdecimal() else len(_MVBENCH)
+        known = re.fullmatch("[0-9]{1,9}", entry.video_id)
+        index = int(entry.video_id) // _EACH if known else len(_MVBENCH)
         if index < len(_MVBENCH):
             task, folder = _MVBENCH[index]
             # The shared file keeps one source under another name: nturgbd_convert.
@@ -181,7 +181,7 @@ class MVBench(Published):
                 yield RawQuestion(
                     where=f"{stem}, {where}",
                     video=str(PurePosixPath(folder, str(row["video"]))),
-                    question=str(row["question"]),
+                    question=row["question"],
                     answer=row["answer"],
                     options=row["candidates"],
                     start=row.get("start"),
@@ -226,7 +226,7 @@ class EgoSchema(Published):
             yield RawQuestion(
                 where=where,
                 video=f"{name}{self.suffix}",
-                question=str(row["question"]),
+                question=row["question"],
                 answer=row.get("answer") if answers is None else answers[name],
                 options=[row[key] for i in range(MOST_CHOICES) if (key := f"option {i}") in row],
                 form="index",

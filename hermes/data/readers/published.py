@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,12 +12,15 @@ from hermes.config import setting
 from hermes.data.annotated import Annotated
 from hermes.data.annotations import is_shared, shared_entries
 from hermes.data.clips import Problem
-from hermes.data.entries import RawQuestion
+from hermes.data.entries import RawQuestion, text_of, unlabelled
 from hermes.data.tables import load
 from hermes.errors import InputError, SettingError, did_you_mean
+from hermes.reading import fault, short
 
-__all__ = ["Published", "objects"]
+__all__ = ["Published", "listed", "objects"]
 
+# Characters of a list of options written as text; more could exhaust the parser.
+_MOST_OPTIONS = 20_000
 _FORMATS = ("auto", "shared", "published")
 
 
@@ -91,7 +95,45 @@ def objects(rows: Any, name: str, *needed: str) -> Iterator[tuple[str, dict[str,
     "needed: an object with 'a'"
     """
     for i, row in enumerate(rows if isinstance(rows, list) else [rows]):
-        if isinstance(row, dict) and all(row.get(key) is not None for key in needed):
-            yield f"{name} {i}", row
-        else:
+        if not isinstance(row, dict) or any(row.get(key) is None for key in needed):
             yield Problem(f"{name} {i}", f"needed: an object with {', '.join(map(repr, needed))}")
+        elif (what := _fault(row)) is not None:
+            yield Problem(f"{name} {i}", what)
+        else:
+            yield f"{name} {i}", row
+
+
+# What names something, in whichever format.
+_NAMES = (
+    "video",
+    "video_id",
+    "videoID",
+    "video_path",
+    "clip",
+    "original_video",
+    "url",
+    "q_uid",
+    "question_id",
+)
+
+
+def _fault(row: dict[str, Any]) -> str | None:
+    wrong = [name for name in _NAMES if text_of(row.get(name)) is None]
+    if wrong:
+        return f"{wrong[0]!r} is {short(row[wrong[0]])}; needed: text"
+    # A video's questions are looked at one by one.
+    return fault({key: value for key, value in row.items() if key != "questions"})
+
+
+def listed(options: Any) -> Any:
+    """Options without their letters; a table has the list as text, as Python writes it.
+
+    >>> listed("['A. red', 'B. blue']"), listed("none")
+    (('red', 'blue'), 'none')
+    """
+    if isinstance(options, str) and len(options) <= _MOST_OPTIONS:
+        try:
+            options = ast.literal_eval(options.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return options
+    return unlabelled(options) if isinstance(options, list) else options

@@ -54,14 +54,14 @@ class _Rvs(Published):
             yield RawQuestion(
                 where=where,
                 video=f"{clip.get('original_video', name)}{self.suffix}",
-                question=str(row["question"]),
+                question=row["question"],
                 answer=row["answer"],
                 time=time,
                 start=start,
                 end=end,
                 evidence=None if first is None or time is None else (first, time),
-                task=str(row.get("answer_type") or ""),
-                id=str(row.get("id", "")),
+                task=row.get("answer_type"),
+                id=row.get("id"),
                 video_id=name,
                 extra={key: value for key, value in row.items() if key not in known},
             )

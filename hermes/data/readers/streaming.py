@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from hermes.data.clips import Problem
-from hermes.data.entries import RawQuestion, unlabelled
-from hermes.data.readers.published import Published, objects
+from hermes.data.entries import RawQuestion, text_of
+from hermes.data.readers.published import Published, listed, objects
+from hermes.reading import short
 
 __all__ = ["OvoBench", "StreamingBench"]
 
@@ -56,25 +56,15 @@ class StreamingBench(Published):
             yield RawQuestion(
                 where=at,
                 video=video,
-                question=str(row["question"]),
+                question=row["question"],
                 answer=row.get("answer"),
-                options=_listed(row["options"]),
+                options=listed(row["options"]),
                 form="letter",
                 time=row["time_stamp"],
-                task=str(row.get("task_type") or ""),
-                id=str(row.get("question_id") or ""),
+                task=row.get("task_type"),
+                id=row.get("question_id"),
                 extra={key: value for key, value in row.items() if key not in known},
             )
-
-
-def _listed(options: Any) -> Any:
-    """Options without their letters; a table has the list as text."""
-    if isinstance(options, str):
-        try:
-            options = ast.literal_eval(options)
-        except (ValueError, SyntaxError):
-            return options
-    return unlabelled(options) if isinstance(options, list) else options
 
 
 _REAL_TIME = ("STU", "OJR", "ATR", "ACR", "OCR", "FPD")
@@ -112,20 +102,23 @@ class OvoBench(Published):
                 yield found
                 continue
             where, row = found
-            task, video, name = str(row["task"]), str(row["video"]), str(row.get("id", ""))
+            task, video, name = text_of(row["task"]), str(row["video"]), row.get("id")
+            if task is None:
+                yield Problem(where, f"'task' is {short(row['task'])}; needed: text")
+                continue
             if task in self.refused:
                 probes = row.get("test_info")
                 for _ in probes if isinstance(probes, list) else [None]:
-                    yield RawQuestion(where=where, video=video, question=str(row.get("question")), task=task)
+                    yield RawQuestion(where=where, video=video, question=row.get("question"), task=task)
                 continue
             known = ("video", "task", "id", "realtime", "question", "options", "gt", "answer")
             by_index = row.get("gt") is not None
             yield RawQuestion(
                 where=where,
                 video=video,
-                question=str(row.get("question") or ""),
+                question=row.get("question"),
                 answer=row["gt"] if by_index else row.get("answer"),
-                options=row.get("options") or (),
+                options=row.get("options"),
                 form="index" if by_index else "text",
                 time=row.get("realtime"),
                 task=task,

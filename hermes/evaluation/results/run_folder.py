@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hermes.errors import InputError, SettingError
 from hermes.files import write_text_whole
-from hermes.reading import MOST_DEPTH, Count, read_object, with_types
+from hermes.reading import MOST_DEPTH, Count, lies_in, read_object, with_types
 
 __all__ = [
     "DONE",
@@ -67,7 +67,7 @@ def run_file(folder: Path, name: str) -> Path:
     """
     path = folder / name
     try:
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        if path.is_symlink() and not lies_in(path, folder):
             raise InputError(f"{path}: a link that leads out of the run's folder; needed: a file")
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: needed: a file")
