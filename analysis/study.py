@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from hermes.evaluation.results.run_folder import claim
 from hermes.evaluation.running.manifest import manifest
 from hermes.evaluation.running.settings import settings_hash
 from hermes.files import write_whole
+from hermes.reading import parse_json, typed
 from hermes.session.opening import session_from
 
 from .mass import LayerMass
@@ -31,6 +34,7 @@ from .settings import PROMPTS, InvestigateConfig
 __all__ = ["Asked", "Study", "collect", "sample_questions"]
 
 _STATE = "state.npz"
+_DAMAGED = (ValueError, LookupError, TypeError, OSError, EOFError, MemoryError, RuntimeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -146,13 +150,16 @@ class Study:
             return None
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                about = json.loads(str(arrays["about"]))
-                asked = [Asked(**row) for row in about["asked"]]
+                about = parse_json(str(arrays["about"]), str(path))
+                asked = [typed(Asked, row, str(path)) for row in about["asked"]]
                 kept: dict[str, Any] = {name: list(arrays[name]) for name in ("measures", "heads", "pairs")}
                 found = Study(about["hash"], about["seconds"], asked, clips=about["clips"], **kept)
                 for number, category in enumerate(about["categories"]):
                     found.profiles[category] = Profiles.of(found.seconds, arrays, str(number))
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except InputError:
+            raise
+        # What numpy and zipfile raise of a file that is damaged.
+        except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{path}: not the state of an investigation: {error}") from error
         return found
 

@@ -21,6 +21,7 @@ __all__ = [
     "Number",
     "Share",
     "Span",
+    "Words",
     "fault",
     "lies_in",
     "loads",
@@ -50,6 +51,12 @@ class Span(NamedTuple):
 
     least: float
     most: float
+
+
+class Words(NamedTuple):
+    """What is needed, in words of its own, for ``Annotated[float, Words("seconds")]``."""
+
+    needed: str
 
 
 class Form(NamedTuple):
@@ -244,19 +251,21 @@ def typed(cls: type[T], content: Any, where: str) -> T:
 
     >>> typed(Span, {}, "here")
     Traceback (most recent call last):
-    hermes.errors.InputError: here: needed: an object with least, most
+    hermes.errors.InputError: here: the field 'least' is missing
     """
     hints, needed = _fields(typing.cast(Any, cls))
-    if not isinstance(content, dict) or not needed <= content.keys():
-        missing = [name for name in hints if name in needed and name not in (content or ())]
-        raise InputError(f"{where}: needed: an object with {', '.join(missing or hints)}")
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: a {type(content).__name__}; needed: a JSON object")
+    for name in hints:
+        if name in needed and name not in content:
+            raise InputError(f"{where}: the field {name!r} is missing")
     if typing.is_typeddict(cls):
         return typing.cast(T, with_types(content, hints, where))
     for name in content:
         if name not in hints:
             hint = did_you_mean(name, hints)
             raise InputError(
-                f"{where}: there is no field {short(name)}; fields: {', '.join(hints)}. {hint}".rstrip()
+                f"{where}: there is no field {name!r}; fields: {', '.join(hints)}. {hint}".rstrip()
             )
     return cls(**{name: _read(value, hints[name], f"{where}: {name}") for name, value in content.items()})
 
@@ -355,6 +364,8 @@ def _words(hint: Any) -> str:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         span = inner[1]
+        if isinstance(span, Words):
+            return span.needed
         ends = f" from {span.least:g} to {span.most:g}" if isinstance(span, Span) else ""
         return _words(inner[0]) + ends
     if origin in (Union, types.UnionType):

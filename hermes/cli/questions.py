@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from hermes.data.entries import option_of
-from hermes.dialogue.choices import MOST_CHOICES
+from hermes.dialogue.choices import MOST_CHOICES, option_meant
 from hermes.errors import InputError
-from hermes.reading import parse_json, read_lines, typed
+from hermes.reading import Number, Words, fault, loads, read_lines, typed
 
 
 @dataclass(frozen=True)
@@ -23,30 +23,27 @@ class Question:
     answer: str | None = None
 
     def check(self, where: str = "") -> Question:
-        """Return the question if it can be asked, its answer word for word as the choice has it.
+        """Return the question if it can be asked.
 
         The answer may be a choice, its letter, or both: ``lake``, ``b``, ``(B).``, ``B: lake``.
 
         Raises:
-            InputError: an empty text, a time that is none, choices that cannot be chosen among, an answer that
-                means none of them.
+            InputError: an empty text, a time that is none, choices that cannot be chosen among, or an answer
+                that means none of them.
         """
         if not self.question.strip():
             raise InputError(f"{where}the question is empty")
-        if self.time is not None and not (math.isfinite(self.time) and self.time >= 0):
-            raise InputError(f"{where}the question's time is {self.time}; needed: 0 or more seconds")
+        if self.time is not None:
+            _check_time(self.time, where)
         if self.choices and not 2 <= len(self.choices) <= MOST_CHOICES:
             raise InputError(f"{where}{len(self.choices)} choices; needed: from 2 to {MOST_CHOICES}")
         if any(not choice.strip() for choice in self.choices):
             raise InputError(f"{where}a choice is empty")
-        if self.answer is None or not self.choices:
-            return self
-        meant = option_of(self.answer, self.choices)
-        if meant is None:
+        if self.answer is not None and self.choices and option_meant(self.answer, self.choices) is None:
             raise InputError(
                 f"{where}the answer {self.answer!r} is none of the choices: {', '.join(self.choices)}"
             )
-        return replace(self, answer=meant)
+        return self
 
 
 @dataclass(frozen=True)
@@ -54,9 +51,14 @@ class _Line:
     """A line of a question file."""
 
     question: str
-    time: float | None = None
-    choices: tuple[str, ...] | None = None
+    time: Annotated[Number | None, Words("seconds, or null for the end")] = None
+    choices: Annotated[tuple[str, ...] | None, Words("a list of texts")] = None
     answer: str | None = None
+
+
+def _check_time(time: float, where: str) -> None:
+    if not (math.isfinite(time) and time >= 0):
+        raise InputError(f"{where}the question's time is {time}; needed: 0 or more seconds")
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -74,7 +76,13 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def _parse(line: str, where: str) -> Question:
-    read = typed(_Line, parse_json(line, where), where)
+    content = loads(line, where)
+    time = content.get("time") if isinstance(content, dict) else None
+    if isinstance(time, float):
+        _check_time(time, f"{where}: ")
+    if (what := fault(content)) is not None:
+        raise InputError(f"{where}: {what}")
+    read = typed(_Line, content, where)
     return Question(read.question, read.time, read.choices or (), read.answer).check(f"{where}: ")
 
 

@@ -68,7 +68,9 @@ class Annotated(Benchmark):
     missing: str = setting("error", help="what to do about missing videos", choices=_MISSING)
     tasks: list[str] = setting([], help="tasks to ask; all by default")
     outside: bool = setting(
-        False, help="open videos outside of their folder, which annotations name by '..', '/...' or a link"
+        False,
+        help="open videos outside of their folder, which annotations name by '..', '/...' or a link",
+        later=True,
     )
     lasting: list[str] = setting(
         [], help="tasks whose answers stay right to the end of the video, for questions asked again (delays)"

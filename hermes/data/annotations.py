@@ -69,7 +69,7 @@ def _entry(video: dict[str, Any], question: dict[str, Any], where: str) -> RawQu
     start, end = clip if isinstance(clip, (list, tuple)) and len(clip) == 2 else (None, None)
     time, first = question.get("end_time"), question.get("start_time")
     known = (*_OF_QUESTION, "start_time")
-    return RawQuestion(
+    return RawQuestion.of(
         where=where,
         video=video["video_path"],
         question=question["question"],

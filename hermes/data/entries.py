@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from hermes.data.clips import Clip, Problem, TimedQuestion
-from hermes.dialogue.choices import MOST_CHOICES, lettered, letters
+from hermes.dialogue.choices import MOST_CHOICES, letters, option_meant, own_letters, without_letter
 from hermes.reading import short
 
 __all__ = ["RawQuestion", "Reading", "collect", "option_of", "seconds", "text_of", "unlabelled"]
@@ -18,8 +18,6 @@ __all__ = ["RawQuestion", "Reading", "collect", "option_of", "seconds", "text_of
 # Times in annotations are often whole seconds of a video that is a fraction shorter.
 ROUNDING = 1.0
 _MOST_SECONDS = 1e9
-_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*(?:[)\].:,;\s-]+(.*))?", re.DOTALL)
-_LABEL = re.compile(r"\s*\(?([A-Z])\s*[.):]\s*")
 
 
 @dataclass(frozen=True)
@@ -54,22 +52,21 @@ class RawQuestion:
     id: str = ""
     video_id: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    faults: tuple[str, ...] = field(init=False, default=())
+    faults: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        for name in _TEXTS:
-            value = getattr(self, name)
-            if isinstance(value, str):
-                continue
-            read = text_of(value)
-            # Frozen, but not yet finished.
-            object.__setattr__(self, name, read or "")
+    @classmethod
+    def of(cls, where: str, **given: Any) -> RawQuestion:
+        """An entry from values of a file, whatever they are: of texts, what is none is told in ``faults``."""
+        faults = []
+        for name in _TEXTS & given.keys():
+            read = text_of(given[name])
             if read is None:
-                fault = f"{name!r} is {short(value)}; needed: text"
-                object.__setattr__(self, "faults", (*self.faults, fault))
+                faults.append(f"{name!r} is {short(given[name])}; needed: text")
+            given[name] = read or ""
+        return cls(where=where, **given, faults=tuple(sorted(faults)))
 
 
-_TEXTS = ("video", "question", "task", "category", "id", "video_id")
+_TEXTS = frozenset({"video", "question", "task", "category", "id", "video_id"})
 
 
 def text_of(value: Any) -> str | None:
@@ -126,30 +123,24 @@ def unlabelled(options: Sequence[Any]) -> tuple[Any, ...]:
     >>> unlabelled(["A. red", "(B) blue"]), unlabelled(["A. red", "blue"])
     (('red', 'blue'), ('A. red', 'blue'))
     """
-    if _labels(options) != letters(len(options)):
+    if own_letters(options) != letters(len(options)):
         return tuple(options)
-    return tuple(_LABEL.sub("", option, count=1) for option in options)
+    return tuple(map(without_letter, options))
 
 
 def option_of(answer: Any, options: Sequence[str], form: str = "text") -> str | None:
     """The option that an answer means, word for word; None if it means none, or more than one.
 
-    A text may differ from the option in case and in a full stop at its end; a letter may stand in brackets,
-    with a mark and with the option's text after it, which must be that of the letter. Where options have
-    letters of their own that are not those of their places, a letter means none.
-
     Args:
         answer: as the file has it.
         options: of the question.
         form: what the file gives: ``"text"`` or ``"letter"`` (either is tried after the other), or
-            ``"index"`` from 0.
+            ``"index"`` from 0. See :func:`hermes.dialogue.choices.option_meant`.
 
     >>> option_of("B", ["B", "A"], "letter"), option_of("B", ["B", "A"], "text")
     ('A', 'B')
     >>> option_of(1, ["red", "blue"], "index"), option_of("(B) blue", ["red", "blue"])
     ('blue', 'blue')
-    >>> [option_of(answer, ["red", "blue"]) for answer in ("b)", "(B).", "B: Blue.", " Blue")]
-    ['blue', 'blue', 'blue', 'blue']
     >>> option_of("green", ["red", "blue"]), option_of("B. green", ["red", "blue"])
     (None, None)
     """
@@ -158,42 +149,7 @@ def option_of(answer: Any, options: Sequence[str], form: str = "text") -> str | 
         return options[index] if 0 <= index < len(options) else None
     if not isinstance(answer, str):
         return None
-    by_text, by_letter = _by_text(answer, options), _by_letter(answer, options)
-    first, second = (by_letter, by_text) if form == "letter" else (by_text, by_letter)
-    return second if first is None else first
-
-
-def _by_text(answer: str, options: Sequence[str]) -> str | None:
-    for read in (str, str.strip, _bare, *([_own] if _labels(options) == letters(len(options)) else [])):
-        found = {option for option in options if read(option) == read(answer)}
-        if found:
-            return found.pop() if len(found) == 1 else None
-    return None
-
-
-def _bare(text: str) -> str:
-    return text.strip().removesuffix(".").rstrip().casefold()
-
-
-def _own(option: str) -> str:
-    """Without its own letter."""
-    return _bare(_LABEL.sub("", option, count=1) if _LABEL.match(option) else option)
-
-
-def _by_letter(answer: str, options: Sequence[str]) -> str | None:
-    letter = _LETTER.fullmatch(answer.strip())
-    labels = _labels(options)
-    option = lettered(options).get(letter[1].upper()) if letter else None
-    if letter is None or option is None or (labels and labels != letters(len(options))):
-        return None
-    said = _bare(letter[2] or "")
-    return option if said in ("", _bare(option), _own(option)) else None
-
-
-def _labels(options: Sequence[Any]) -> list[str]:
-    """The letters that options have of their own; none where one has none."""
-    found = [_LABEL.match(option) if isinstance(option, str) else None for option in options]
-    return [match[1] for match in found if match] if all(found) else []
+    return option_meant(answer, options, letter_first=form == "letter")
 
 
 def collect(
@@ -407,7 +363,6 @@ class _Checked:
         found = option_of(given, options, self.entry.form)
         if found is None:
             shown = ", ".join(options)
-            self._bad(
-                f"the answer {short(given)} is none of the choices: {shown}", "answers not among the options"
-            )
+            said = repr(given) if isinstance(given, str) else short(given)
+            self._bad(f"the answer {said} is none of the choices: {shown}", "answers not among the options")
         return found or ""

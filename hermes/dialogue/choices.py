@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hermes.errors import InputError
 
@@ -17,10 +17,16 @@ __all__ = [
     "lettered",
     "letters",
     "multiple_choice",
+    "option_meant",
+    "own_letters",
+    "without_letter",
 ]
 
 # A letter each.
 MOST_CHOICES = len(string.ascii_uppercase)
+# A letter as people write it down, with what follows; and one before an option's own text.
+_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*(?:[)\].:,;\s-]+(.*))?", re.DOTALL)
+_LABEL = re.compile(r"\s*\(?([A-Z])\s*[.):]\s*")
 
 
 def letters(count: int) -> list[str]:
@@ -59,6 +65,75 @@ def choice_of(text: str, choices: Sequence[str]) -> str | None:
     return next((letter for letter, choice in lettered(choices).items() if choice == meant), None)
 
 
+def option_meant(answer: str, choices: Sequence[str], *, letter_first: bool = False) -> str | None:
+    """The option that a right answer names, word for word; None if it names none, or more than one.
+
+    A text may differ from the option in case and in a full stop at its end; a letter may stand in brackets,
+    with a mark, and with the option's text after it, which must be that of the letter. Where options have
+    letters of their own that are not those of their places, a letter names none.
+
+    Args:
+        answer: as it is written down.
+        choices: the options.
+        letter_first: whether ``B`` is the letter where an option reads ``B``, too.
+
+    >>> [option_meant(answer, ["river", "lake"]) for answer in ("b)", "(B).", "B: Lake.", " lake")]
+    ['lake', 'lake', 'lake', 'lake']
+    >>> option_meant("(B) river", ["river", "lake"]), option_meant("C", ["river", "lake"])
+    (None, None)
+    """
+    by_text, by_letter = _by_text(answer, choices), _by_letter(answer, choices)
+    first, second = (by_letter, by_text) if letter_first else (by_text, by_letter)
+    return second if first is None else first
+
+
+def own_letters(options: Sequence[object]) -> list[str]:
+    """The letters that options have of their own, as ``(A) red``; none where one has none.
+
+    >>> own_letters(["A. red", "(B) blue"]), own_letters(["A. red", "blue"])
+    (['A', 'B'], [])
+    """
+    found = [_LABEL.match(option) if isinstance(option, str) else None for option in options]
+    return [match[1] for match in found if match] if all(found) else []
+
+
+def without_letter(option: str) -> str:
+    """An option without a letter of its own.
+
+    >>> without_letter("(B) blue")
+    'blue'
+    """
+    match = _LABEL.match(option)
+    return option[match.end() :] if match else option
+
+
+def _by_text(answer: str, options: Sequence[str]) -> str | None:
+    readings: list[Callable[[str], str]] = [str, str.strip, _bare]
+    if options and own_letters(options) == letters(len(options)):
+        readings.append(_own)
+    for read in readings:
+        found = {option for option in options if read(option) == read(answer)}
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
+def _by_letter(answer: str, options: Sequence[str]) -> str | None:
+    letter, labels = _LETTER.fullmatch(answer.strip()), own_letters(options)
+    option = lettered(options).get(letter[1].upper()) if letter else None
+    if letter is None or option is None or (labels and labels != letters(len(options))):
+        return None
+    return option if _bare(letter[2] or "") in ("", _bare(option), _own(option)) else None
+
+
+def _bare(text: str) -> str:
+    return text.strip().removesuffix(".").rstrip().casefold()
+
+
+def _own(option: str) -> str:
+    return _bare(without_letter(option))
+
+
 def is_correct(correct: str, given: str, choices: Sequence[str]) -> bool:
     """Whether an answer is right: by letter or option if there are choices, else by its words.
 
@@ -70,8 +145,8 @@ def is_correct(correct: str, given: str, choices: Sequence[str]) -> bool:
     (True, True)
     """
     if choices:
-        options, right = lettered(choices), choice_of(correct, choices)
-        return right is not None and options.get(given) == options[right]
+        right = option_meant(correct, choices)
+        return right is not None and lettered(choices).get(given) == right
     return correct.strip().casefold().rstrip(".") == given.strip().casefold().rstrip(".")
 
 
@@ -83,7 +158,7 @@ def check_choices(choices: Sequence[str], correct: str | None) -> None:
     """
     if choices and not 2 <= len(choices) <= MOST_CHOICES:
         raise InputError(f"a multiple-choice question needs 2 to {MOST_CHOICES} choices, not {len(choices)}")
-    if choices and correct is not None and choice_of(correct, choices) is None:
+    if choices and correct is not None and option_meant(correct, choices) is None:
         raise InputError(f"the right answer {correct!r} is none of the choices: {', '.join(choices)}")
 
 

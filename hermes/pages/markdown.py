@@ -42,7 +42,7 @@ def escape(text: object) -> Markdown:
     r"""A text of data as Markdown that shows it as it is: no HTML, link, formula or table in it works.
 
     >>> print(escape("<b>*new*</b> | [here](http://x)"))
-    &lt;b&gt;\*new*&lt;/b&gt; \| \[here\](http\://x)
+    &lt;b&gt;\*new\*&lt;/b&gt; \| \[here\](http\://x)
     """
     if isinstance(text, Markdown):
         return text

@@ -67,7 +67,7 @@ class VideoMME(Published):
             "question_id",
             "duration",
         )
-        return RawQuestion(
+        return RawQuestion.of(
             where=where,
             video=f"{video.get('videoID') or url or video['video_id']}{self.suffix}",
             question=row["question"],
@@ -178,7 +178,7 @@ class MVBench(Published):
                 where, row = found
                 known = ("video", "question", "candidates", "answer", "start", "end", "fps", "question_id")
                 frames = folder.startswith("tvqa")
-                yield RawQuestion(
+                yield RawQuestion.of(
                     where=f"{stem}, {where}",
                     video=str(PurePosixPath(folder, str(row["video"]))),
                     question=row["question"],
@@ -223,7 +223,7 @@ class EgoSchema(Published):
             if answers is not None and name not in answers:
                 continue
             known = ("q_uid", "question", "answer")
-            yield RawQuestion(
+            yield RawQuestion.of(
                 where=where,
                 video=f"{name}{self.suffix}",
                 question=row["question"],

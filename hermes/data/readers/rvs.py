@@ -51,7 +51,7 @@ class _Rvs(Published):
             start, end = (clip.get(f"{side}_time", clip.get(f"{side}_shot")) for side in ("start", "end"))
             first, time = row.get("start_time"), row.get("end_time")
             known = ("video_id", "question", "answer", "answer_type", "id", "start_time", "end_time")
-            yield RawQuestion(
+            yield RawQuestion.of(
                 where=where,
                 video=f"{clip.get('original_video', name)}{self.suffix}",
                 question=row["question"],

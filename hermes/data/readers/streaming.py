@@ -53,7 +53,7 @@ class StreamingBench(Published):
                 continue
             at, row = found
             known = ("question", "answer", "options", "time_stamp", "task_type", "question_id")
-            yield RawQuestion(
+            yield RawQuestion.of(
                 where=at,
                 video=video,
                 question=row["question"],
@@ -109,11 +109,11 @@ class OvoBench(Published):
             if task in self.refused:
                 probes = row.get("test_info")
                 for _ in probes if isinstance(probes, list) else [None]:
-                    yield RawQuestion(where=where, video=video, question=row.get("question"), task=task)
+                    yield RawQuestion.of(where=where, video=video, question=row.get("question"), task=task)
                 continue
             known = ("video", "task", "id", "realtime", "question", "options", "gt", "answer")
             by_index = row.get("gt") is not None
-            yield RawQuestion(
+            yield RawQuestion.of(
                 where=where,
                 video=video,
                 question=row.get("question"),

@@ -7,10 +7,11 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from hermes.data.wanderer.rendering import frames
 from hermes.data.wanderer.truth import holds_until
 from hermes.data.wanderer.world import SPLITS, Split, Stream, WorldConfig, sample_stream
 from hermes.errors import SettingError, did_you_mean
+from hermes.reading import read_text
 from hermes.video import Frame, VideoConfig, open_source, write_video
 
 __all__ = ["Walk", "Wanderer", "write_wanderer"]
@@ -30,6 +32,10 @@ __all__ = ["Walk", "Wanderer", "write_wanderer"]
 # Enlarged so that the codec's blocks and halved colours do not blur what is drawn.
 _ENLARGED = 4
 _ANNOTATIONS = "wanderer.json"
+# More could not be gone through in any run; a slip of the hand would begin it.
+_MOST: Mapping[str, int] = MappingProxyType(
+    {"streams": 100_000, "questions": 10_000, "world.length": 1_000_000}
+)
 
 
 @dataclass
@@ -60,6 +66,10 @@ class Wanderer(Benchmark):
                 raise SettingError("kinds", kind, KINDS, did_you_mean(kind, KINDS))
         if self.split not in SPLITS:
             raise SettingError("split", self.split, SPLITS, did_you_mean(self.split, SPLITS))
+        given = {"streams": self.streams, "questions": self.questions, "world.length": self.world.length}
+        for name, value in given.items():
+            if value > _MOST[name]:
+                raise SettingError(name, value, f"at most {_MOST[name]}")
 
     def __len__(self) -> int:
         return self.streams
@@ -108,7 +118,11 @@ class Wanderer(Benchmark):
 
     def survey(self, watcher: Callable[[int, int], None] | None = None) -> Survey:
         """Count streams and questions; no file is written."""
-        questions = sum(len(self[index].questions) for index in range(self.streams))
+        questions = 0
+        for index in range(self.streams):
+            questions += len(self[index].questions)
+            if watcher is not None:
+                watcher(index + 1, self.streams)
         return Survey(self.streams, self.streams, questions, questions)
 
     @functools.cached_property
@@ -129,7 +143,7 @@ class Wanderer(Benchmark):
             raise SettingError(
                 "data.files", str(folder), "a folder that is not there yet, or one of these streams"
             )
-        if kept.read_text(encoding="utf-8") != wanted:
+        if read_text(kept) != wanted:
             raise SettingError(
                 "data.files", str(folder), "a new folder", f"It holds streams of other settings: {kept}."
             )

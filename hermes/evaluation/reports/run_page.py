@@ -19,6 +19,7 @@ from hermes.evaluation.scoring.measures import MEASURES
 from hermes.evaluation.scoring.metrics import calibration_error, unreadable
 from hermes.evaluation.scoring.summary import Score, Summary, score, summarise
 from hermes.pages.markdown import code, escape, fenced, table, write_page
+from hermes.reading import lies_in
 
 __all__ = ["calibration", "run_with", "write_report"]
 
@@ -40,9 +41,12 @@ def write_report(folder: Path) -> Path:
         InputError: no run in the folder, or a folder that cannot be written to.
     """
     rows, manifest = read_run(folder)
+    settings_of(manifest, str(folder / "manifest.json"))
     broken = read_broken(folder)
     plots, page = folder / "plots", folder / "report.md"
     try:
+        if plots.is_symlink() and not lies_in(plots, folder):
+            raise InputError(f"{plots}: a link that leads out of the run's folder; needed: a folder")
         plots.mkdir(exist_ok=True)
         return write_page(page, _parts(folder, rows, broken, manifest, plots))
     except OSError as error:

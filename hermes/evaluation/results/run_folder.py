@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -110,6 +112,7 @@ def claim(
         _write(path, about)
         return
     kept = read_manifest(folder)
+    settings_of(kept, str(path))
     if "fingerprint" in kept:
         found = differences(kept, about, [*_ALWAYS, *_SINCE, *PACKAGES])
     else:
@@ -211,21 +214,32 @@ def _flat(where: str, tree: Any) -> Iterable[tuple[str, Any]]:
         yield from _flat(f"{where}.{key}" if where else str(key), value)
 
 
-def settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(manifest: Mapping[str, Any], where: str = _MANIFEST) -> dict[str, Any]:
     """The settings that a manifest tells, as they are written: they are data, and ``${...}`` stays text.
+
+    Args:
+        manifest: as read.
+        where: its path, for errors.
 
     Raises:
         InputError: they are no YAML, repeat themselves by reference, or are nested too deep.
     """
-    text = str(manifest.get("settings") or "{}")
+    try:
+        return copy.deepcopy(_parsed(str(manifest.get("settings") or "{}")))
+    except InputError as error:
+        raise InputError(f"{where}: settings {error}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> dict[str, Any]:
     try:
         if len(text) > _MOST_YAML:
-            raise InputError(f"the settings of a manifest are larger than {_MOST_YAML >> 10} KiB")
+            raise InputError(f"are larger than {_MOST_YAML >> 10} KiB")
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MOST_DEPTH or isinstance(event, yaml.AliasEvent):
-                raise InputError("the settings of a manifest are nested too deep, or refer to themselves")
+                raise InputError("are nested too deep, or refer to themselves")
         found = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     # Constructors of dates and numbers have errors of their own.
     except (
@@ -236,9 +250,9 @@ def settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
         AttributeError,
         OverflowError,
     ) as e:
-        raise InputError(f"the settings of a manifest are no YAML: {' '.join(str(e).split())}") from e
+        raise InputError(f"are no YAML: {' '.join(str(e).split())}") from e
     if not isinstance(found, dict):
-        raise InputError("the settings of a manifest are no mapping")
+        raise InputError("are no mapping")
     return {str(key): value for key, value in found.items()}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from hermes.errors import InputError
 from hermes.evaluation.results.journal import read_run
 from hermes.evaluation.results.rows import AnswerRow, category, video_of
-from hermes.evaluation.results.run_folder import settings_difference
+from hermes.evaluation.results.run_folder import settings_difference, settings_of
 from hermes.evaluation.scoring.statistics import (
     Interval,
     bootstrap,
@@ -141,6 +141,8 @@ def compare_runs(a: Path, b: Path) -> Comparison:
         InputError: a folder that holds no run, or runs that were not asked the same questions.
     """
     (rows_a, about_a), (rows_b, about_b) = read_run(a), read_run(b)
+    for folder, about in ((a, about_a), (b, about_b)):
+        settings_of(about, str(folder / "manifest.json"))
     return compare_rows(rows_a, rows_b, settings_difference(about_a, about_b), names=(str(a), str(b)))
 
 
