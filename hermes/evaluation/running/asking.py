@@ -17,6 +17,7 @@ from hermes.evaluation.results.journal import Broken, Journal, Shown
 from hermes.evaluation.results.rows import AnswerRow
 from hermes.evaluation.running.live_clock import LiveClock
 from hermes.evaluation.running.settings import EvalConfig
+from hermes.files import WriteError
 from hermes.session.session import StreamSession
 from hermes.video import Frame, Link
 
@@ -24,6 +25,8 @@ __all__ = ["Asking", "ask_clip", "askings", "askings_of"]
 
 # How a video fails that is damaged, gone, or too large for the machine.
 _FAULTS = (InputError, OSError, MemoryError)
+# What would be as wrong for every other video.
+_OF_ALL = (SettingError, WriteError)
 
 
 class _BrokenVideoError(InputError):
@@ -166,12 +169,7 @@ class _Clip:
         """A question's time has come; nothing is asked where its video is over."""
         done = self.journal.rows.get((self.index, asking.number, asking.delay))
         if done is None and not over:
-            try:
-                _answer(self, asking)
-            except SettingError:
-                raise
-            except InputError as error:
-                self.lost.append(f"{_when(asking.question)}: {error}")
+            _answer(self, asking)
         self.passed += 1
         if done is None:
             self.tick()
@@ -189,7 +187,13 @@ def _answer(one: _Clip, asking: Asking) -> None:
     else:
         # Words alone do not tell whether an open-ended answer is right.
         correct = None if question.open_ended else question.answer or None
-        answer = session.ask(question.question, question.choices, correct=correct)
+        try:
+            answer = session.ask(question.question, question.choices, correct=correct)
+        except _OF_ALL:
+            raise
+        except InputError as error:
+            one.lost.append(f"{_when(question)}: {error}")
+            return
         row = AnswerRow.of(place, one.clip, question, answer, delay=asking.delay)
         row = replace(row, lag_s=one.clock.lag, stale_s=one.clock.stale)
     one.journal.add(row)
@@ -213,8 +217,7 @@ def _told(frames: Iterable[Frame]) -> Iterator[Frame]:
 def _telling() -> Iterator[None]:
     try:
         yield
-    except SettingError:
-        # It would be as wrong for every other video.
+    except _OF_ALL:
         raise
     except _FAULTS as error:
         raise _BrokenVideoError(str(error)) from error
