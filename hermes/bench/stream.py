@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hermes.bench.records import Record, Recorder, frames_of
-from hermes.config import compose, config_hash, setting
+from hermes.config import Settings, compose, config_hash, setting
 from hermes.errors import SettingError
 from hermes.machine.device import peak_memory_bytes, synchronize
 from hermes.pages.styles import BLUE
@@ -26,7 +26,7 @@ PAPER = {"ttft": "27-29 ms", "tpot": "23.6-24.5 ms", "peak_memory": "16.5-17.7 G
 
 
 @dataclass
-class MeasureConfig:
+class MeasureConfig(Settings):
     """What ``hermes bench`` measures (settings ``bench.*``).
 
     Raises:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hermes.config.building import build, expand, patch, unknown
+from hermes.config.building import Part, build, expand, patch, unknown
 from hermes.config.experiments import _EXPERIMENT, _experiment
 from hermes.config.files import _find, _no_cycle, _parse, _read, available
 from hermes.config.schema import part_type, settings_of
@@ -30,6 +31,7 @@ def compose(
     overrides: Sequence[str],
     root: type[T],
     *,
+    chosen: Mapping[str, object] | None = None,
     config_dirs: Sequence[Path] = (),
     fallbacks: Mapping[str, Fallback] | None = None,
 ) -> T:
@@ -45,6 +47,8 @@ def compose(
         defaults: choice per group, such as `{"policy": "hermes"}`.
         overrides: `key=value` with YAML values, `~key`, `GROUP=NAME` or `experiment=NAME`.
         root: dataclass of everything.
+        chosen: what a program chose for groups, over the experiment's choice: a name, a mapping, or an
+            instance, whose settings no override can change.
         config_dirs: folders searched after the shipped `configs/`.
         fallbacks: per group, what a name without a file means.
 
@@ -54,32 +58,43 @@ def compose(
     """
     settings = settings_of(root)
     items = [_parse(text) for text in overrides]
-    chosen = [value for path, value in items if path == (_EXPERIMENT,)]
+    named = [value for path, value in items if path == (_EXPERIMENT,)]
     items = [item for item in items if item[0] != (_EXPERIMENT,)]
-    if chosen:
-        items = _experiment(chosen[-1], config_dirs) + items
+    given: list[tuple[tuple[str, ...], Any]] = [((group,), value) for group, value in (chosen or {}).items()]
+    if named:
+        given = _experiment(named[-1], config_dirs) + given
     groups = {*defaults, *(name for name, setting in settings.items() if part_type(setting.type))}
     selected: dict[str, Any] = dict(defaults)
     edits = []
-    for path, value in items:
+    for path, value in [*given, *items]:
         key = path[0]
         if key not in settings:
             raise unknown("", key, value, {**settings, _EXPERIMENT: None})
-        if len(path) == 1 and key in groups and _selects(value):
+        if len(path) == 1 and key in groups and (_selects(value) or value is (chosen or {}).get(key)):
             selected[key] = value
         else:
             edits.append((path, value))
+    ready = {key: value for key, value in selected.items() if _made(value)}
+    for path, value in edits:
+        if path[0] in ready:
+            allowed = f"no setting of a {path[0]} that is given ready: give it there"
+            raise SettingError(".".join(path), value, allowed)
     choices = _Choices(config_dirs, fallbacks or {})
     tree = {key: choices.select(key, settings[key].type, value) for key, value in selected.items()}
-    if chosen and _EXPERIMENT in settings:
-        tree[_EXPERIMENT] = chosen[-1]
+    if named and _EXPERIMENT in settings:
+        tree[_EXPERIMENT] = named[-1]
     tree = expand(root, tree)
     for path, value in edits:
         for key in reversed(path):
             value = {key: value}
         # Expanded again, so that the next edit finds the defaults of a part that came in by this one.
         tree = expand(root, patch(root, tree, value))
-    return build(root, _resolve(tree))
+    resolved = _resolve({key: value for key, value in tree.items() if key not in ready})
+    return build(root, {**resolved, **ready})
+
+
+def _made(value: object) -> bool:
+    return is_dataclass(value) or isinstance(value, Part)
 
 
 def _selects(value: Any) -> bool:

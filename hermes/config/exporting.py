@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from hermes.config.schema import Part, elements, join, settings_of, to_dict, words
+from hermes.config.schema import Named, elements, join, settings_of, to_dict, words
 
 
 class SettingRow(NamedTuple):
@@ -54,7 +54,7 @@ def settings_table(cls: type, where: str = "") -> list[SettingRow]:
         key = join(where, setting.name)
         core, _, args = elements(setting.type)
         inner, at = (elements(args[1])[0], f"{key}.NAME") if core is dict else (core, key)
-        if dataclasses.is_dataclass(inner) and isinstance(inner, type) and not issubclass(inner, Part):
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type) and not issubclass(inner, Named):
             rows += settings_table(inner, at)
             continue
         default = setting.default()

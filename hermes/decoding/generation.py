@@ -20,7 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from hermes.attention import AttentionProbe, memory_attention_set, reading
 from hermes.backbone import Backbone
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.errors import SettingError
 from hermes.memory import KVMemory
 
@@ -39,7 +39,7 @@ _NOT_OPTIONS = (
 
 
 @dataclass
-class GenerationConfig:
+class GenerationConfig(Settings):
     """How answers are generated (settings ``generation.*``).
 
     Greedy decoding and the penalty are those of arXiv 2601.14724.

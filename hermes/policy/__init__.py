@@ -9,10 +9,12 @@ from hermes.policy.policy import (
     Recall,
     StreamContext,
     check_budget,
+    check_policy,
     check_streams,
     compress_together,
     group_by_round,
     reindex_due,
+    with_budget,
 )
 from hermes.policy.quantise import dequantise, quantise
 from hermes.policy.raw_frames import FrameBuffer, encode_apart, frames_that_fit
@@ -54,6 +56,7 @@ __all__ = [
     "TieredPolicy",
     "best",
     "check_budget",
+    "check_policy",
     "check_streams",
     "compress_together",
     "cosine",
@@ -79,4 +82,5 @@ __all__ = [
     "temporal_reduction",
     "thinned",
     "with_background",
+    "with_budget",
 ]

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.memory import KVLayer, KVMemory, Tokens
 from hermes.policy.quantise import Along, Codes, dequantise, quantise
 from hermes.tokens import Provenance
@@ -26,7 +26,7 @@ _BITS = {"exact": 0, "int8": 8, "int4": 4, "int2": 2}
 
 
 @dataclass
-class Store:
+class Store(Settings):
     """Where archived keys and values are kept, and how exactly (settings ``policy.store.*``).
 
     Source: arXiv 2402.02750 (KIVI) for the integers: keys per channel, values per token. A group never spans

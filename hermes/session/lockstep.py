@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hermes.backbone import Backbone
+from hermes.config import check
 from hermes.decoding.generation import GenerationConfig
-from hermes.errors import InputError, SettingError
+from hermes.errors import InputError
 from hermes.memory import MemoryConfig
-from hermes.policy import MemoryPolicy, check_streams
+from hermes.policy import MemoryPolicy, check_policy, check_streams
 from hermes.session.answer import Answer, Stats
 from hermes.session.loop import Session
 from hermes.session.question import check_question
@@ -68,8 +69,8 @@ class BatchedSession(Session):
         memory: MemoryConfig | None = None,
         seed: int = 0,
     ) -> None:
-        if streams < 1:
-            raise SettingError("streams", streams, "an integer of at least 1")
+        check(int, streams, "streams", {"ge": 1})
+        check_policy(policy)
         check_streams(policy, streams)
         super().__init__(
             backbone,

@@ -12,6 +12,7 @@ import torch
 
 from hermes.attention import AttentionProbe, memory_attention_set, together
 from hermes.backbone import Backbone, encode, self_check
+from hermes.config import check
 from hermes.decoding.execution import Execution
 from hermes.decoding.generation import GenerationConfig
 from hermes.decoding.observer import DecoderObserver
@@ -19,7 +20,7 @@ from hermes.decoding.prefill import prefill
 from hermes.errors import InputError, SettingError
 from hermes.machine.device import Stopwatch
 from hermes.memory import KVMemory, MemoryConfig
-from hermes.policy import MemoryPolicy, check_budget, check_streams
+from hermes.policy import MemoryPolicy, check_budget, check_policy, check_streams
 from hermes.session.answer import Answer
 from hermes.session.question import answer_question
 from hermes.session.stream import Stream, all_or_nothing
@@ -70,12 +71,20 @@ class Session:
         probe: AttentionProbe | None = None,
         seed: int = 0,
     ) -> None:
-        _check_chunk_frames(chunk_frames, backbone.frames_per_group)
+        if not isinstance(backbone, Backbone):
+            hint = "hermes.load_backbone gives one."
+            raise SettingError("backbone", backbone, "a loaded backbone", hint)
+        for policy in policies:
+            check_policy(policy)
+        fps = check(float | None, fps, "video.fps", {"gt": 0})
+        generation = check(GenerationConfig | None, generation, "generation")
+        memory = check(MemoryConfig | None, memory, "memory")
         self.backbone = backbone
         self.policy = policies[0]
         self._check_layout()
         self.fps = fps or backbone.fps
-        self.chunk_frames = chunk_frames
+        self.chunk_frames = _checked_chunk(chunk_frames, backbone.frames_per_group)
+        seed = check(int, seed, "seed", {"ge": 0})
         self.generation = generation or GenerationConfig()
         self.memory_config = memory or MemoryConfig()
         # It outlives a reset: what it recorded serves the next stream.
@@ -264,8 +273,9 @@ class Session:
         """Hear of what happens, by the name of a method of ``Callback``; nothing by default."""
 
 
-def _check_chunk_frames(chunk_frames: int, group: int) -> None:
-    if chunk_frames < 1 or chunk_frames % group:
-        whole = f"a multiple of {group}, frames encoded together"
-        allowed = "an integer of at least 1" if group == 1 else whole
-        raise SettingError("stream.chunk_frames", chunk_frames, allowed)
+def _checked_chunk(chunk_frames: int, group: int) -> int:
+    whole = f"a multiple of {group}, frames encoded together"
+    frames: int = check(int, chunk_frames, "stream.chunk_frames", {"ge": 1})
+    if frames % group:
+        raise SettingError("stream.chunk_frames", chunk_frames, whole)
+    return frames

@@ -17,7 +17,7 @@ from hermes.config import Part
 from hermes.decoding.generation import GenerationConfig
 from hermes.errors import InputError
 from hermes.memory import MemoryConfig
-from hermes.policy import MemoryPolicy, StreamContext
+from hermes.policy import MemoryPolicy, StreamContext, check_policy
 from hermes.session.answer import Answer, Stats
 from hermes.session.loop import Session
 from hermes.session.question import check_question
@@ -91,6 +91,7 @@ class StreamSession(Session):
         probe: AttentionProbe | None = None,
         seed: int = 0,
     ) -> None:
+        check_policy(policy)
         # A policy that serves another stream already keeps it; this one gets a fresh copy of its settings.
         fresh: Any = policy
         own: MemoryPolicy = replace(fresh) if hasattr(policy, "context") else policy

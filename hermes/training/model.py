@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.errors import SettingError
 from hermes.training.words import visual_words
 
@@ -29,7 +29,7 @@ _PIXELS = {
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(Settings):
     """Sizes of the embedded model (settings ``model.*``).
 
     Raises:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.files import write_whole
 from hermes.machine.lightning import interruptible
 from hermes.training.card import write_card
@@ -29,7 +29,7 @@ __all__ = ["Streams", "TrainRun", "train_model"]
 
 
 @dataclass
-class TrainRun:
+class TrainRun(Settings):
     """Settings of ``hermes train``."""
 
     training: TrainConfig = field(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 
 
 @dataclass
-class VideoConfig:
+class VideoConfig(Settings):
     """How frames are read (settings ``video.*``)."""
 
     fps: float | None = setting(None, help="frames sampled per second; default: the backbone's", gt=0)
