@@ -13,7 +13,8 @@ from hermes.machine.device import Stopwatch
 from hermes.memory import KVMemory
 from hermes.policy import MemoryPolicy, StreamContext
 from hermes.session.answer import Stats
-from hermes.tokens import VideoState
+from hermes.session.intake import Door, Notes
+from hermes.tokens import Chunk, VideoState
 from hermes.video import Frame
 
 __all__ = ["Stream", "all_or_nothing"]
@@ -30,12 +31,14 @@ class Stream:
         policy: the memory policy of this stream alone; the stream starts it.
         fps: sampling rate of its frames.
         seed: of the policy's random numbers and of sampling.
+        notes: for what is to be said once.
         entry: its entry of the memory's batch axis; None where it has the memory for itself.
 
     Attributes:
         held: the memory that it writes into, alone or with others.
         context: what the policy may know of the stream.
         video: what the backbone remembers between chunks.
+        door: looks at each frame before it waits.
         waiting: frames that wait for their chunk to fill.
         frames_seen: frames that have left ``waiting``, whether the policy took them or not.
         now: seconds of the stream that have passed.
@@ -49,12 +52,14 @@ class Stream:
         *,
         fps: float,
         seed: int,
+        notes: Notes,
         entry: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.policy = policy
         self.fps = fps
         self.seed = seed
+        self.notes = notes
         self.entry = entry
 
     def start(self, held: KVMemory, encoding: Stopwatch, compressing: Stopwatch) -> None:
@@ -74,6 +79,7 @@ class Stream:
             template_tail=backbone.template_parts.after,
         )
         self.policy.start(self.context)
+        self.door = Door(self.fps, backbone.tokens_per_frame, self.notes)
         self.waiting: list[Frame] = []
         # Of the frames that wait, how many were offered to the policy, and those it took.
         self._offered, self._admitted = 0, list[Frame]()
@@ -85,10 +91,27 @@ class Stream:
         """The stream's own part of the memory."""
         return self.held if self.entry is None else self.held.select([self.entry])
 
+    @property
+    def end(self) -> float:
+        """Seconds at which the next clip may begin; 0 before the first."""
+        return max(self.now, self.door.time + 1 / self.fps, 0.0)
+
     def take(self, frame: Frame) -> None:
-        """Let a frame wait for its chunk."""
+        """Let a frame that came through the door wait for its chunk."""
         self.waiting.append(frame)
-        self.now = frame.time + 1 / self.fps
+        self.now = max(self.now, frame.time + 1 / self.fps)
+
+    def count(self, chunk: Chunk) -> None:
+        """Count the frames of a chunk that came in embedded."""
+        self.frames_seen += chunk.frames
+        self.now += chunk.frames / self.fps
+        self.door.pass_by(self.now - 1 / self.fps, int(chunk.tokens.frame.amax()))
+
+    def go_on(self) -> None:
+        """Let nothing in that a stream taken up again has seen already."""
+        if self.frames_seen:
+            seen = [layer.origin.frame.amax() for layer in self.held if layer.length]
+            self.door.pass_by(self.now - 1 / self.fps, max(self.frames_seen - 1, *map(int, seen)))
 
     def admitted(self) -> Sequence[Frame]:
         """Those of the waiting frames that the policy takes; each frame is offered to it once."""

@@ -29,12 +29,14 @@ class Frame:
         time: the sample time ``start + index / fps``, in seconds on the source's own clock.
         index: running index of the sampled frame, from 0.
         arrival: seconds on the same clock at which it is there; None: at once.
+        fps: how many a second its source was sampled at; None: nobody says.
     """
 
     image: Pixels
     time: float
     index: int
     arrival: float | None = None
+    fps: float | None = None
 
     @property
     def arrived(self) -> float:
@@ -223,7 +225,7 @@ class FrameSource(ABC, Iterator[Frame]):
                         "all frames must have one size"
                     )
                 last = image
-            yield Frame(pixels, self.sampling.time(index), index)
+            yield Frame(pixels, self.sampling.time(index), index, fps=self.fps)
         if index < 0:
             if math.isinf(self._until):
                 raise InputError(f"{self.name}: no frame could be read")
