@@ -55,7 +55,29 @@ class Settings(metaclass=_Checked):
     >>> dataclasses.replace(Cut(4), frames=0)
     Traceback (most recent call last):
     hermes.errors.SettingError: frames: got 0; allowed: a whole number of at least 1
+    >>> Cut(), Cut(4)
+    (Cut(), Cut(frames=4))
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Before `dataclass` writes one that spells out every default.
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Settings.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """The class and those settings that are not its defaults."""
+        try:
+            settings = settings_of(type(self)).values()
+        except HermesError:
+            return super().__repr__()
+        given = ((setting, getattr(self, setting.name, None)) for setting in settings)
+        said = [
+            f"{setting.name}={value!r}"
+            for setting, value in given
+            if setting.field.repr and setting.default() != value
+        ]
+        return f"{type(self).__qualname__}({', '.join(said)})"
 
 
 class Part(Settings, Named):

@@ -103,6 +103,8 @@ _NOTHING = object()
 def placed(fed: Fed, end: float, at: float | None, notes: Notes) -> Iterator[Frame]:
     """Frames on the stream's clock: a clip that begins anew, and pictures without times, go behind the rest.
 
+    Frames of the caller's own begin anew with number 0; where they go back otherwise, the door refuses them.
+
     Args:
         fed: what came in.
         end: where the stream ends so far (s).
@@ -115,9 +117,10 @@ def placed(fed: Fed, end: float, at: float | None, notes: Notes) -> Iterator[Fra
             first, shift = check_time(frame.time, f"frame {frame.index}"), 0.0
             if at is not None:
                 shift = at - first
-            elif fed.times == "pictures" or (fed.times == "clip" and first < end - _TOLERANCE):
+            elif fed.times == "pictures":
                 shift = end - first
-            if shift and at is None and fed.times == "clip":
+            elif first < end - _TOLERANCE and (fed.times == "clip" or frame.index == 0):
+                shift = end - first
                 notes.say(
                     "clip",
                     f"{fed.name} begins at {first:g} s, and {end:g} s of the stream have passed: its times "
@@ -237,8 +240,8 @@ class Door:
             )
         self.notes.say(
             "fps",
-            f"a source sampled {frame.fps:g} times a second: this session samples {self.fps:g} times, "
-            f"and takes every {each}th frame",
+            f"frames were sampled {frame.fps:g} times a second: this session samples {self.fps:g} times, "
+            f"and takes one in {each}",
         )
         return None if frame.index % each else replace(frame, index=frame.index // each)
 
@@ -255,7 +258,7 @@ class Door:
         elif (height, width) != self.size:
             raise InputError(
                 f"the frames of a stream must have one size: this one is {width}x{height}, those before it "
-                f"{self.size[1]}x{self.size[0]}"
+                f"{self.size[1]}x{self.size[0]}; scale it, or begin a new stream with reset()"
             )
         return height, width
 

@@ -173,6 +173,14 @@ class Session:
             stream.held = memory
         self.observer = DecoderObserver(self.backbone, memory)
 
+    def __repr__(self) -> str:
+        memory, stream = self.memory, self.streams[0]
+        several = f" of {len(self.streams)} streams in lockstep" if len(self.streams) > 1 else ""
+        return (
+            f"<{type(self).__name__}{several}: {self.backbone!r}, {self.policy!r}, {stream.frames_seen} "
+            f"frames in {stream.now:g} s, {memory!r}>"
+        )
+
     def __enter__(self: AnySession) -> AnySession:
         self._entered.enter_context(memory_attention_set(self.backbone.model))
         return self
@@ -328,6 +336,8 @@ class Session:
         if self.streams[0].chunks == 0:
             check_budget(self.policy, reduced[0])
         chunk = stack_chunks(reduced)
+        for stream, own in zip(self.streams, reduced, strict=True):
+            stream.written = None if stream.written is None else stream.written + len(own.tokens)
         self.execution.prefill(self.memory, chunk, probe=together(self.probe, self.policy.watch()))
         return chunk
 
@@ -358,6 +368,7 @@ class Session:
         """
         if stream.frames_seen == 0:
             raise InputError("no frame was seen before the question: feed frames first, or ask later")
+        stream.say_if_whole()
         self.notify("on_ask_start", question)
         answer = answer_question(
             stream, self.execution, self.generation, question, choices, watching=self.probe, **options

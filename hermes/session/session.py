@@ -142,6 +142,14 @@ class StreamSession(Session):
     def now(self, seconds: float) -> None:
         self.stream.now = seconds
 
+    @alone
+    def _repr_html_(self) -> str:
+        """The memory map, for notebooks."""
+        # Drawing is imported where it is asked for.
+        from hermes.session.memory_map import session_picture
+
+        return session_picture(self)
+
     def notify(self, event: str, *args: Any) -> None:
         """Tell every callback."""
         for callback in self.callbacks:

@@ -40,6 +40,7 @@ class Stream:
         video: what the backbone remembers between chunks.
         door: looks at each frame before it waits.
         waiting: frames that wait for their chunk to fill.
+        written: video tokens that the memory was given; None where that is not known.
         frames_seen: frames that have left ``waiting``, whether the policy took them or not.
         now: seconds of the stream that have passed.
         encoding, compressing: clocks of the work done, shared by streams in lockstep.
@@ -84,6 +85,7 @@ class Stream:
         # Of the frames that wait, how many were offered to the policy, and those it took.
         self._offered, self._admitted = 0, list[Frame]()
         self.frames_seen = self.chunks = self.questions = 0
+        self.written: int | None = 0
         self.now = 0.0
 
     @property
@@ -107,8 +109,19 @@ class Stream:
         self.now += chunk.frames / self.fps
         self.door.pass_by(self.now - 1 / self.fps, int(chunk.tokens.frame.amax()))
 
+    def say_if_whole(self) -> None:
+        """Say so where nothing was evicted: then a policy shows nothing of itself."""
+        held = {layer.video_length for layer in self.held}
+        if self.written and held == {self.written} and self.policy.bound == "bounded":
+            self.notes.say(
+                "whole",
+                f"nothing was evicted: all {self.written} video tokens fit under the budget of "
+                f"{self.policy.budget} (policy.budget); a budget below {self.written} would evict",
+            )
+
     def go_on(self) -> None:
         """Let nothing in that a stream taken up again has seen already."""
+        self.written = None
         if self.frames_seen:
             seen = [layer.origin.frame.amax() for layer in self.held if layer.length]
             self.door.pass_by(self.now - 1 / self.fps, max(self.frames_seen - 1, *map(int, seen)))

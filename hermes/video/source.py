@@ -38,6 +38,11 @@ class Frame:
     arrival: float | None = None
     fps: float | None = None
 
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        late = "" if self.arrival is None else f", arrival={self.arrival:g}"
+        return f"Frame({width}x{height}, time={self.time:g}, index={self.index}{late})"
+
     @property
     def arrived(self) -> float:
         """Seconds at which it is there."""
@@ -194,6 +199,10 @@ class FrameSource(ABC, Iterator[Frame]):
     @abstractmethod
     def images(self) -> Iterator[TimedImage]:
         """Every image in order of time, not yet sampled; called once."""
+
+    def __repr__(self) -> str:
+        length = "of unknown length" if self.duration is None else f"{self.duration:g} s"
+        return f"<{type(self).__name__} {self.name!r}: {length}, {self.fps:g} frames a second>"
 
     def close(self) -> None:
         """Release the source; no frame comes after."""
