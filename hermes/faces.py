@@ -12,7 +12,7 @@ __all__ = ["face"]
 
 
 def face(package: str, file: str) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """The ``__all__``, ``__getattr__`` and ``__dir__`` of a package: the names that its ``__init__.pyi`` lists.
+    """The ``__all__``, ``__getattr__`` and ``__dir__`` of a package, as its ``__init__.pyi`` lists its names.
 
     Type checkers and editors read the same list.
 
