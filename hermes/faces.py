@@ -11,8 +11,8 @@ from typing import Any
 __all__ = ["face"]
 
 
-def face(package: str, file: str) -> tuple[list[str], Callable[[str], Any]]:
-    """The ``__all__`` and ``__getattr__`` of a package, as ``__init__.pyi`` beside it lists its names.
+def face(package: str, file: str) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """The ``__all__``, ``__getattr__`` and ``__dir__`` of a package, as its ``__init__.pyi`` lists its names.
 
     Type checkers and editors read the same list.
 
@@ -33,4 +33,4 @@ def face(package: str, file: str) -> tuple[list[str], Callable[[str], Any]]:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(where[name]), name)
 
-    return sorted(where), look_up
+    return sorted(where), look_up, lambda: sorted(where)

@@ -65,7 +65,7 @@ class InfiniPotV(MemoryPolicy):
         size = int((frame[0, 0] == frame[0, 0, -1]).sum())
         new = max(int(self.recent * (self.budget // size)), 1)
         # New frames are whole in every head, and its last slots.
-        count = int((frame[0, 0] >= frame[0].unique()[-new:][0]).sum())
+        count = max(int((frame[0, 0] >= frame[0].unique()[-new:][0]).sum()), size)
         first = torch.zeros_like(value, dtype=torch.bool)
         first[..., value.shape[-1] - count :] = True
         changed = min(max(int(self.alpha * room) - count, 0), value.shape[-1] - count)

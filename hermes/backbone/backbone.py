@@ -79,6 +79,10 @@ class Backbone(ABC):
         # Set once the self-check has passed.
         self.checked = False
 
+    def __repr__(self) -> str:
+        weights = self.config.checkpoint or "random weights"
+        return f"<{type(self).__name__}: {weights}, {self.num_layers} layers on {self.device}>"
+
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:
         """Load ``config.checkpoint``; families that need no files override this.

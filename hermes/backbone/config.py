@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 
 
 @dataclass
-class BackboneConfig:
+class BackboneConfig(Settings):
     """Which checkpoint to load and how (settings ``backbone.*``)."""
 
     checkpoint: str = setting("", help="hub id or local folder")

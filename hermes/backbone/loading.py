@@ -11,7 +11,7 @@ from typing import Any
 from hermes.backbone.backbone import Backbone
 from hermes.backbone.checkpoint import _folder, _quiet, _read_json, save_weights
 from hermes.backbone.config import BackboneConfig
-from hermes.config import build, compose
+from hermes.config import Settings, build, compose
 from hermes.errors import HermesError, InputError, SettingError, UnsupportedModelError
 from hermes.files import write_files_whole, write_text_whole
 from hermes.registry import registry
@@ -20,7 +20,7 @@ __all__ = ["backbone_fallback", "load_backbone", "native_fps", "save_checkpoint"
 
 
 @dataclass
-class _Run:
+class _Run(Settings):
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
 

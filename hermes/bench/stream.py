@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hermes.bench.records import Record, Recorder, frames_of
-from hermes.config import compose, config_hash, setting
+from hermes.config import Settings, compose, config_hash, setting
 from hermes.errors import SettingError
 from hermes.machine.device import peak_memory_bytes, synchronize
 from hermes.pages.styles import BLUE, save_figure
@@ -29,7 +29,7 @@ _PAPER_SHAPE, _PAPER_BUDGET = "llava_onevision of 28 layers, width 3584", "budge
 
 
 @dataclass
-class MeasureConfig:
+class MeasureConfig(Settings):
     """What ``hermes bench`` measures (settings ``bench.*``).
 
     Raises:

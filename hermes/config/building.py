@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+from abc import ABCMeta
 from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, Union, cast
+from typing import Any, Literal, TypeVar, Union, cast
 
-from hermes.config.schema import Part, convert, elements, join, part_type, settings_of, to_dict, words
-from hermes.errors import InputError, SettingError, did_you_mean
+from hermes.config.schema import Named, convert, elements, join, part_type, settings_of, to_dict, words
+from hermes.errors import HermesError, InputError, SettingError, did_you_mean
 from hermes.registry import registry
 
-__all__ = ["REMOVE", "build", "expand", "patch"]
+__all__ = ["REMOVE", "Part", "Settings", "build", "check", "expand", "patch"]
 
 T = TypeVar("T")
 
@@ -21,6 +25,76 @@ REMOVE = object()
 
 _REQUIRED = "This setting is required."
 _NO_LIMITS: Mapping[str, Any] = MappingProxyType({})
+
+# What becomes of a spec: its defaults are written out; an instance is made of it, as files and command lines
+# have it; or values that are ready are checked, where text is no number.
+Mode = Literal["expand", "build", "check"]
+
+
+class _Checked(ABCMeta):
+    """Classes whose settings are checked whenever an instance is made, however it is made."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        try:
+            settings, bound = settings_of(cls), _signature(cls).bind(*args, **kwargs)
+        except (HermesError, TypeError):
+            # A class that cannot be built from settings, or a call that Python refuses in its own words.
+            return super().__call__(*args, **kwargs)
+        for name in bound.arguments.keys() & settings:
+            hint, limits = settings[name].type, settings[name].field.metadata
+            bound.arguments[name] = _walk(hint, bound.arguments[name], name, limits, "check")
+        return super().__call__(*bound.args, **bound.kwargs)
+
+
+class Settings(metaclass=_Checked):
+    """Base of a group of settings: a dataclass whose values are checked, by whatever way it is made.
+
+    >>> from hermes.config.schema import setting
+    >>> @dataclasses.dataclass
+    ... class Cut(Settings):
+    ...     frames: int = setting(16, ge=1)
+    >>> dataclasses.replace(Cut(4), frames=0)
+    Traceback (most recent call last):
+    hermes.errors.SettingError: frames: got 0; allowed: a whole number of at least 1
+    >>> Cut(), Cut(4)
+    (Cut(), Cut(frames=4))
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Before `dataclass` writes one that spells out every default.
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Settings.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """The class and those settings that are not its defaults."""
+        try:
+            settings = settings_of(type(self)).values()
+        except HermesError:
+            return super().__repr__()
+        given = ((setting, getattr(self, setting.name, None)) for setting in settings)
+        said = [
+            f"{setting.name}={value!r}"
+            for setting, value in given
+            if setting.field.repr and setting.default() != value
+        ]
+        return f"{type(self).__qualname__}({', '.join(said)})"
+
+
+class Part(Settings, Named):
+    """Base of whatever a setting chooses by name: policies, scorers, selectors and others.
+
+    A field annotated with a subclass takes a registered name, a dotted path, a mapping
+    `{name: ..., **settings}`, or an instance. Subclasses are dataclasses whose fields are their settings.
+    """
+
+
+@functools.cache
+def _signature(cls: type) -> inspect.Signature:
+    """Of the constructor, without ``self``."""
+    constructor: Any = getattr(cls, "__init__")  # noqa: B009 (mypy: unsound on an instance)
+    whole = inspect.signature(constructor)
+    return whole.replace(parameters=list(whole.parameters.values())[1:])
 
 
 def build(cls: type[T], spec: object = None, where: str = "") -> T:
@@ -45,7 +119,26 @@ def build(cls: type[T], spec: object = None, where: str = "") -> T:
     Traceback (most recent call last):
     hermes.errors.SettingError: policy.tiers.sensory.share: got 'lots'; allowed: a number from 0 to 1
     """
-    return cast(T, _walk(cls, {} if spec is None else spec, where, _NO_LIMITS, make=True))
+    return cast(T, _walk(cls, {} if spec is None else spec, where, _NO_LIMITS, "build"))
+
+
+def check(hint: object, value: object, where: str = "", limits: Mapping[str, Any] = _NO_LIMITS) -> Any:
+    """A ready value, as a setting of this type may have it; instances are looked into.
+
+    Args:
+        hint: the type.
+        value: what was given. Text is no number here; a name or a mapping may stand for a part.
+        where: dotted key of the setting, for error messages.
+        limits: bounds, as :func:`hermes.config.setting` takes them.
+
+    Raises:
+        SettingError: another type, or out of bounds.
+
+    >>> check(int, "64", "budget", {"ge": 1})
+    Traceback (most recent call last):
+    hermes.errors.SettingError: budget: got '64'; allowed: a whole number of at least 1
+    """
+    return _walk(hint, value, where, limits, "check")
 
 
 def expand(hint: object, spec: object, where: str = "") -> Any:
@@ -56,30 +149,31 @@ def expand(hint: object, spec: object, where: str = "") -> Any:
     Raises:
         SettingError: unknown setting or part.
     """
-    return _walk(hint, spec, where, _NO_LIMITS, make=False)
+    return _walk(hint, spec, where, _NO_LIMITS, "expand")
 
 
 def _walk(
-    hint: object, spec: Any, where: str, limits: Mapping[str, Any], make: bool, default: object = None
+    hint: object, spec: Any, where: str, limits: Mapping[str, Any], mode: Mode, default: object = None
 ) -> Any:
-    """The spec as an instance (`make`), or with its defaults written out; `default` is the setting's own."""
+    """What becomes of a spec by this mode; `default` is the setting's own."""
     core, optional, args = elements(hint)
+    make = mode != "expand"
     if (spec is None and optional) or (not make and _interpolated(spec)):
         return spec
     if part := part_type(hint):
-        return _part(part, spec, where, make, default)
+        return _part(part, spec, where, mode, default)
     if dataclasses.is_dataclass(core) and isinstance(core, type):
         if isinstance(spec, core):
-            return spec
+            return _ready(spec, where)
         mine = default if isinstance(default, core) else None
-        return _settings(core, _mapping(spec, hint, where), where, make, mine)
+        return _settings(core, _mapping(spec, hint, where), where, mode, mine)
     if core is dict and (make or isinstance(spec, Mapping)):
         entries = {}
         for key, value in _mapping(spec, hint, where).items():
             at = join(where, key)
             name = convert(args[0], key, at, _NO_LIMITS)
             try:
-                entries[name] = _walk(args[1], value, at, limits, make)
+                entries[name] = _walk(args[1], value, at, limits, mode)
             except SettingError as error:
                 # Half an entry under a new name is an entry that is there, mistyped.
                 meant = did_you_mean(str(key), [str(other) for other in spec if other != key])
@@ -89,19 +183,41 @@ def _walk(
                 raise SettingError(error.where, error.given, error.allowed, hint) from None
         return entries
     if core in (list, tuple) and (make or isinstance(spec, (list, tuple))):
-        return _sequence(hint, spec, where, limits, make)
+        return _sequence(hint, spec, where, limits, mode)
     if not make:
         return spec
     if core is Union:
-        return _union(hint, args, spec, where, limits)
-    return convert(hint, spec, where, limits)
+        return _union(hint, args, spec, where, limits, mode)
+    if mode == "check" and not _plain(core):
+        return spec
+    return convert(hint, spec, where, limits, text=mode == "build")
+
+
+def _plain(core: object) -> bool:
+    """Whether a type is one that `convert` knows; objects of a policy's own are given ready only."""
+    return core in (bool, int, float, str, Path, Literal) or (
+        isinstance(core, type) and issubclass(core, Enum)
+    )
+
+
+def _ready(spec: T, where: str) -> T:
+    """An instance, whose settings may have been changed since it was made."""
+    try:
+        settings = settings_of(type(spec))
+    except HermesError:
+        return spec
+    for name, setting in settings.items():
+        value = getattr(spec, name)
+        if value is not setting.field.default:
+            _walk(setting.type, value, join(where, name), setting.field.metadata, "check")
+    return spec
 
 
 def _interpolated(spec: object) -> bool:
     return isinstance(spec, str) and "${" in spec
 
 
-def _sequence(hint: object, spec: Any, where: str, limits: Mapping[str, Any], make: bool) -> Any:
+def _sequence(hint: object, spec: Any, where: str, limits: Mapping[str, Any], mode: Mode) -> Any:
     core, _, args = elements(hint)
     if not isinstance(spec, (list, tuple)):
         raise SettingError(where, spec, words(hint, limits))
@@ -109,15 +225,17 @@ def _sequence(hint: object, spec: Any, where: str, limits: Mapping[str, Any], ma
     if len(types) != len(spec):
         raise SettingError(where, spec, words(hint, limits))
     pairs = enumerate(zip(types, spec, strict=True))
-    found = [_walk(item, value, f"{where}[{i}]", limits, make) for i, (item, value) in pairs]
-    return tuple(found) if make and core is tuple else found
+    found = [_walk(item, value, f"{where}[{i}]", limits, mode) for i, (item, value) in pairs]
+    return tuple(found) if mode != "expand" and core is tuple else found
 
 
-def _union(hint: object, args: tuple[object, ...], spec: Any, where: str, limits: Mapping[str, Any]) -> Any:
+def _union(
+    hint: object, args: tuple[object, ...], spec: Any, where: str, limits: Mapping[str, Any], mode: Mode
+) -> Any:
     # The member of exactly this type first: "4" stays text where both numbers and text are allowed.
     for member in sorted(args, key=lambda arg: arg is not type(spec)):
         try:
-            return _walk(member, spec, where, limits, make=True)
+            return _walk(member, spec, where, limits, mode)
         except SettingError:
             continue
     raise SettingError(where, spec, words(hint, limits))
@@ -129,9 +247,9 @@ def _mapping(spec: Any, hint: object, where: str) -> Mapping[Any, Any]:
     return spec
 
 
-def _part(base: type[Part], spec: Any, where: str, make: bool, default: object) -> Any:
+def _part(base: type[Named], spec: Any, where: str, mode: Mode, default: object) -> Any:
     if isinstance(spec, base):
-        return spec
+        return _ready(spec, where)
     rest = dict(_mapping({"name": spec} if isinstance(spec, str) else spec, base, where))
     name = rest.pop("name", None)
     mine = default if isinstance(default, base) and name is None else None
@@ -143,19 +261,19 @@ def _part(base: type[Part], spec: Any, where: str, make: bool, default: object) 
     else:
         hint = "The mapping has no 'name', which chooses the part." if name is None else ""
         raise SettingError(where, spec, words(base), hint)
-    settings = _settings(cls, rest, where, make, mine)
-    return settings if make else {"name": name, **settings}
+    settings = _settings(cls, rest, where, mode, mine)
+    return settings if mode != "expand" else {"name": name, **settings}
 
 
-def _part_class(base: type[Part], name: str, where: str) -> type[Part]:
+def _part_class(base: type[Named], name: str, where: str) -> type[Named]:
     found = registry(base.kind).get(name, where)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise SettingError(where, name, words(base), f"{found!r} is not a subclass of {base.__qualname__}.")
     return found
 
 
-def _settings(cls: type, spec: Mapping[str, Any], where: str, make: bool, default: object) -> Any:
-    settings = settings_of(cls)
+def _settings(cls: type, spec: Mapping[str, Any], where: str, mode: Mode, default: object) -> Any:
+    settings, make = settings_of(cls), mode != "expand"
     for key in spec:
         if key not in settings:
             raise unknown(where, key, spec[key], settings)
@@ -165,7 +283,7 @@ def _settings(cls: type, spec: Mapping[str, Any], where: str, make: bool, defaul
         limits = setting.field.metadata
         value = setting.default() if default is None else getattr(default, name)
         if name in spec:
-            values[name] = _walk(setting.type, spec[name], at, limits, make, value)
+            values[name] = _walk(setting.type, spec[name], at, limits, mode, value)
         elif value is not dataclasses.MISSING:
             values[name] = value if make else to_dict(value)
         elif make:

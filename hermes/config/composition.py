@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from hermes.config.building import build, expand, patch, unknown
+from hermes.config.building import Part, build, expand, patch, unknown
 from hermes.config.experiments import _EXPERIMENT, _experiment
 from hermes.config.files import _find, _no_cycle, _parse, _read, available
 from hermes.config.interpolation import ENVIRONMENT, resolve
@@ -28,6 +29,7 @@ def compose(
     overrides: Sequence[str],
     root: type[T],
     *,
+    chosen: Mapping[str, object] | None = None,
     config_dirs: Sequence[Path] = (),
     fallbacks: Mapping[str, Fallback] | None = None,
 ) -> T:
@@ -44,6 +46,8 @@ def compose(
         defaults: choice per group, such as `{"policy": "hermes"}`.
         overrides: `key=value` with YAML values, `~key`, `GROUP=NAME` or `experiment=NAME`.
         root: dataclass of everything.
+        chosen: what a program chose for groups, over the experiment's choice: a name, a mapping, or an
+            instance, whose settings no override can change.
         config_dirs: folders searched after the shipped `configs/`.
         fallbacks: per group, what a name without a file means.
 
@@ -55,10 +59,11 @@ def compose(
     items = [_parse(text) for text in overrides]
     environment = any(value is True for path, value in items if path == (ENVIRONMENT,))
     items = [item for item in items if item[0] != (ENVIRONMENT,)]
-    chosen = [value for path, value in items if path == (_EXPERIMENT,)]
+    named = [value for path, value in items if path == (_EXPERIMENT,)]
     items = [item for item in items if item[0] != (_EXPERIMENT,)]
-    if chosen:
-        items = _experiment(chosen[-1], config_dirs) + items
+    given: list[tuple[tuple[str, ...], Any]] = [((group,), value) for group, value in (chosen or {}).items()]
+    if named:
+        given = _experiment(named[-1], config_dirs) + given
     groups = {*defaults, *(name for name, setting in settings.items() if part_type(setting.type))}
     selected: dict[str, Any] = dict(defaults)
     edits = []
@@ -68,18 +73,23 @@ def compose(
         tree = {key: choices.select(key, settings[key].type, value) for key, value in selected.items()}
         return cast(dict[str, Any], expand(root, tree))
 
-    for path, value in items:
+    for path, value in [*given, *items]:
         key = path[0]
         if key not in settings:
             known = {**settings, _EXPERIMENT: None, ENVIRONMENT: None}
             raise _with_hint(unknown("", key, value, known), path, spread(defaults))
-        if len(path) == 1 and key in groups and _selects(value):
+        if len(path) == 1 and key in groups and (_selects(value) or value is (chosen or {}).get(key)):
             selected[key] = value
         else:
             edits.append((path, value))
+    ready = {key: value for key, value in selected.items() if _made(value)}
+    for path, value in edits:
+        if path[0] in ready:
+            allowed = f"no setting of a {path[0]} that is given ready: give it there"
+            raise SettingError(".".join(path), value, allowed)
     tree = spread(selected)
-    if chosen and _EXPERIMENT in settings:
-        tree[_EXPERIMENT] = chosen[-1]
+    if named and _EXPERIMENT in settings:
+        tree[_EXPERIMENT] = named[-1]
     for path, value in edits:
         for key in reversed(path):
             value = {key: value}
@@ -88,7 +98,12 @@ def compose(
             tree = expand(root, patch(root, tree, value))
         except SettingError as error:
             raise _with_hint(error, path, tree) from None
-    return build(root, resolve(tree, environment=environment))
+    plain = {key: value for key, value in tree.items() if key not in ready}
+    return build(root, {**resolve(plain, environment=environment), **ready})
+
+
+def _made(value: object) -> bool:
+    return is_dataclass(value) or isinstance(value, Part)
 
 
 def _with_hint(error: SettingError, path: Sequence[str], tree: Mapping[str, Any]) -> SettingError:

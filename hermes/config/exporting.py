@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
-from hermes.config.schema import Part, elements, join, settings_of, to_dict, words
+from hermes.config.schema import Named, elements, join, settings_of, to_dict, words
 
 # What YAML leaves as it is, and a terminal would obey: other ends of lines, and other orders of letters.
 _HIDDEN = re.compile("[\x85\u2028-\u202e\u2066-\u2069]")
@@ -69,7 +69,7 @@ def settings_table(cls: type, where: str = "") -> list[SettingRow]:
         key = join(where, setting.name)
         core, _, args = elements(setting.type)
         inner, at = (elements(args[1])[0], f"{key}.NAME") if core is dict else (core, key)
-        if dataclasses.is_dataclass(inner) and isinstance(inner, type) and not issubclass(inner, Part):
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type) and not issubclass(inner, Named):
             rows += settings_table(inner, at)
             continue
         default = setting.default()

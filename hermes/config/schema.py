@@ -5,26 +5,24 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 import operator
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
 from hermes.errors import HermesError, InputError, SettingError
 from hermes.registry import registry
 
-__all__ = ["Part", "Setting", "convert", "elements", "join", "part_type", "setting", "settings_of", "words"]
+__all__ = ["Named", "Setting", "convert", "elements", "join", "part_type", "setting", "settings_of", "words"]
 
 
-class Part:
-    """Base of whatever a setting chooses by name: policies, scorers, selectors and others.
-
-    A field annotated with a subclass takes a registered name, a dotted path, a mapping
-    `{name: ..., **settings}`, or an instance. Subclasses are dataclasses whose fields are their settings.
-    """
+class Named:
+    """Whatever a setting chooses by name; the base of `hermes.config.Part`."""
 
     kind: ClassVar[str]
 
@@ -103,7 +101,7 @@ def setting(
         default: its default, copied for each instance where mutable; without one it is required.
         help: one line for `hermes show` and the documentation.
         unit: such as "s" or "tokens".
-        ge, gt, le, lt: bounds of a number, or of each number in a list or mapping; checked by `build`.
+        ge, gt, le, lt: bounds of a number, or of each number in a list or mapping.
         choices: the values allowed.
         later: it came after settings were first kept by their hash: at its default it is no part of it.
         before: what the default was then, if it is another since: at its default it is hashed as that.
@@ -149,7 +147,7 @@ def _settings_of(cls: type) -> Mapping[str, Setting]:
         raise HermesError(f"{cls.__qualname__} declares {', '.join(own)}: decorate it with @dataclass")
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
     found = {f.name: Setting(f.name, hints[f.name], f) for f in fields if f.init}
-    if issubclass(cls, Part) and "name" in found:
+    if issubclass(cls, Named) and "name" in found:
         raise HermesError(f"{cls.__qualname__}: a part cannot have a setting 'name', which chooses the part")
     return types.MappingProxyType(found)
 
@@ -182,10 +180,10 @@ def elements(hint: object) -> tuple[object, bool, tuple[object, ...]]:
     return core, optional, get_args(hint)
 
 
-def part_type(hint: object) -> type[Part] | None:
+def part_type(hint: object) -> type[Named] | None:
     """The part class of `Scorer` or `Scorer | None`; None for any other type."""
     core = elements(hint)[0]
-    return core if isinstance(core, type) and issubclass(core, Part) else None
+    return core if isinstance(core, type) and issubclass(core, Named) else None
 
 
 def words(hint: object, limits: Mapping[str, Any] = types.MappingProxyType({})) -> str:
@@ -235,8 +233,11 @@ def _range(limits: Mapping[str, Any]) -> str:
     return f" {' and '.join(found)}" if found else ""
 
 
-def convert(hint: object, value: Any, where: str, limits: Mapping[str, Any]) -> Any:
+def convert(hint: object, value: Any, where: str, limits: Mapping[str, Any], *, text: bool = True) -> Any:
     """A plain value as the scalar type `hint`, checked; nothing is rounded or turned into text.
+
+    Args:
+        text: whether text is read as a number or as true and false, as a file or a command line has it.
 
     Raises:
         SettingError: wrong type, or out of bounds.
@@ -250,15 +251,10 @@ def convert(hint: object, value: Any, where: str, limits: Mapping[str, Any]) -> 
     elif core is bool:
         spoken = {"true": True, "false": False}
         value = spoken.get(value.lower(), value) if isinstance(value, str) else value
-        ok = isinstance(value, bool)
+        ok = isinstance(value, bool) and (text or value is given)
     elif core is int or core is float:
-        if isinstance(value, str) or (core is int and isinstance(value, float) and value.is_integer()):
-            try:
-                value = core(value)
-            except ValueError:
-                ok = False
-        ok = ok and isinstance(value, int if core is int else (int, float)) and not isinstance(value, bool)
-        value = float(value) if ok and core is float else value
+        value = _number(core, value, text)
+        ok = value is not None
     elif core is str:
         # YAML reads 0123, 1e9 and yes as numbers and booleans: their spelling is lost already.
         ok, note = isinstance(value, str), quote
@@ -279,6 +275,20 @@ def convert(hint: object, value: Any, where: str, limits: Mapping[str, Any]) -> 
         value = _WRITTEN[core](value)
         value.written = written
     return value
+
+
+def _number(core: type[int] | type[float], value: Any, text: bool) -> int | float | None:
+    """A number of this type, also from one of numpy's; None for anything else, and for what is not finite."""
+    try:
+        number: Any = core(value) if isinstance(value, str) and text else value
+        if isinstance(number, bool) or not isinstance(number, Real):
+            return None
+        whole = isinstance(number, Integral) or float(number).is_integer()
+        if core is int:
+            return int(number) if whole else None
+        return float(number) if math.isfinite(number) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _within(value: Any, limits: Mapping[str, Any]) -> bool:
@@ -304,10 +314,10 @@ def to_dict(obj: object, *, hashing: bool = False) -> Any:
     >>> to_dict((1, {"a": None}))
     [1, {'a': None}]
     """
-    if isinstance(obj, Part) or (dataclasses.is_dataclass(obj) and not isinstance(obj, type)):
+    if isinstance(obj, Named) or (dataclasses.is_dataclass(obj) and not isinstance(obj, type)):
         values = _hashed(obj) if hashing else {name: getattr(obj, name) for name in settings_of(type(obj))}
         plain = {name: to_dict(value, hashing=hashing) for name, value in values.items()}
-        return {"name": registry(obj.kind).name_of(type(obj)), **plain} if isinstance(obj, Part) else plain
+        return {"name": registry(obj.kind).name_of(type(obj)), **plain} if isinstance(obj, Named) else plain
     if isinstance(obj, (Written, WrittenInt, WrittenFloat, WrittenPath)):
         return obj.written
     if isinstance(obj, Enum):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -20,7 +22,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from hermes.attention import AttentionProbe, memory_attention_set, reading
 from hermes.backbone import Backbone
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.errors import SettingError
 from hermes.memory import KVMemory
 
@@ -39,7 +41,7 @@ _NOT_OPTIONS = (
 
 
 @dataclass
-class GenerationConfig:
+class GenerationConfig(Settings):
     """How answers are generated (settings ``generation.*``).
 
     Greedy decoding and the penalty are those of arXiv 2601.14724.
@@ -141,8 +143,41 @@ class TokenClock(BaseStreamer):  # type: ignore[misc]
             self.shown = text
 
 
+class Draws:
+    """The random numbers of one answer, seeded; its own, as the global ones are every thread's."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._generator: torch.Generator | None = None
+
+    def on(self, device: torch.device) -> torch.Generator:
+        """The generator, on the device where tokens are drawn."""
+        if self._generator is None:
+            self._generator = torch.Generator(device).manual_seed(self.seed)
+        return self._generator
+
+
+class _Drawing(TorchFunctionMode):  # type: ignore[misc]
+    """Tokens are drawn from an answer's own random numbers wherever ``generate`` draws."""
+
+    def __init__(self, draws: Draws) -> None:
+        super().__init__()
+        self.draws = draws
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is torch.multinomial:
+            given["generator"] = self.draws.on(args[0].device)
+        return func(*args, **given)
+
+
 def chooser(
-    config: GenerationConfig, processors: Sequence[LogitsProcessor], prompt_length: int
+    config: GenerationConfig,
+    processors: Sequence[LogitsProcessor],
+    prompt_length: int,
+    draws: Draws,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """What turns ids ``[B, n]`` and logits ``[B, vocab]`` into tokens ``[B, 1]``."""
     chain = LogitsProcessorList(processors)
@@ -156,7 +191,7 @@ def chooser(
     def choose(ids: Tensor, logits: Tensor) -> Tensor:
         scores = chain(ids, logits.float())
         if config.do_sample:
-            return torch.multinomial(scores.softmax(-1), 1)
+            return torch.multinomial(scores.softmax(-1), 1, generator=draws.on(scores.device))
         best: Tensor = scores.argmax(-1, keepdim=True)
         return best
 
@@ -199,7 +234,7 @@ def generate(
     started: float | None = None,
     probe: AttentionProbe | None = None,
     on_text: Callable[[str], None] | None = None,
-    seed: int | None = None,
+    seed: int = 0,
     processors: Sequence[LogitsProcessor] = (),
     **options: Any,
 ) -> Generated:
@@ -245,10 +280,8 @@ def generate(
             "top_k": None,
         }
     )
-    seeded = config.do_sample and seed is not None
-    with memory_attention_set(backbone.model), reading(memory, probe), torch.random.fork_rng(enabled=seeded):
-        if seeded:
-            torch.manual_seed(seed)
+    drawing = _Drawing(Draws(seed)) if config.do_sample else nullcontext()
+    with memory_attention_set(backbone.model), reading(memory, probe), drawing:
         out = backbone.model.generate(
             input_ids=ids,
             attention_mask=mask,

@@ -14,7 +14,14 @@ from transformers import LogitsProcessor
 
 from hermes.attention import causal_bias, memory_attention
 from hermes.backbone import Backbone
-from hermes.decoding.generation import Generated, GenerationConfig, TokenClock, chooser, stop_tokens
+from hermes.decoding.generation import (
+    Draws,
+    Generated,
+    GenerationConfig,
+    TokenClock,
+    chooser,
+    stop_tokens,
+)
 from hermes.decoding.layerwise import LayerwiseDecoder, clocks_of, rotary_at, run_block
 from hermes.memory import KVMemory
 from hermes.tokens import expand_axes
@@ -187,7 +194,7 @@ def generate_in_place(
     *,
     started: float | None = None,
     on_text: Callable[[str], None] | None = None,
-    seed: int | None = None,
+    seed: int = 0,
     processors: Sequence[LogitsProcessor] = (),
 ) -> Generated:
     """Greedy decoding or sampling in preallocated buffers; the memory itself stays as it is.
@@ -197,25 +204,21 @@ def generate_in_place(
     model = decoder.backbone.model
     clock = TokenClock(decoder.backbone, on_text)
     started = time.perf_counter() if started is None else started
-    seeded = config.do_sample and seed is not None
-    with torch.random.fork_rng(enabled=seeded):
-        if seeded:
-            torch.manual_seed(seed)
-        decoder.load(memory, ids.shape[1] + config.max_new_tokens)
-        choose, ends = chooser(config, processors, ids.shape[1]), stop_tokens(model)
-        clock.put(ids)
-        logits = decoder.prefill(ids)
-        first, everything = logits[0].float(), ids
-        while True:
-            token = choose(everything, logits)
-            everything = torch.cat((everything, token), dim=1)
-            # The host must know the token, to stream it and to stop.
-            value = token.cpu()
-            clock.put(value)
-            if int(value) in ends or len(clock.times) == config.max_new_tokens:
-                break
-            logits = decoder.step(token)
-        clock.end()
+    decoder.load(memory, ids.shape[1] + config.max_new_tokens)
+    choose, ends = chooser(config, processors, ids.shape[1], Draws(seed)), stop_tokens(model)
+    clock.put(ids)
+    logits = decoder.prefill(ids)
+    first, everything = logits[0].float(), ids
+    while True:
+        token = choose(everything, logits)
+        everything = torch.cat((everything, token), dim=1)
+        # The host must know the token, to stream it and to stop.
+        value = token.cpu()
+        clock.put(value)
+        if int(value) in ends or len(clock.times) == config.max_new_tokens:
+            break
+        logits = decoder.step(token)
+    clock.end()
     times = clock.times
     tpot = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
     return Generated(everything[0, ids.shape[1] :], first, times[0] - started, tpot)

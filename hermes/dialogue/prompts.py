@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.dialogue.rounds import Round
 from hermes.errors import SettingError
 
@@ -13,7 +13,7 @@ PROMPT_KINDS = ("local", "global", "mixed")
 
 
 @dataclass
-class GuidancePrompts:
+class GuidancePrompts(Settings):
     """The pseudo-queries of the hierarchy (settings ``policy.prompts.*``).
 
     Source: arXiv 2601.14724, Sec. 3.1. The wording is ours; the paper prints its own in App. B, Figs

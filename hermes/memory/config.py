@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 
 ExecutionMode = Literal["eager", "static", "compile"]
 
 
 @dataclass
-class MemoryConfig:
+class MemoryConfig(Settings):
     """How the memory stores keys and its steps are run (settings ``memory.*``)."""
 
     keep_written: bool = setting(

@@ -85,6 +85,14 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
         # Known on the host, so that selectors need not ask the device.
         self.has_timestamps = self.has_protected = False
 
+    def __repr__(self) -> str:
+        waiting = f", {self.pending} pending" if self.pending else ""
+        rows = f", its own for each of {self.rows} heads" if self.rows > 1 else ""
+        return (
+            f"<{type(self).__name__} {self.index}: {self.length} tokens{rows}, {self.prefix} of them the "
+            f"prefix{waiting}>"
+        )
+
     @property
     def length(self) -> int:
         """Tokens held, prefix included, pending ones not."""

@@ -89,6 +89,15 @@ class KVMemory(Cache):  # type: ignore[misc]
         for layer in self.layers:
             layer.kernels = kernels
 
+    def __repr__(self) -> str:
+        lengths = self.lengths
+        held = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
+        streams = f" for {self.batch_size} streams" if self.batch_size > 1 else ""
+        return (
+            f"<{type(self).__name__}: {len(lengths)} layers{streams}, {held} tokens each, {self.prefix} of "
+            f"them the prefix, {self.memory_bytes / 1e6:.3g} MB>"
+        )
+
     def __iter__(self) -> Iterator[KVLayer]:
         return iter(self.layers)
 

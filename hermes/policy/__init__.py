@@ -9,10 +9,12 @@ from hermes.policy.policy import (
     Recall,
     StreamContext,
     check_budget,
+    check_policy,
     check_streams,
     compress_together,
     group_by_round,
     reindex_due,
+    with_budget,
     wrong_result,
 )
 from hermes.policy.quantise import dequantise, quantise
@@ -55,6 +57,7 @@ __all__ = [
     "TieredPolicy",
     "best",
     "check_budget",
+    "check_policy",
     "check_streams",
     "compress_together",
     "cosine",
@@ -80,5 +83,6 @@ __all__ = [
     "temporal_reduction",
     "thinned",
     "with_background",
+    "with_budget",
     "wrong_result",
 ]

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.files import make_folder, writing
 from hermes.memory import KVLayer, KVMemory, Tokens, write_tensors
 from hermes.policy.quantise import Along, Codes, dequantise, quantise
@@ -29,7 +29,7 @@ _BITS = {"exact": 0, "int8": 8, "int4": 4, "int2": 2}
 
 
 @dataclass
-class Store:
+class Store(Settings):
     """Where archived keys and values are kept, and how exactly (settings ``policy.store.*``).
 
     Source: arXiv 2402.02750 (KIVI) for the integers: keys per channel, values per token. A group never spans

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool
 
 from hermes.attention import AttentionProbe, Observer
-from hermes.config import Part
+from hermes.config import Part, check, settings_of
 from hermes.dialogue import GuidancePrompts, Round
 from hermes.errors import InputError, SettingError
 from hermes.memory import KVMemory, LayerUpdate, join_updates
@@ -254,6 +254,36 @@ def compress_together(policies: Sequence[MemoryPolicy], memory: KVMemory, observ
     compact = reindex_due(policies, memory, compressing=bool(updates))
     memory.apply(updates, compact=compact)
     return bool(updates) or compact is not False
+
+
+def check_policy(policy: object) -> None:
+    """Refuse what is no policy, or has a setting that it cannot have, such as one that was changed later.
+
+    Raises:
+        SettingError: it names what is wrong.
+    """
+    if not isinstance(policy, MemoryPolicy):
+        hint = "hermes.open_session takes a name, a mapping or a class as well."
+        raise SettingError("policy", policy, "an instance of MemoryPolicy", hint)
+    check(type(policy), policy, "policy")
+    if policy.bound != "unbounded":
+        check(int, getattr(policy, "budget", None), "policy.budget", {"ge": 1})
+
+
+def with_budget(policy: MemoryPolicy, budget: int) -> MemoryPolicy:
+    """The same settings with another budget.
+
+    Raises:
+        SettingError: a budget that it cannot have, or a policy without that setting.
+    """
+    if not is_dataclass(policy) or "budget" not in settings_of(type(policy)):
+        raise SettingError("policy.budget", budget, f"no budget: {type(policy).__name__} has no such setting")
+    given: Any = policy
+    try:
+        made: MemoryPolicy = replace(given, budget=budget)
+    except SettingError as error:
+        raise SettingError(f"policy.{error.where}", error.given, error.allowed, error.hint) from error
+    return made
 
 
 def wrong_result(part: object, method: str, given: object, needed: str) -> InputError:

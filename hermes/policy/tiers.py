@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 
 from hermes.attention import AttentionProbe, Guidance, Observer
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.dialogue import GuidancePrompts
 from hermes.errors import SettingError
 from hermes.memory import KVMemory, LayerUpdate, keeping
@@ -37,7 +37,7 @@ from hermes.policy.policy import MemoryPolicy, StreamContext, wrong_result
 
 
 @dataclass
-class Tier:
+class Tier(Settings):
     """A share of the layers and how their tokens are scored and merged (settings ``policy.tiers.NAME.*``).
 
     Source: arXiv 2601.14724, Sec. 3.1, generalised.

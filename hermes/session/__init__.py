@@ -2,4 +2,4 @@
 
 from hermes.faces import face
 
-__all__, __getattr__ = face(__name__, __file__)
+__all__, __getattr__, __dir__ = face(__name__, __file__)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,7 @@ from torch import Tensor
 from hermes.backbone import Backbone
 from hermes.decoding.generation import Generated
 from hermes.dialogue import is_correct, letters
+from hermes.files import json_line
 from hermes.machine.device import peak_memory_bytes
 
 
@@ -43,6 +45,20 @@ class Answer:
     ids: Int[Tensor, " n"] = field(repr=False)
     archived_bytes: int = 0
     read_per_layer: list[int] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        said = self.answer if len(self.answer) <= 60 else f"{self.answer[:57]}..."
+        choice = "" if self.choice is None else f", choice={self.choice!r}"
+        correct = "" if self.correct is None else f", correct={self.correct}"
+        return f"Answer({said!r}{choice}{correct}, time_s={self.time_s:g}, ttft_ms={self.ttft_ms:.3g})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, the tokens as a list of ids."""
+        return {one.name: getattr(self, one.name) for one in fields(self)} | {"ids": self.ids.tolist()}
+
+    def to_json(self) -> str:
+        """One line of JSON; a number that JSON does not have becomes null."""
+        return json_line(self.to_dict()).strip()
 
     @classmethod
     def of(

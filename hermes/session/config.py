@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hermes.attention import AttentionProbe
 from hermes.backbone import BackboneConfig, backbone_fallback
-from hermes.config import Fallback, compose, setting
+from hermes.config import Fallback, Settings, compose, setting
 from hermes.decoding.generation import GenerationConfig
 from hermes.dialogue import QuestionConfig
 from hermes.memory import MemoryConfig
@@ -18,7 +18,7 @@ from hermes.video import VideoConfig
 
 
 @dataclass
-class StreamConfig:
+class StreamConfig(Settings):
     """How the stream is cut (settings ``stream.*``)."""
 
     chunk_frames: int = setting(
@@ -27,7 +27,7 @@ class StreamConfig:
 
 
 @dataclass
-class RunConfig:
+class RunConfig(Settings):
     """The settings of one run; every one is ``key=value`` on the command line."""
 
     policy: MemoryPolicy = setting(help="the memory policy")
@@ -49,8 +49,15 @@ DEFAULTS: Mapping[str, str] = {"backbone": "embedded", "policy": "hermes"}
 FALLBACKS: Mapping[str, Fallback] = {"backbone": backbone_fallback}
 
 
-def run_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> RunConfig:
+def run_config(
+    overrides: Sequence[str] = (),
+    config_dirs: Sequence[Path] = (),
+    chosen: Mapping[str, object] | None = None,
+) -> RunConfig:
     """The settings of a run from ``key=value`` overrides on the defaults.
+
+    Args:
+        overrides, config_dirs, chosen: as of :func:`hermes.config.compose`.
 
     Raises:
         SettingError: an unknown setting, a wrong type or value, an unknown policy or backbone.
@@ -58,4 +65,6 @@ def run_config(overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()) 
     >>> run_config(["policy=fifo", "policy.budget=64"]).policy.budget
     64
     """
-    return compose(DEFAULTS, overrides, RunConfig, config_dirs=config_dirs, fallbacks=FALLBACKS)
+    return compose(
+        DEFAULTS, overrides, RunConfig, chosen=chosen, config_dirs=config_dirs, fallbacks=FALLBACKS
+    )

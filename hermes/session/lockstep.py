@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hermes.backbone import Backbone
+from hermes.config import check
 from hermes.decoding.generation import GenerationConfig
 from hermes.dialogue import QuestionConfig
-from hermes.errors import InputError, SettingError
+from hermes.errors import InputError
 from hermes.memory import MemoryConfig
-from hermes.policy import MemoryPolicy, check_streams
+from hermes.policy import MemoryPolicy, check_policy, check_streams
 from hermes.session.answer import Answer, Stats
-from hermes.session.loop import Session
+from hermes.session.intake import check_time, frames_of, placed
+from hermes.session.loop import Session, alone
 from hermes.tokens import Chunk
-from hermes.video import Frame
 
 __all__ = ["BatchedSession"]
 
@@ -47,10 +48,9 @@ class BatchedSession(Session):
     >>> from hermes import open_session
     >>> from hermes.parts import Recency
     >>> from hermes.policy import Tier, TieredPolicy
-    >>> from hermes.video import open_source
     >>> newest = TieredPolicy(budget=64, tiers={"all": Tier(share=1.0, scorer=Recency())})
     >>> session = BatchedSession(open_session().backbone, newest, 2, chunk_frames=8)
-    >>> clips = [list(open_source(np.full((8, 42, 42, 3), shade, np.uint8), fps=24)) for shade in (0, 255)]
+    >>> clips = [np.full((8, 42, 42, 3), shade, np.uint8) for shade in (0, 255)]
     >>> session.feed(clips)
     >>> [answer.frames_seen for answer in session.ask("What is happening?")]
     [8, 8]
@@ -69,8 +69,8 @@ class BatchedSession(Session):
         seed: int = 0,
         question: QuestionConfig | None = None,
     ) -> None:
-        if streams < 1:
-            raise SettingError("streams", streams, "an integer of at least 1")
+        check(int, streams, "streams", {"ge": 1})
+        check_policy(policy)
         check_streams(policy, streams)
         super().__init__(
             backbone,
@@ -83,20 +83,30 @@ class BatchedSession(Session):
             question=question,
         )
 
-    def feed(self, frames: Sequence[Iterable[Frame]]) -> None:
+    def feed(self, frames: Sequence[Any], *, at: float | None = None, bgr: bool = False) -> None:
         """Take in frames of every stream; whole chunks are encoded.
 
+        Everything is looked at before anything is taken.
+
+        Args:
+            frames: a stream each, as of :meth:`hermes.StreamSession.feed`, as are ``at`` and ``bgr``.
+
         Raises:
-            SettingError: a budget below the tokens of one frame.
-            InputError: not one iterable a stream, not equally many frames, or frames that cannot be encoded
-                together.
+            SettingError: a budget below the tokens of one frame, or a source of another rate.
+            InputError: not one entry a stream, not equally many frames, frames that cannot be encoded
+                together, or times that go back.
         """
-        given = [list(each) for each in frames]
-        self._count(given)
-        if len({len(each) for each in given}) > 1:
-            counts = ", ".join(str(len(each)) for each in given)
-            raise InputError(f"streams in lockstep bring equally many frames; these bring {counts}")
-        self.take(zip(*given, strict=True))
+        start = None if at is None else check_time(at, "at")
+        self._count(frames)
+        with self.turn():
+            fed = [frames_of(each, self.fps, bgr=bgr) for each in frames]
+            pairs = zip(self.streams, fed, strict=True)
+            given = [list(placed(each, stream.end, start, self.notes)) for stream, each in pairs]
+            given = self.let_in(given)
+            if len({len(each) for each in given}) > 1:
+                counts = ", ".join(str(len(each)) for each in given)
+                raise InputError(f"streams in lockstep bring equally many frames; these bring {counts}")
+            self.take(zip(*given, strict=True))
 
     def feed_chunk(self, chunks: Sequence[Chunk]) -> None:
         """Take in one chunk a stream, already embedded; raises SettingError as :meth:`feed`.
@@ -111,6 +121,7 @@ class BatchedSession(Session):
         if len(given) != len(self.streams):
             raise InputError(f"{len(self.streams)} streams were opened, and {len(given)} were given")
 
+    @alone
     def ask(
         self, question: str, choices: Sequence[str] = (), *, stream: int | None = None, **options: Any
     ) -> list[Answer]:
@@ -133,6 +144,7 @@ class BatchedSession(Session):
         asked = self.streams if stream is None else [self.streams[stream]]
         return [self.answer(one, question, choices, **options) for one in asked]
 
+    @alone
     def stats(self) -> list[Stats]:
         """What was done so far and what is held, a stream each; times are those of the common calls."""
         return [stream.stats() for stream in self.streams]

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from threading import Condition, RLock, get_ident
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from hermes.attention import AttentionProbe, memory_attention_set, together
 from hermes.backbone import Backbone, encode, self_check
+from hermes.config import check
 from hermes.decoding.execution import Execution
 from hermes.decoding.generation import GenerationConfig
 from hermes.decoding.observer import DecoderObserver
 from hermes.decoding.prefill import prefill
 from hermes.dialogue import QuestionConfig
-from hermes.errors import InputError, SettingError
+from hermes.errors import HermesError, InputError, SettingError
 from hermes.machine.device import Stopwatch
 from hermes.memory import KVMemory, MemoryConfig
-from hermes.policy import MemoryPolicy, check_budget, check_streams
+from hermes.policy import MemoryPolicy, check_budget, check_policy, check_streams
 from hermes.session.answer import Answer
+from hermes.session.intake import Notes
 from hermes.session.question import answer_question, check_question
 from hermes.session.stream import Stream, all_or_nothing
 from hermes.tokens import Chunk, stack_chunks
@@ -33,6 +37,19 @@ __all__ = ["Session"]
 logger = logging.getLogger(__name__)
 
 AnySession = TypeVar("AnySession", bound="Session")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def alone(method: Callable[Concatenate[AnySession, P], R]) -> Callable[Concatenate[AnySession, P], R]:
+    """A method of a session that other threads wait for; a callback within it may call another one."""
+
+    @functools.wraps(method)
+    def locked(self: AnySession, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return locked
 
 
 class Session:
@@ -74,18 +91,31 @@ class Session:
         seed: int = 0,
         question: QuestionConfig | None = None,
     ) -> None:
-        _check_chunk_frames(chunk_frames, backbone.frames_per_group)
+        if not isinstance(backbone, Backbone):
+            hint = "hermes.load_backbone gives one."
+            raise SettingError("backbone", backbone, "a loaded backbone", hint)
+        for policy in policies:
+            check_policy(policy)
+        fps = check(float | None, fps, "video.fps", {"gt": 0})
+        generation = check(GenerationConfig | None, generation, "generation")
+        memory = check(MemoryConfig | None, memory, "memory")
         self.backbone = backbone
         self.policy = policies[0]
         self._check_layout()
         self.fps = fps or backbone.fps
-        self.chunk_frames = chunk_frames
+        self.chunk_frames = _checked_chunk(chunk_frames, backbone.frames_per_group)
+        seed = check(int, seed, "seed", {"ge": 0})
         self.generation = generation or GenerationConfig()
         self.question_config = question or QuestionConfig()
         self.memory_config = memory or MemoryConfig()
         # It outlives a reset: what it recorded serves the next stream.
         self.execution = Execution(backbone, self.memory_config.execution)
         self.probe = probe
+        self.notes = Notes()
+        self.lock = RLock()
+        self._free = Condition(self.lock)
+        self._feeder: int | None = None
+        self._writing = False
         self._entered = ExitStack()
         if not backbone.checked:
             backbone.check()
@@ -99,6 +129,7 @@ class Session:
                 seed=seed,
                 entry=index if len(policies) > 1 else None,
                 limits=self.question_config,
+                notes=self.notes,
             )
             for index, policy in enumerate(policies)
         ]
@@ -130,8 +161,10 @@ class Session:
                 "This family's stock positions go back in time; native goes with policy=full.",
             )
 
+    @alone
     def reset(self) -> None:
         """Forget every stream and start afresh."""
+        self._refuse_while_writing()
         self.execution.restart()
         memory = KVMemory.of(self.backbone.num_layers, self.backbone.rotary, self.memory_config)
         self._encoding, self._compressing = (Stopwatch(self.backbone.device) for _ in range(2))
@@ -146,6 +179,7 @@ class Session:
         self.streams, self.policy = [stream], stream.policy
         self._encoding, self._compressing = stream.encoding, stream.compressing
         self.hold(stream.held)
+        stream.go_on()
         self._warned = False
 
     def hold(self, memory: KVMemory) -> None:
@@ -153,6 +187,14 @@ class Session:
         for stream in self.streams:
             stream.held = memory
         self.observer = DecoderObserver(self.backbone, memory)
+
+    def __repr__(self) -> str:
+        memory, stream = self.memory, self.streams[0]
+        several = f" of {len(self.streams)} streams in lockstep" if len(self.streams) > 1 else ""
+        return (
+            f"<{type(self).__name__}{several}: {self.backbone!r}, {self.policy!r}, {stream.frames_seen} "
+            f"frames in {stream.now:g} s, {memory!r}>"
+        )
 
     def __enter__(self: AnySession) -> AnySession:
         self._entered.enter_context(memory_attention_set(self.backbone.model))
@@ -165,14 +207,60 @@ class Session:
         """Leave the model as it was found. The memory stays readable."""
         self._entered.close()
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Feed, while other threads that feed wait for their turn; questions come in between.
+
+        Raises:
+            HermesError: a callback feeds the session whose chunk it is told of.
+        """
+        me = get_ident()
+        with self.lock:
+            self._refuse_while_writing()
+            while self._feeder not in (None, me):
+                self._free.wait()
+            outer, self._feeder = self._feeder, me
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._feeder = outer
+                self._free.notify_all()
+
+    def _refuse_while_writing(self) -> None:
+        if self._writing:
+            raise HermesError("a callback cannot feed, reset or resume the session whose chunk it is told of")
+
+    def let_in(self, given: Sequence[Sequence[Frame]]) -> list[list[Frame]]:
+        """The frames of each stream that will be taken, looked at whole before any is.
+
+        Raises:
+            InputError: one that cannot be, see :meth:`hermes.session.intake.Door.enter`.
+        """
+        doors = [replace(stream.door) for stream in self.streams]
+        found = [
+            [frame for frame in frames if door.enter(frame) is not None]
+            for door, frames in zip(doors, given, strict=True)
+        ]
+        sizes = [door.size for door in doors if door.size is not None]
+        costs = {size if self.backbone.axes > 1 else self.backbone.tokens_per_frame(*size) for size in sizes}
+        if len(costs) > 1:
+            named = ", ".join(f"{width}x{height}" for height, width in sizes)
+            raise InputError(f"streams in lockstep bring frames of one size; these are {named}")
+        return found
+
     def take(self, steps: Iterable[Sequence[Frame]]) -> None:
         """Take in one frame of every stream at a time; whole chunks are encoded and compressed."""
         for step in steps:
-            for stream, frame in zip(self.streams, step, strict=True):
-                stream.take(frame)
-            if len(self.streams[0].waiting) >= self.chunk_frames:
-                self.flush()
+            with self.lock:
+                entered = [stream.door.enter(frame) for stream, frame in zip(self.streams, step, strict=True)]
+                for stream, frame in zip(self.streams, entered, strict=True):
+                    if frame is not None:
+                        stream.take(frame)
+                if len(self.streams[0].waiting) >= self.chunk_frames:
+                    self.flush()
 
+    @alone
     def flush(self) -> None:
         """Encode the frames that wait for their chunk to fill.
 
@@ -184,8 +272,13 @@ class Session:
             InputError: frames that cannot be encoded together, or a policy that takes frames of some streams
                 only.
         """
-        if not self.streams[0].waiting:
+        # A callback that asks finds the memory as it is.
+        if self._writing or not self.streams[0].waiting:
             return
+        with self._written():
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
         # The prefix first: token ids count up from it.
         self.write_prefix()
         admitted = [stream.admitted() for stream in self.streams]
@@ -212,20 +305,34 @@ class Session:
         if chunk is not None:
             self._after_encoding(chunk)
 
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Write into the memory, while everything else is refused or waits."""
+        self._writing = True
+        try:
+            yield
+        finally:
+            self._writing = False
+
     def _forget_waiting(self) -> None:
         for stream in self.streams:
             stream.forget_waiting()
 
+    @alone
     def write_chunks(self, chunks: Sequence[Chunk]) -> None:
         """Take in chunks that are embedded already, one a stream; raises as :meth:`flush`."""
+        self._refuse_while_writing()
+        with self._written():
+            self._write_embedded(chunks)
+
+    def _write_embedded(self, chunks: Sequence[Chunk]) -> None:
         self.notify("on_encode_start", ())
         check_streams(self.policy, chunks[0].embeds.shape[0])
         self.write_prefix(chunks[0].embeds.shape[0])
         with self._encoding, all_or_nothing(self.streams):
             chunk = self._write(chunks)
         for stream, own in zip(self.streams, chunks, strict=True):
-            stream.frames_seen += own.frames
-            stream.now += own.frames / self.fps
+            stream.count(own)
         self._after_encoding(chunk)
 
     def write_prefix(self, batch: int = 1) -> None:
@@ -247,6 +354,8 @@ class Session:
         if self.streams[0].chunks == 0:
             check_budget(self.policy, reduced[0])
         chunk = stack_chunks(reduced)
+        for stream, own in zip(self.streams, reduced, strict=True):
+            stream.written = None if stream.written is None else stream.written + len(own.tokens)
         self.execution.prefill(self.memory, chunk, probe=together(self.probe, self.policy.watch()))
         return chunk
 
@@ -278,6 +387,7 @@ class Session:
         """
         check_question(self.backbone, self.question_config, question, choices, correct, ids)
 
+    @alone
     def answer(self, stream: Stream, question: str, choices: Sequence[str], **options: Any) -> Answer:
         """Answer a question to one of the streams; :func:`hermes.session.question.answer_question` says how.
 
@@ -286,6 +396,7 @@ class Session:
         """
         if stream.frames_seen == 0:
             raise InputError("no frame was seen before the question: feed frames first, or ask later")
+        stream.say_if_whole()
         self.notify("on_ask_start", question)
         answer = answer_question(
             stream, self.execution, self.generation, question, choices, watching=self.probe, **options
@@ -297,8 +408,9 @@ class Session:
         """Hear of what happens, by the name of a method of ``Callback``; nothing by default."""
 
 
-def _check_chunk_frames(chunk_frames: int, group: int) -> None:
-    if chunk_frames < 1 or chunk_frames % group:
-        whole = f"a multiple of {group}, frames encoded together"
-        allowed = "an integer of at least 1" if group == 1 else whole
-        raise SettingError("stream.chunk_frames", chunk_frames, allowed)
+def _checked_chunk(chunk_frames: int, group: int) -> int:
+    whole = f"a multiple of {group}, frames encoded together"
+    frames: int = check(int, chunk_frames, "stream.chunk_frames", {"ge": 1})
+    if frames % group:
+        raise SettingError("stream.chunk_frames", chunk_frames, whole)
+    return frames

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -19,15 +23,24 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from hermes.backbone import Backbone
 from hermes.errors import InputError, did_you_mean
 from hermes.files import check_file_path, write_csv_whole
 from hermes.memory import KVMemory
 from hermes.pages.styles import save_figure
 from hermes.pages.text import in_figure
-from hermes.session.session import StreamSession
+from hermes.policy import MemoryPolicy
 from hermes.tokens import TokenKind
 
-__all__ = ["HeldFrame", "check_map_path", "held_frames", "memory_figure", "memory_map", "session_map"]
+__all__ = [
+    "HeldFrame",
+    "check_map_path",
+    "held_frames",
+    "memory_figure",
+    "memory_map",
+    "session_map",
+    "session_picture",
+]
 
 _SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -35,6 +48,23 @@ _COLUMNS = 400
 _TABLE = ("layer", "frame", "time_s", "tokens", "summaries")
 _EVICTED = "#f4f4f4"
 _SUMMARY = "#e8000b"
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """What a session shows of itself; :class:`hermes.StreamSession` does."""
+
+    backbone: Backbone
+    policy: MemoryPolicy
+    fps: float
+
+    @property
+    def memory(self) -> KVMemory:
+        """What is held."""
+
+    @property
+    def now(self) -> float:
+        """Seconds of the stream that have passed."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +159,7 @@ def memory_figure(
     return figure
 
 
-def session_map(session: StreamSession, path: str | Path, *, start: float = 0.0, title: str = "") -> Path:
+def session_map(session: Watching, path: str | Path, *, start: float = 0.0, title: str = "") -> Path:
     """The memory map of a session, with the tiers of its policy and everything it has seen.
 
     See :func:`memory_map`.
@@ -137,16 +167,27 @@ def session_map(session: StreamSession, path: str | Path, *, start: float = 0.0,
     Raises:
         InputError: another suffix, or a path that cannot be written.
     """
+    return memory_map(session.memory, path, title=title, **_seen(session, start))
+
+
+def session_picture(session: Watching) -> str:
+    """The memory map of a session as one HTML element, which names no other file."""
+    held = io.BytesIO()
+    memory_figure(session.memory, **_seen(session, 0.0)).savefig(held, dpi=100, format="png")
+    picture = base64.b64encode(held.getvalue()).decode()
+    said = html.escape(repr(session))
+    image = f'<img src="data:image/png;base64,{picture}" alt="memory map"/>'
+    return f"<figure>{image}<figcaption>{said}</figcaption></figure>"
+
+
+def _seen(session: Watching, start: float) -> dict[str, Any]:
     boundaries = getattr(session.policy, "boundaries", None)
-    return memory_map(
-        session.memory,
-        path,
-        duration=session.now - start,
-        tiers=boundaries(len(session.memory.layers)) if boundaries else None,
-        title=title,
-        start=start,
-        step=session.backbone.frames_per_group / session.fps,
-    )
+    return {
+        "duration": session.now - start,
+        "tiers": boundaries(len(session.memory.layers)) if boundaries else None,
+        "start": start,
+        "step": session.backbone.frames_per_group / session.fps,
+    }
 
 
 def check_map_path(path: str | Path) -> Path:

@@ -121,7 +121,7 @@ def _restored(
     like: Stream, path: Path, about: _Stream, held: KVMemory, tensors: dict[str, Tensor], unsure: bool
 ) -> Stream:
     fresh = _fresh(like.policy)
-    stream = Stream(like.backbone, fresh, fps=like.fps, seed=like.seed, entry=like.entry)
+    stream = like.beside(fresh)
     stream.start(held, Stopwatch(like.backbone.device), Stopwatch(like.backbone.device))
     try:
         stream.context.generator.set_state(tensors.pop("generator"))

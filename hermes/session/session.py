@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,10 @@ from hermes.decoding.generation import GenerationConfig
 from hermes.dialogue import QuestionConfig
 from hermes.errors import InputError
 from hermes.memory import MemoryConfig
-from hermes.policy import MemoryPolicy, StreamContext
+from hermes.policy import MemoryPolicy, StreamContext, check_policy
 from hermes.session.answer import Answer, Stats
-from hermes.session.loop import Session
+from hermes.session.intake import check_time, frames_of, placed
+from hermes.session.loop import Session, alone
 from hermes.session.saving import resumed_stream, save_stream
 from hermes.session.stream import Stream
 from hermes.tokens import Chunk, VideoState
@@ -93,6 +94,7 @@ class StreamSession(Session):
         seed: int = 0,
         question: QuestionConfig | None = None,
     ) -> None:
+        check_policy(policy)
         # A policy that serves another stream already keeps it; this one gets a fresh copy of its settings.
         fresh: Any = policy
         own: MemoryPolicy = replace(fresh) if hasattr(policy, "context") else policy
@@ -143,24 +145,66 @@ class StreamSession(Session):
     def now(self, seconds: float) -> None:
         self.stream.now = seconds
 
+    @alone
+    def _repr_html_(self) -> str:
+        """The memory map, for notebooks."""
+        # Drawing is imported where it is asked for.
+        from hermes.session.memory_map import session_picture
+
+        return session_picture(self)
+
     def notify(self, event: str, *args: Any) -> None:
         """Tell every callback."""
         for callback in self.callbacks:
             getattr(callback, event)(self, *args)
 
-    def feed(self, frames: Iterable[Frame]) -> None:
+    def feed(self, frames: Any, *, at: float | None = None, bgr: bool = False) -> None:
         """Take frames in; whenever ``chunk_frames`` have gathered, encode them and compress the memory.
 
+        Every frame is looked at before it waits: one that cannot be encoded, or whose time goes back, is
+        refused, and the stream goes on with those before it. A list or tuple is looked at whole before any of
+        it is taken.
+
+        A path is sampled at the session's rate. A source that is open already must have that rate, or a
+        multiple of it. A clip whose times begin again goes on where the stream ended, and the log says so
+        once; pictures without a time follow each other at the session's rate.
+
+        Args:
+            frames: a path, URL or open source; an array ``[T, H, W, 3]``; one picture (an array
+                ``[H, W, 3]``, a tensor, a PIL image); or an iterable of pictures, of ``(time, picture)`` or
+                of :class:`~hermes.video.Frame`.
+            at: seconds of the stream at which they begin; by default their own times, if those come later
+                than all before.
+            bgr: channels are blue, green, red, as OpenCV gives them.
+
         Raises:
-            SettingError: a budget below the tokens of one frame.
-            InputError: frames that cannot be encoded together.
+            SettingError: a budget below the tokens of one frame, or a source of another rate.
+            InputError: no frames, frames that cannot be encoded together, or times that go back.
+
+        >>> import numpy as np
+        >>> from hermes import open_session
+        >>> session = open_session("tiny_llava_onevision", overrides=["video.fps=1"])
+        >>> for _ in range(2):
+        ...     session.feed(np.zeros((8, 42, 42, 3), np.uint8))
+        >>> session.feed(np.zeros((42, 42, 3), np.uint8), at=60)
+        >>> session.now
+        61.0
         """
-        self.take((frame,) for frame in frames)
+        start = None if at is None else check_time(at, "at")
+        with self.turn():
+            given = self._arriving(frames, start, bgr)
+            if isinstance(frames, list | tuple):
+                given = iter(self.let_in([list(given)])[0])
+            self.take((frame,) for frame in given)
+
+    def _arriving(self, frames: Any, at: float | None = None, bgr: bool = False) -> Iterator[Frame]:
+        return placed(frames_of(frames, self.fps, bgr=bgr), self.stream.end, at, self.notes)
 
     def feed_chunk(self, chunk: Chunk) -> None:
         """Take in a chunk that is already embedded; raises SettingError as :meth:`feed`."""
         self.write_chunks([chunk])
 
+    @alone
     def ask(
         self,
         question: str,
@@ -196,10 +240,12 @@ class StreamSession(Session):
             self.stream, question, choices, correct=correct, on_text=on_text, probe=probe, ids=ids, **options
         )
 
+    @alone
     def stats(self) -> Stats:
         """What was done so far, and what the memory holds."""
         return self.stream.stats()
 
+    @alone
     def save(self, folder: str | Path) -> None:
         """Write the stream's state to a folder, so that :meth:`resume` goes on from here.
 
@@ -212,6 +258,7 @@ class StreamSession(Session):
         self.flush()
         save_stream(self.stream, folder, self.chunk_frames)
 
+    @alone
     def resume(self, folder: str | Path) -> None:
         """Go on from a folder written by :meth:`save`, as if the stream had not been interrupted.
 
@@ -224,14 +271,15 @@ class StreamSession(Session):
         """
         self.go_on(resumed_stream(self.stream, folder, self.chunk_frames, self.memory_config, self.memory))
 
-    def watch(self, frames: Iterable[Frame], times: Sequence[float]) -> Iterator[float]:
+    def watch(self, frames: Any, times: Sequence[float]) -> Iterator[float]:
         """Feed frames and stop at each of the given times (s), with just those seen that had arrived before.
 
-        After each yield the caller asks; at the end all remaining frames are fed.
+        They are taken as :meth:`feed` takes them. After each yield the caller asks; at the end all remaining
+        frames are fed.
         """
         due = iter(sorted(times))
         stop = next(due, None)
-        for frame in frames:
+        for frame in self._arriving(frames):
             while stop is not None and frame.arrived >= stop - 1e-6:
                 self.flush()
                 self.now = stop

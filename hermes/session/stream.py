@@ -15,6 +15,7 @@ from hermes.machine.device import Stopwatch
 from hermes.memory import KVMemory
 from hermes.policy import MemoryPolicy, StreamContext, wrong_result
 from hermes.session.answer import Stats
+from hermes.session.intake import Door, Notes
 from hermes.tokens import Chunk, VideoState
 from hermes.video import Frame
 
@@ -32,6 +33,7 @@ class Stream:
         policy: the memory policy of this stream alone; the stream starts it.
         fps: sampling rate of its frames.
         seed: of the policy's random numbers and of sampling.
+        notes: for what is to be said once.
         entry: its entry of the memory's batch axis; None where it has the memory for itself.
         limits: of questions; the defaults if not given.
 
@@ -39,7 +41,9 @@ class Stream:
         held: the memory that it writes into, alone or with others.
         context: what the policy may know of the stream.
         video: what the backbone remembers between chunks.
+        door: looks at each frame before it waits.
         waiting: frames that wait for their chunk to fill.
+        written: video tokens that the memory was given; None where that is not known.
         frames_seen: frames that have left ``waiting``, whether the policy took them or not.
         now: seconds of the stream that have passed.
         encoding, compressing: clocks of the work done, shared by streams in lockstep.
@@ -52,6 +56,7 @@ class Stream:
         *,
         fps: float,
         seed: int,
+        notes: Notes,
         entry: int | None = None,
         limits: QuestionConfig | None = None,
     ) -> None:
@@ -59,8 +64,21 @@ class Stream:
         self.policy = policy
         self.fps = fps
         self.seed = seed
+        self.notes = notes
         self.entry = entry
         self.limits = limits or QuestionConfig()
+
+    def beside(self, policy: MemoryPolicy) -> Stream:
+        """A stream with the same settings, but a policy of its own; it has not begun."""
+        return Stream(
+            self.backbone,
+            policy,
+            fps=self.fps,
+            seed=self.seed,
+            notes=self.notes,
+            entry=self.entry,
+            limits=self.limits,
+        )
 
     def start(self, held: KVMemory, encoding: Stopwatch, compressing: Stopwatch) -> None:
         """Begin a stream over this memory, on these clocks, and forget the one before."""
@@ -83,10 +101,12 @@ class Stream:
             guiding=functools.lru_cache(maxsize=1)(guiding),
         )
         self.policy.start(self.context)
+        self.door = Door(self.fps, backbone.tokens_per_frame, self.notes)
         self.waiting: list[Frame] = []
         # Of the frames that wait, how many were offered to the policy, and those it took.
         self._offered, self._admitted = 0, list[Frame]()
         self.frames_seen = self.chunks = self.questions = 0
+        self.written: int | None = 0
         self.now = 0.0
 
     @property
@@ -94,10 +114,38 @@ class Stream:
         """The stream's own part of the memory."""
         return self.held if self.entry is None else self.held.select([self.entry])
 
+    @property
+    def end(self) -> float:
+        """Seconds at which the next clip may begin; 0 before the first."""
+        return max(self.now, self.door.time + 1 / self.fps, 0.0)
+
     def take(self, frame: Frame) -> None:
-        """Let a frame wait for its chunk."""
+        """Let a frame that came through the door wait for its chunk."""
         self.waiting.append(frame)
-        self.now = frame.time + 1 / self.fps
+        self.now = max(self.now, frame.time + 1 / self.fps)
+
+    def count(self, chunk: Chunk) -> None:
+        """Count the frames of a chunk that came in embedded."""
+        self.frames_seen += chunk.frames
+        self.now += chunk.frames / self.fps
+        self.door.pass_by(self.now - 1 / self.fps, int(chunk.tokens.frame.amax()))
+
+    def say_if_whole(self) -> None:
+        """Say so where nothing was evicted: then a policy shows nothing of itself."""
+        held = {layer.video_length for layer in self.held}
+        if self.written and held == {self.written} and self.policy.bound == "bounded":
+            self.notes.say(
+                "whole",
+                f"nothing was evicted: all {self.written} video tokens fit under the budget of "
+                f"{self.policy.budget} (policy.budget); a budget below {self.written} would evict",
+            )
+
+    def go_on(self) -> None:
+        """Let nothing in that a stream taken up again has seen already."""
+        self.written = None
+        if self.frames_seen:
+            seen = [layer.origin.frame.amax() for layer in self.held if layer.length]
+            self.door.pass_by(self.now - 1 / self.fps, max(self.frames_seen - 1, *map(int, seen)))
 
     def admitted(self) -> Sequence[Frame]:
         """Those of the waiting frames that the policy takes; each frame is offered to it once."""

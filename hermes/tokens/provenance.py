@@ -86,6 +86,9 @@ class Provenance:
     def __len__(self) -> int:
         return self.table.shape[-1]
 
+    def __repr__(self) -> str:
+        return f"Provenance({list(self.table.shape)})"
+
     def to(self, device: torch.device | str) -> Provenance:
         """The same table on another device."""
         return Provenance(self.table.to(device))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hermes.backbone.checkpoint import save_weights
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.errors import SettingError
 from hermes.files import write_files_whole, write_text_whole
 from hermes.training.words import visual_words
@@ -31,7 +31,7 @@ _PIXELS = {
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(Settings):
     """Sizes of the embedded model (settings ``model.*``).
 
     Raises:

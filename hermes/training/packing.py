@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.data.wanderer.questions import KINDS, History, ask
 from hermes.data.wanderer.world import Split, WorldConfig, sample_stream
 from hermes.errors import SettingError, did_you_mean
@@ -26,7 +26,7 @@ _TEXT, NEWLINE = -1, -2
 
 
 @dataclass
-class Mixture:
+class Mixture(Settings):
     """What rows are made of (settings of a stage).
 
     Raises:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.files import make_folder, write_torch_whole, writing
 from hermes.machine.lightning import interruptible
 from hermes.training.card import write_card
@@ -33,7 +33,7 @@ _KEPT = "The run goes on from its last checkpoint."
 
 
 @dataclass
-class TrainRun:
+class TrainRun(Settings):
     """Settings of ``hermes train``."""
 
     training: TrainConfig = field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.errors import SettingError
 from hermes.training.model import ModelConfig
 from hermes.training.packing import Mixture
@@ -16,7 +16,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
 @dataclass
-class StageConfig:
+class StageConfig(Settings):
     """One stage of the curriculum (settings ``stages.NAME.*``).
 
     Raises:
@@ -37,7 +37,7 @@ class StageConfig:
 
 
 @dataclass
-class TrainConfig:
+class TrainConfig(Settings):
     """Settings of ``hermes train``.
 
     Raises:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from hermes.backbone import visual_features
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.data.wanderer.rendering import render
 from hermes.data.wanderer.world import COLOURS, CORNERS, OBJECTS, PLACES, SHAPES, Split, codes
 from hermes.training.words import Prompt, visual_words
@@ -26,7 +26,7 @@ TOKENS_PER_FRAME = 4
 
 
 @dataclass
-class VisionConfig:
+class VisionConfig(Settings):
     """Settings ``vision.*`` of a training."""
 
     steps: int = setting(1500, help="optimiser steps", ge=0)

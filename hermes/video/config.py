@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.video.limits import MAX_BYTES, MAX_PIXELS
 
 
 @dataclass
-class VideoConfig:
+class VideoConfig(Settings):
     """How frames are read (settings ``video.*``)."""
 
     fps: float | None = setting(None, help="frames sampled per second; default: the backbone's", gt=0)

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.errors import SettingError, did_you_mean
 from hermes.video.source import Frame, Pixels
 
@@ -21,7 +21,7 @@ _LATE = ("wait", "drop")
 
 
 @dataclass
-class Link:
+class Link(Settings):
     """What happens to frames on their way (settings ``link.*``).
 
     Frames are sent one after another, each when the one before is out; then comes the way itself, ``latency``

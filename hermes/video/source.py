@@ -31,12 +31,19 @@ class Frame:
         index: number of the sample, from 0 at ``start``; a video whose pictures begin later begins with a
             higher one.
         arrival: seconds on the same clock at which it is there; None: at once.
+        fps: how many a second its source was sampled at; None: nobody says.
     """
 
     image: Pixels
     time: float
     index: int
     arrival: float | None = None
+    fps: float | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        late = "" if self.arrival is None else f", arrival={self.arrival:g}"
+        return f"Frame({width}x{height}, time={self.time:g}, index={self.index}{late})"
 
     @property
     def arrived(self) -> float:
@@ -228,6 +235,10 @@ class FrameSource(ABC, Iterator[Frame]):
     def images(self) -> Iterator[TimedImage]:
         """Every image in order of time, not yet sampled; called once."""
 
+    def __repr__(self) -> str:
+        length = "of unknown length" if self.duration is None else f"{self.duration:g} s"
+        return f"<{type(self).__name__} {self.name!r}: {length}, {self.fps:g} frames a second>"
+
     def close(self) -> None:
         """Release the source; no frame comes after."""
         self._frames.close()
@@ -258,7 +269,7 @@ class FrameSource(ABC, Iterator[Frame]):
                         "all frames must have one size"
                     )
                 last = image
-            yield Frame(pixels, self.sampling.time(index), index)
+            yield Frame(pixels, self.sampling.time(index), index, fps=self.fps)
         if index < 0:
             if math.isinf(self._until):
                 raise InputError(f"{self.name}: no frame could be read")

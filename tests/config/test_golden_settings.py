@@ -6,8 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from hermes.config import settings_table
-from hermes.config.schema import Part
+from hermes.config import Part, settings_table
 from hermes.registry import KINDS, registry
 from hermes.session.config import RunConfig
 

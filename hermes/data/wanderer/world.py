@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 
 __all__ = [
     "COLOURS",
@@ -42,7 +42,7 @@ _LOOKS = 1 + OBJECTS * len(CORNERS)
 
 
 @dataclass
-class WorldConfig:
+class WorldConfig(Settings):
     """Difficulty of the streams (settings ``data.world.*``)."""
 
     length: int = setting(32, help="length of a stream", unit="s", ge=1)

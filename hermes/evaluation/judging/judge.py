@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hermes.config import Part, compose, config_hash, setting, to_dict
+from hermes.config import Part, Settings, compose, config_hash, setting, to_dict
 from hermes.errors import InputError
 
 __all__ = ["Judge", "RefusedError", "Verdict", "judge_config"]
@@ -79,7 +79,7 @@ class Judge(Part, ABC):
 
 
 @dataclass(kw_only=True)
-class _JudgeConfig:
+class _JudgeConfig(Settings):
     judge: Judge = setting(help="who judges open-ended answers")
 
 

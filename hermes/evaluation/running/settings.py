@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hermes.config import compose, config_hash, setting, to_dict
+from hermes.config import Settings, compose, config_hash, setting, to_dict
 from hermes.data.benchmark import Benchmark
 from hermes.errors import SettingError
 from hermes.evaluation.judging.judge import Judge
@@ -29,7 +29,7 @@ Logger = Literal["csv", "tensorboard", "wandb", "mlflow", "none"]
 
 
 @dataclass
-class TrainerConfig:
+class TrainerConfig(Settings):
     """How Lightning runs an evaluation (settings ``trainer.*``).
 
     Answers do not depend on them: every video has its own random numbers, whichever process streams it.
