@@ -98,5 +98,6 @@ def _resolvers(text: str) -> Iterator[str]:
     while waiting:
         node = waiting.pop()
         if isinstance(node, OmegaConfGrammarParser.InterpolationResolverContext):
-            yield node.resolverName().getText()
+            name: Any = node.resolverName()  # type: ignore[no-untyped-call]
+            yield name.getText()
         waiting += getattr(node, "children", None) or []

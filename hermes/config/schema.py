@@ -283,9 +283,9 @@ def _number(core: type[int] | type[float], value: Any, text: bool) -> int | floa
         number: Any = core(value) if isinstance(value, str) and text else value
         if isinstance(number, bool) or not isinstance(number, Real):
             return None
-        whole = isinstance(number, Integral) or float(number).is_integer()
         if core is int:
-            return int(number) if whole else None
+            exact: Any = number if isinstance(number, Integral) else float(number)
+            return int(exact) if exact == int(exact) else None
         return float(number) if math.isfinite(number) else None
     except (ValueError, OverflowError):
         return None

@@ -157,7 +157,7 @@ class Draws:
         return self._generator
 
 
-class _Drawing(TorchFunctionMode):  # type: ignore[misc]
+class _Drawing(TorchFunctionMode):
     """Tokens are drawn from an answer's own random numbers wherever ``generate`` draws."""
 
     def __init__(self, draws: Draws) -> None:

@@ -249,8 +249,8 @@ class TieredPolicy(MemoryPolicy):
                 context = replace(context, followed=self.ledger.of(context.layer))
             score = scorers[index].score(context)
             if not isinstance(score, torch.Tensor) or score.ndim != 3 or score.shape[-1] != context.length:
-                needed = f"a tensor [B, R, V], a number for each of {context.length} tokens"
-                raise wrong_result(scorers[index], "score", score, needed)
+                shape = f"a tensor [B, R, V], a number for each of {context.length} tokens"
+                raise wrong_result(scorers[index], "score", score, shape)
             raw[index] = score
         return self.smoother.smooth(raw, weights, memory.layers)
 

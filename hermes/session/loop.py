@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from threading import Condition, RLock, get_ident
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -37,19 +37,18 @@ __all__ = ["Session"]
 logger = logging.getLogger(__name__)
 
 AnySession = TypeVar("AnySession", bound="Session")
-P = ParamSpec("P")
-R = TypeVar("R")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def alone(method: Callable[Concatenate[AnySession, P], R]) -> Callable[Concatenate[AnySession, P], R]:
+def alone(method: Method) -> Method:
     """A method of a session that other threads wait for; a callback within it may call another one."""
 
     @functools.wraps(method)
-    def locked(self: AnySession, *args: P.args, **kwargs: P.kwargs) -> R:
+    def locked(self: Session, *args: Any, **options: Any) -> Any:
         with self.lock:
-            return method(self, *args, **kwargs)
+            return method(self, *args, **options)
 
-    return locked
+    return cast(Method, locked)
 
 
 class Session:

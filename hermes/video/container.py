@@ -145,7 +145,7 @@ class _Unnamed:
 
     def read(self, size: int) -> bytes:
         """Up to so many bytes; none at the end."""
-        found = self._file.read(size)
+        found: bytes = self._file.read(size)
         self._head = self._head or found[:512]
         return found
 
