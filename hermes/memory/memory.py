@@ -394,7 +394,11 @@ class _Memory:
 def memory_of(
     folder: str | Path, record: Mapping[str, Any], rotary: Rotary, device: torch.device | str = "cpu"
 ) -> KVMemory:
-    """The memory that a record describes, as :func:`load_memory`; every field is checked."""
+    """The memory that a record describes, as :func:`load_memory`; every field is checked.
+
+    Raises:
+        InputError: a field that is missing or of another type, or tensors that do not fit.
+    """
     path = Path(folder)
     own = {field.name: record[field.name] for field in fields(_Memory) if field.name in record}
     about = build(_Memory, own, str(path / "memory.json"))

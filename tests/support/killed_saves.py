@@ -55,7 +55,8 @@ def main(folder: Path, random_kills: int, stride: int) -> None:
         old.save(there)
     found: Counter[str] = Counter()
     draw = random.Random(0)
-    plans = [(at, 0.0) for at in range(1, count.calls + 1, stride)]
+    # The last one, too: by then the new save is whole.
+    plans = [(at, 0.0) for at in sorted({*range(1, count.calls, stride), count.calls})]
     plans += [(0, draw.uniform(0, 1.2 * seconds)) for _ in range(random_kills)]
     for at, delay in plans:
         old.save(there)
