@@ -72,13 +72,14 @@ PUBLISHED = {
 
 
 def survey(name: str, path: Path) -> None:
+    said = path.name
     try:
         bench = registry("data").get(name)(annotations=path, videos=path.parent)
-        found = bench.survey()
-        assert found.asked <= found.questions
+        bench.survey()
         len(bench)
     except InputError as error:
-        assert path.name in str(error) or isinstance(error, SettingError), error
+        said = str(error)
+    assert path.name in said
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -264,10 +265,12 @@ def test_damaged_question_files(tmp_path: Path) -> None:
             else b"\n".join(json.dumps(mutated(x, rng)).encode() for x in whole)
         )
         path.write_bytes(made)
+        said = str(path)
         try:
             read_questions(path)
         except InputError as error:
-            assert str(path) in str(error)
+            said = str(error)
+        assert str(path) in said
 
 
 @pytest.mark.parametrize(
