@@ -25,6 +25,7 @@ __all__ = [
     "csv_cell",
     "json_line",
     "make_folder",
+    "plain_json",
     "remove_file",
     "strict_json",
     "write_csv_whole",
@@ -321,14 +322,24 @@ def json_line(content: Mapping[str, Any]) -> str:
     >>> json_line({"time_s": math.nan, "shares": [0.5, math.inf]})
     '{"time_s": null, "shares": [0.5, null]}\n'
     """
-    return json.dumps(_plain(content), allow_nan=False) + "\n"
+    return json.dumps(plain_json(content), allow_nan=False) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    r"""A value as JSON has it, so that what is written can be read by any program.
+
+    Numbers that JSON does not have become null. Half a character, as names of files may hold that are no
+    UTF-8, is written as its number.
+
+    >>> plain_json({"video": "\udcff.mp4", "sizes": (1, math.nan)})
+    {'video': '\\udcff.mp4', 'sizes': [1, None]}
+    """
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {plain_json(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

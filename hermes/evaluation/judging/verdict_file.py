@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from hermes.errors import InputError
 from hermes.evaluation.judging.judge import Verdict
 from hermes.evaluation.results.rows import AnswerRow
-from hermes.files import append_text, make_folder
+from hermes.files import append_text, json_line, make_folder
 from hermes.reading import Number, parse_json, read_lines, typed
 
 __all__ = ["VerdictFile"]
@@ -75,4 +74,4 @@ class VerdictFile:
         about = {"key": key, "judge": identity}
         about |= {"question": row.question, "expected": row.expected, "answer": row.answer}
         make_folder(self.path.parent)
-        append_text(self.path, json.dumps({**about, **asdict(verdict)}) + "\n", whole_lines=True)
+        append_text(self.path, json_line({**about, **asdict(verdict)}), whole_lines=True)

@@ -6,7 +6,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,7 +77,7 @@ class Broken:
     Attributes:
         clip: index of the video.
         video: its path or name.
-        questions: how many got no answer because of it.
+        questions: how many got no answer because of it; 0: it has been read since.
         error: what is wrong with it.
     """
 
@@ -107,9 +107,7 @@ class Journal:
         self.folder, self.rank = folder, rank
         self.rows = {row.place: row for row in self._found("rows", AnswerRow)}
         self.shown = {shown.clip: shown for shown in self._found("clips", Shown)}
-        # What has been streamed since is broken no more.
-        found = self._found("broken", Broken)
-        self.broken = {broken.clip: broken for broken in found if broken.clip not in self.shown}
+        self.broken = _standing(self._found("broken", Broken))
 
     def add(self, row: AnswerRow) -> None:
         """Append a row; it is on disk when this returns."""
@@ -119,8 +117,9 @@ class Journal:
     def finish(self, shown: Shown) -> None:
         """A video is done: note which frames were used."""
         self.shown[shown.clip] = shown
-        self.broken.pop(shown.clip, None)
         self._append("clips", shown)
+        if (broken := self.broken.pop(shown.clip, None)) is not None:
+            self._append("broken", replace(broken, questions=0, error=""))
 
     def lose(self, broken: Broken) -> None:
         """A video cannot be read: note which, and why."""
@@ -191,9 +190,14 @@ def read_broken(folder: Path) -> list[Broken]:
     Raises:
         InputError: a file that holds something else.
     """
-    found = (broken for file in _files(folder, "broken") for broken in _read(file, Broken))
-    shown = {one.clip for file in _files(folder, "clips") for one in _read(file, Shown)}
-    return [one for _, one in sorted({one.clip: one for one in found if one.clip not in shown}.items())]
+    found = _standing(broken for file in _files(folder, "broken") for broken in _read(file, Broken))
+    return [one for _, one in sorted(found.items())]
+
+
+def _standing(found: Iterable[Broken]) -> dict[int, Broken]:
+    """The last word on each video, if it is still broken."""
+    last = {broken.clip: broken for broken in found}
+    return {clip: broken for clip, broken in last.items() if broken.questions}
 
 
 def _files(folder: Path, name: str) -> list[Path]:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hermes.errors import InputError, SettingError
-from hermes.files import write_text_whole
+from hermes.files import plain_json, write_text_whole
 from hermes.reading import MOST_DEPTH, Count, lies_in, read_object, with_types
 
 __all__ = [
@@ -58,7 +58,7 @@ _SINCE = ("fingerprint", "dtype", "device", "attention")
 PACKAGES = ("hermes-stream", "torch", "transformers")
 # Settings that no answer depends on.
 _APART = ("output", "trainer", "judge")
-_MOST_YAML = 1 << 18
+_MOST_YAML, _MOST_BRACKETS = 1 << 18, 2000
 
 
 def run_file(folder: Path, name: str) -> Path:
@@ -234,8 +234,9 @@ def settings_of(manifest: Mapping[str, Any], where: str = _MANIFEST) -> dict[str
 @functools.lru_cache(maxsize=64)
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        if len(text) > _MOST_YAML:
-            raise InputError(f"are larger than {_MOST_YAML >> 10} KiB")
+        # Brackets within each other take the parser time that grows with the square of their number.
+        if len(text) > _MOST_YAML or text.count("[") + text.count("{") > _MOST_BRACKETS:
+            raise InputError(f"are larger than {_MOST_YAML >> 10} KiB, or nested too deep")
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -272,4 +273,4 @@ def finish(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _write(path: Path, about: Mapping[str, Any]) -> None:
-    write_text_whole(path, json.dumps(about, indent=1) + "\n")
+    write_text_whole(path, json.dumps(plain_json(about), indent=1) + "\n")

@@ -115,12 +115,13 @@ def ask_clip(
     except _BrokenVideoError as error:
         # The video's own name says where; the journal has it apart.
         why = str(error).removeprefix(f"{shown.video}: ") or type(error.__cause__).__name__
-    rest = len(asked) - one.passed
+    places = [(index, asking.number, asking.delay) for asking in asked[one.passed :]]
+    rest = sum(place not in journal.rows for place in places)
     if rest or one.lost:
         journal.lose(Broken(index, shown.video, rest + len(one.lost), why or one.lost[0]))
         for _ in range(rest):
             tick()
-    else:
+    elif one.passed == len(asked):
         journal.finish(shown)
 
 
