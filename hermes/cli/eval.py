@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _COSTS = ("ttft", "lag", "memory", "archive")
 
 
+@keeps("Every question that was answered is kept.")
 def eval_(
     settings: Annotated[
         list[str] | None,
