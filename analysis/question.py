@@ -84,7 +84,7 @@ def ask_watched(
 
 
 def read_watched(session: StreamSession, text: str, *, per_head: bool = False) -> list[list[LayerMass]]:
-    """See what any text looks at, such as a guidance prompt: read as it is, without a chat template.
+    """See what any text looks at, such as a guidance prompt: read as plain text, without a chat template.
 
     Source: arXiv 2601.14724, Sec. 3.1 (the attention of a pseudo-query, by a true forward).
 
@@ -101,7 +101,7 @@ def read_watched(session: StreamSession, text: str, *, per_head: bool = False) -
     """
     session.flush()
     backbone, probe = session.backbone, QuestionProbe(session.now, per_head)
-    embeds = backbone.embed(backbone.encode(text))
+    embeds = backbone.embed(backbone.encode_plain(text))
     # The text becomes part of a copy only.
     prefill(backbone, session.memory.fork(), Chunk.text(embeds, backbone.axes), probe=probe)
     return probe.result()

@@ -253,8 +253,8 @@ class Backbone(ABC):
 
     def question_ids(self, question: str, answer_prefix: str = "") -> Int[Tensor, "1 n"]:
         """Token ids of :meth:`question_text`; the template's control tokens count, the question's do not."""
-        parts = self.template_parts
-        return self._around(parts.before, question, f"{parts.after}{answer_prefix}")
+        before, _, after = self.question_text("\0", answer_prefix).partition("\0")
+        return self._around(before, question, after)
 
     def encode(self, text: str) -> Int[Tensor, "1 n"]:
         """Token ids of raw text, control tokens written in it recognised, none added."""

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
-from hermes.cli.output import note, out
+from hermes.cli.output import keeps, note, out
 from hermes.cli.progress import Bars
 from hermes.errors import InputError
 from hermes.files import json_line
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _COSTS = ("ttft", "lag", "memory", "archive")
 
 
+@keeps("Every question that was answered is kept.")
 def eval_(
     settings: Annotated[
         list[str] | None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hermes.config.files import _find, _no_cycle, _parse, _read, _text, available
+from hermes.config.interpolation import ENVIRONMENT
 from hermes.errors import InputError, SettingError, did_you_mean
 
 
@@ -75,6 +76,17 @@ def _experiment(
     return inherited + [(tuple(key.split(".")), value) for key, value in content.items()]
 
 
+def _keys(content: Any) -> Iterator[str]:
+    """Every key of what a file holds."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield str(key)
+            yield from _keys(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _keys(value)
+
+
 def experiment_title(name: str, config_dirs: Sequence[Path] = ()) -> str:
     """What an experiment file says of itself, or the one it inherits from; empty if neither does.
 
@@ -112,6 +124,8 @@ def experiment_extras(overrides: Sequence[str], config_dirs: Sequence[Path] = ()
                 kinds, said = _KINDS.get(key, ((dict,), "a mapping"))
                 if not isinstance(content[key], kinds):
                     raise InputError(f"{path}: {key} must be {said}")
+                if any(one.partition(".")[0].strip() == ENVIRONMENT for one in _keys(content[key])):
+                    raise InputError(f"{path}: {key}: no file can say {ENVIRONMENT}=true")
                 found.setdefault(key, content[key])
         name, beside = content.get("defaults"), path.parent if path is not None else None
     return Extras(**found)

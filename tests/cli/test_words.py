@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import shutil
@@ -233,3 +234,35 @@ def test_settings_are_printed_clean_and_exact() -> None:
     out = hermes(*words).out
     assert not OBEYED.search(out)
     assert yaml.safe_load(out)["backbone"]["revision"] == "a\u202eb\u2028c"
+
+
+LONG = {
+    "ask": ("hermes.cli.watching:watch", ["sample", "what?"]),
+    "eval": ("hermes.evaluation.running.run:evaluate", ["data.streams=1", "output=OUT"]),
+    "sweep": ("hermes.evaluation.sweeps.running:run_cells", ["policy=fifo,full", "output=OUT"]),
+    "judge": ("hermes.evaluation.judging.judge_run:judge_run", ["OUT", "judge=words"]),
+    "train": ("hermes.training.run:train_model", ["output=OUT"]),
+    "bench": ("hermes.bench.stream:measure", ["--frames", "4"]),
+    "investigate": ("hermes.analysis.investigation:investigate_runs", ["output=OUT"]),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_an_interruption_says_what_is_kept_and_how_to_go_on(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place, words = LONG[name]
+    module, _, function = place.partition(":")
+
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    owner = importlib.import_module(module)
+    monkeypatch.setattr(owner, function, interrupted)
+    if name == "bench":
+        monkeypatch.setattr("hermes.bench.measure", interrupted, raising=False)
+    result = hermes(name, *words)
+    assert result.code == 130
+    assert re.search(r"interrupted: .*kept", result.err)
+    assert f"To go on: hermes {name} {words[0]}" in result.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from hermes.config import config_hash, config_source, resolved_yaml, settings_of
 from hermes.errors import HermesError, InputError, SettingError
+from hermes.evaluation.sweeps.cells import cells_of
 from hermes.session.config import RunConfig, run_config
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -124,6 +126,18 @@ def test_the_environment_where_it_is_allowed_is_never_written_out(secret: str) -
         assert line in written
     # The hash is of what was written, too.
     assert config_hash(config) != config_hash(run_config(words[:-1]))
+
+
+@pytest.mark.parametrize("kind", ["sweep", "cells", "besides", "settings"])
+def test_no_experiment_can_allow_itself_the_environment(kind: str, secret: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    own = {" environment": True, "policy.prompts.local_text": "${oc.env:T_SECRET}"}
+    listed = {key: [value] for key, value in own.items()}
+    content = {"sweep": listed, "cells": {"a": own}, "besides": {"a": own}}.get(kind)
+    path.write_text(json.dumps({kind: content} if content else own))
+    with pytest.raises(InputError) as caught:
+        cells_of([f"experiment={path}"])
+    assert secret not in str(caught.value)
 
 
 def test_errors_do_not_say_what_the_environment_holds(secret: str) -> None:
