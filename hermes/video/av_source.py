@@ -233,6 +233,8 @@ class VideoSource(FrameSource):
         while True:
             try:
                 packet = next(packets, None)
+            except IndexError:  # PyAV stumbles at the end where streams came up half-way
+                packet = None
             except (av.FFmpegError, OSError) as error:
                 # The end of what can be read; pictures still inside the decoder come out below.
                 self._stopped_by = getattr(error, "strerror", None) or type(error).__name__
@@ -329,7 +331,7 @@ class VideoSource(FrameSource):
 
 
 def _until_damage(packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
-    with suppress(av.FFmpegError, OSError):
+    with suppress(av.FFmpegError, OSError, IndexError):
         yield from packets
 
 
