@@ -132,9 +132,16 @@ def open_source(
         raise InputError(f"a {type(spec).__name__} holds no frames: give a path, a URL, an array or frames")
     if media.again and media.bytes is not None:
         file = media.bytes()
-        if is_picture(file, Path(media.name).suffix):
-            return PictureSource(media.name, sampling, file, stays=1 / rate, limits=limits, kept=media.kept)
-        media.release(file)
+        try:
+            if is_picture(file, Path(media.name).suffix):
+                source = PictureSource(
+                    media.name, sampling, file, stays=1 / rate, limits=limits, kept=media.kept
+                )
+                file = None
+                return source
+        finally:
+            if file is not None:
+                media.release(file)
     return VideoSource(media, sampling, threads=threads, limits=limits)
 
 
