@@ -43,9 +43,9 @@ _LIVE = {
     "mms",
     "mmsh",
     "mmst",
-    "hls",
     "unix",
 }
+_NETWORK = ",".join((*_STORED, *sorted(_LIVE), "httpproxy", "crypto", "data", "ffrtmphttp", "ffrtmpcrypt"))
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 
 
@@ -217,6 +217,8 @@ def _at(url: str, options: Mapping[str, str]) -> Media:
     """An address or camera, which FFmpeg opens."""
     name = re.sub(r"//[^/]*@", "//", url)
     live = _scheme(url) not in (*_STORED, *_ONCE)
+    if _scheme(url) in (*_STORED, *_LIVE):  # what comes over a network names no file of this machine
+        options = {"protocol_whitelist": _NETWORK, **options}
     return Media(name, url, live=live, options=options)
 
 
