@@ -211,7 +211,9 @@ class Annotated(Benchmark):
             return
         try:
             with open_source(video, source_fps=clips[0].source_fps or self.source_fps) as source:
-                end = source.duration
+                # A header that goes so far is taken at its word: only beyond it the file is read.
+                far = source.declared is not None and _last(clips) <= source.declared + ROUNDING
+                end = None if far else source.duration
         except InputError as error:
             yield Problem(video, str(error).removeprefix(f"{video}: "), "unreadable videos")
             return
@@ -219,11 +221,17 @@ class Annotated(Benchmark):
             return
         for clip in clips:
             times = [question.time for question in clip.questions if question.time is not None]
-            last = max([clip.start, clip.end or 0.0, *times])
+            last = _last([clip])
             if last > end + ROUNDING:
                 late = sum(time > end + ROUNDING for time in times)
                 what = f"it ends at {end:.1f} s, the annotations at {last:g} s ({late} questions later)"
                 yield Problem(video, what, "bad times", clip.start >= end)
+
+
+def _last(clips: list[Clip]) -> float:
+    """The last second that is streamed, or asked at."""
+    times = [question.time or 0.0 for clip in clips for question in clip.questions]
+    return max([*times, *(max(clip.start, clip.end or 0.0) for clip in clips)], default=0.0)
 
 
 def _exists(video: str) -> bool:

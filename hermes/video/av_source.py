@@ -58,8 +58,9 @@ class VideoSource(FrameSource):
     were lost, not in an error; with more than one thread the decoder may drop a few good pictures next to
     the damage.
 
-    From ``start`` on, pictures and times are those of a file read from its beginning. Of files that can be
-    opened again, packets before ``start`` are read but not decoded as far as the codec allows.
+    From ``start`` on, pictures and times are those of a file read from its beginning (damaged parts may be
+    mended differently). Of files that can be opened again, packets before ``start`` are read but not decoded
+    as far as the codec allows.
 
     Cameras and network streams were tested with local files, pipes and servers only, not with hardware.
 
@@ -92,8 +93,8 @@ class VideoSource(FrameSource):
         super().__init__(media.name, sampling, tolerance=tolerance)
         try:
             self._check_size()
-            self._declared, self._slack = self._declared_duration()
-            if self._declared is not None and sampling.start >= self._declared:
+            self.declared, self._slack = self._declared_duration()
+            if self.declared is not None and sampling.start >= self.declared:
                 self._check_start(self.duration)
         except InputError:
             self._opened.close()
@@ -206,7 +207,7 @@ class VideoSource(FrameSource):
         shown: VideoFrame | None = None
         for picture in pictures:
             time = self._stamp(picture)
-            if time is None or self._damaged:
+            if time is None or self._damaged or picture.is_corrupt:
                 return None
             if shown is None and time < found.time - _MICROSECOND:
                 continue  # needs what comes before
@@ -233,6 +234,8 @@ class VideoSource(FrameSource):
         while True:
             try:
                 packet = next(packets, None)
+            except IndexError:  # PyAV stumbles at the end where streams came up half-way
+                packet = None
             except (av.FFmpegError, OSError) as error:
                 # The end of what can be read; pictures still inside the decoder come out below.
                 self._stopped_by = getattr(error, "strerror", None) or type(error).__name__
@@ -310,10 +313,10 @@ class VideoSource(FrameSource):
 
     def _report_loss(self, clock: Clock, complete: bool) -> None:
         parts = []
-        if complete and self._declared is not None and not clock.jumps:
-            lost = min(self._declared, self.sampling.end or self._declared) - max(clock.until, self._heard)
+        if complete and self.declared is not None and not clock.jumps:
+            lost = min(self.declared, self.sampling.end or self.declared) - max(clock.until, self._heard)
             if lost > self._slack:
-                parts.append(f"the last {lost:.1f} s of {self._declared:.1f} s are lost (cut off or damaged)")
+                parts.append(f"the last {lost:.1f} s of {self.declared:.1f} s are lost (cut off or damaged)")
         if self._damaged:
             s = "s" * (self._damaged > 1)
             seconds = self._damaged / self._rate
@@ -329,7 +332,7 @@ class VideoSource(FrameSource):
 
 
 def _until_damage(packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
-    with suppress(av.FFmpegError, OSError):
+    with suppress(av.FFmpegError, OSError, IndexError):
         yield from packets
 
 

@@ -43,9 +43,9 @@ _LIVE = {
     "mms",
     "mmsh",
     "mmst",
-    "hls",
     "unix",
 }
+_NETWORK = ",".join((*_STORED, *sorted(_LIVE), "httpproxy", "crypto", "data", "ffrtmphttp", "ffrtmpcrypt"))
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 
 
@@ -132,9 +132,16 @@ def open_source(
         raise InputError(f"a {type(spec).__name__} holds no frames: give a path, a URL, an array or frames")
     if media.again and media.bytes is not None:
         file = media.bytes()
-        if is_picture(file, Path(media.name).suffix):
-            return PictureSource(media.name, sampling, file, stays=1 / rate, limits=limits, kept=media.kept)
-        media.release(file)
+        try:
+            if is_picture(file, Path(media.name).suffix):
+                source = PictureSource(
+                    media.name, sampling, file, stays=1 / rate, limits=limits, kept=media.kept
+                )
+                file = None
+                return source
+        finally:
+            if file is not None:
+                media.release(file)
     return VideoSource(media, sampling, threads=threads, limits=limits)
 
 
@@ -210,6 +217,8 @@ def _at(url: str, options: Mapping[str, str]) -> Media:
     """An address or camera, which FFmpeg opens."""
     name = re.sub(r"//[^/]*@", "//", url)
     live = _scheme(url) not in (*_STORED, *_ONCE)
+    if _scheme(url) in (*_STORED, *_LIVE):  # what comes over a network names no file of this machine
+        options = {"protocol_whitelist": _NETWORK, **options}
     return Media(name, url, live=live, options=options)
 
 

@@ -64,8 +64,10 @@ class PictureSource(FrameSource):
         stamp = 0.0
         for i in range(getattr(self._image, "n_frames", 1) if self._animated else 1):
             try:
-                self._image.seek(i)
-                pixels = to_rgb(ImageOps.exif_transpose(self._image), self.sampling)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    self._image.seek(i)
+                    pixels = to_rgb(ImageOps.exif_transpose(self._image), self.sampling)
             except _UNREADABLE as error:
                 if not i:
                     raise _no_picture(self.name, error) from error
@@ -96,7 +98,7 @@ def open_picture(file: Any, name: str, limits: Limits) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+            warnings.simplefilter("ignore")  # of large pictures, whose limit is ours, and of damage
             image = Image.open(file, formats=_FORMATS)
     except _UNREADABLE as error:
         raise _no_picture(name, error) from error

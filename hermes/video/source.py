@@ -177,6 +177,7 @@ class FrameSource(ABC, Iterator[Frame]):
         fps: sampling rate, frames per second.
         duration: seconds at which the last frame ends, ``None`` as long as that is unknown: of a pipe, a
             camera or an address until it has ended. The file's packets are read for it, not its header.
+        declared: the same as a file's header says, which may be wrong; ``None`` where it says nothing.
         name: for messages and records; a URL without its user and password.
         warnings: what went wrong without ending the stream; complete once the source is exhausted.
 
@@ -195,6 +196,8 @@ class FrameSource(ABC, Iterator[Frame]):
     ...     [(frame.index, frame.time, frame.image.shape) for frame in source]
     [(0, 0.0, (2, 2, 3)), (1, 1.0, (2, 2, 3))]
     """
+
+    declared: float | None = None
 
     def __init__(
         self, name: str, sampling: Sampling, *, duration: float | None = None, tolerance: float = 1e-6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -53,8 +54,6 @@ def test_the_default_stream_is_shown(
     levels: dict[int, Disposition], shown: int, suffix: str, tmp_path: Path
 ) -> None:
     path = mux_several(tmp_path / f"a{suffix}", levels)
-    if suffix == ".mp4" and shown and list(levels)[0] == 0 and NONE not in levels.values():
-        pytest.skip("cannot be written")
     for start in (0, 0.5):
         assert abs(int(read(path, fps=5, start=start)[0].image.mean()) - shown) < 6
 
@@ -166,12 +165,9 @@ def patched(path: Path, at: bytes, offset: int, new: bytes) -> Path:
 def test_time_bases_and_durations_that_lie(units: int, box: bytes, offset: int, tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", numbered(20), 10)
     patched(tmp_path / "a.mp4", box, offset, units.to_bytes(4))
-    try:
-        with open_source(tmp_path / "a.mp4", fps=1) as source:
-            assert source.duration is None or source.duration >= 0
-            assert len(list(source)) <= 4 * 3600
-    except InputError as error:
-        assert "a.mp4" in str(error)
+    with suppress(InputError), open_source(tmp_path / "a.mp4", fps=1) as source:
+        assert source.duration is None or source.duration >= 0
+        assert len(list(source)) <= 4 * 3600
 
 
 @pytest.mark.parametrize("matrix", [bytes(36), b"\xff" * 36, b"\x7f" * 36, bytes(range(36))])
@@ -189,8 +185,5 @@ def test_rates_that_make_no_sense(rate: str, tmp_path: Path) -> None:
     with (tmp_path / "a.y4m").open("ab") as file:
         for _ in range(5):
             file.write(b"FRAME\n" + bytes(64 * 48 * 3 // 2))
-    try:
-        with open_source(tmp_path / "a.y4m", fps=0.1) as source:
-            assert 1 <= len(list(source)) <= 5 * 360 + 1
-    except InputError as error:
-        assert "a.y4m" in str(error)
+    with suppress(InputError), open_source(tmp_path / "a.y4m", fps=0.1) as source:
+        assert 1 <= len(list(source)) <= 5 * 360 + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from collections.abc import Sequence
@@ -15,8 +16,10 @@ import pytest
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
+from hermes.config import settings_of
 from hermes.errors import InputError, SettingError
-from hermes.video import open_source, write_video
+from hermes.video import VideoConfig, open_source, write_video
+from hermes.video.limits import Limits
 from tests.support.video_files import grey, mux_silence, number, numbered, read
 
 
@@ -202,3 +205,15 @@ def test_a_header_that_lies_about_the_duration_is_not_believed(tmp_path: Path) -
     with open_source(tmp_path / "a.mkv", fps=1, start=4) as source:
         assert source.duration == pytest.approx(6.0)
         assert [number(frame.image) for frame in source] == [40, 50]
+
+
+def test_a_live_source_may_wait_for_less() -> None:
+    assert (Limits().gap(), Limits().gap(live=True), Limits(max_gap=5).gap(live=True)) == (3600, 30, 5)
+
+
+def test_every_setting_of_reading_is_taken() -> None:
+    taken = inspect.signature(open_source).parameters
+    own = {setting for setting in settings_of(VideoConfig) if setting not in ("fps", "start", "end")}
+    assert set(VideoConfig().reading()) == own <= set(taken)
+    for name in own:
+        assert VideoConfig().reading()[name] in (taken[name].default, taken[name].default or {})
