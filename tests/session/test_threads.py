@@ -22,7 +22,7 @@ from tests.support.families import tiny
 pytestmark = pytest.mark.model
 A = np.random.default_rng(0).integers(0, 256, (24, 42, 42, 3), np.uint8)
 SHORT = GenerationConfig(max_new_tokens=2)
-SAMPLED = GenerationConfig(max_new_tokens=6, do_sample=True, temperature=3.0)
+SAMPLED = GenerationConfig(max_new_tokens=4, do_sample=True, temperature=3.0)
 
 
 def session(callbacks: Any = (), generation: GenerationConfig = SHORT, seed: int = 0) -> StreamSession:
@@ -54,7 +54,7 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
 
 def test_questions_while_frames_come_are_answered_as_in_some_order() -> None:
     expected = {}
-    for seen in range(1, 17):
+    for seen in range(1, 5):
         plain = session()
         plain.feed(A[:seen])
         expected[seen] = plain.ask("What now?").ids.tolist()
@@ -75,7 +75,7 @@ def test_questions_while_frames_come_are_answered_as_in_some_order() -> None:
         assert (stream.frames_seen, stream.now) == (16, 16.0)
         # A question cuts a chunk, so only what was evicted may differ from a stream that was asked once.
         assert [answer.frames_seen for answer in answers] == sorted(answer.frames_seen for answer in answers)
-        assert {answer.frames_seen for answer in answers} <= set(expected)
+        assert {answer.frames_seen for answer in answers} <= set(range(1, 17))
         first = answers[0]
         if first.frames_seen <= 4:
             assert first.ids.tolist() == expected[first.frames_seen]
@@ -164,10 +164,10 @@ def test_a_callback_may_ask_and_may_not_feed() -> None:
     assert torch.equal(stream.memory[0].origin.id, plain.memory[0].origin.id)
 
 
-@pytest.mark.parametrize("options", [{}, {"top_k": 5}, {"num_beams": 2}, {"min_p": 0.01}])
+@pytest.mark.parametrize("options", [{}, {"top_k": 5}, {"num_beams": 2}])
 def test_sampled_answers_are_the_sessions_own(options: dict[str, Any]) -> None:
     """In any order, in threads, and whatever happens to the global random numbers."""
-    streams = [session(generation=SAMPLED, seed=seed) for seed in (0, 1, 2)]
+    streams = [session(generation=SAMPLED, seed=seed) for seed in (0, 1)]
     for stream in streams:
         stream.feed(A[:4])
     alone = [stream.ask("What now?", **options).ids.tolist() for stream in streams]
@@ -178,4 +178,4 @@ def test_sampled_answers_are_the_sessions_own(options: dict[str, Any]) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
     calls = [lambda stream=stream: stream.ask("What now?", **options).ids.tolist() for stream in streams]
-    assert at_once(*calls, lambda: [torch.rand(3) for _ in range(100)] and None)[:3] == alone
+    assert at_once(*calls, lambda: [torch.rand(3) for _ in range(100)] and None)[:2] == alone
