@@ -385,7 +385,11 @@ class _Memory:
 def memory_of(
     folder: str | Path, record: Mapping[str, Any], rotary: Rotary, device: torch.device | str = "cpu"
 ) -> KVMemory:
-    """The memory that a record describes, as :func:`load_memory`; every field is checked."""
+    """The memory that a record describes, as :func:`load_memory`; every field is checked.
+
+    Raises:
+        InputError: it is damaged, or of a decoder with other position axes.
+    """
     path = Path(folder)
     own = {field.name: record[field.name] for field in fields(_Memory) if field.name in record}
     about = build(_Memory, own, str(path / "memory.json"))

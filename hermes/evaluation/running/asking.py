@@ -17,6 +17,7 @@ from hermes.evaluation.results.journal import Broken, Journal, Shown
 from hermes.evaluation.results.rows import AnswerRow
 from hermes.evaluation.running.live_clock import LiveClock
 from hermes.evaluation.running.settings import EvalConfig
+from hermes.files import WriteError
 from hermes.session.session import StreamSession
 from hermes.video import Frame, Link
 
@@ -168,7 +169,7 @@ class _Clip:
         if done is None and not over:
             try:
                 _answer(self, asking)
-            except SettingError:
+            except (SettingError, WriteError):
                 raise
             except InputError as error:
                 self.lost.append(f"{_when(asking.question)}: {error}")
@@ -213,7 +214,7 @@ def _told(frames: Iterable[Frame]) -> Iterator[Frame]:
 def _telling() -> Iterator[None]:
     try:
         yield
-    except SettingError:
+    except (SettingError, WriteError):
         # It would be as wrong for every other video.
         raise
     except _FAULTS as error:
