@@ -397,7 +397,7 @@ def memory_of(
     """The memory that a record describes, as :func:`load_memory`; every field is checked.
 
     Raises:
-        InputError: a field that is missing or of another type, or tensors that do not fit.
+        InputError: it is damaged, or of a decoder with other position axes.
     """
     path = Path(folder)
     own = {field.name: record[field.name] for field in fields(_Memory) if field.name in record}
