@@ -21,6 +21,8 @@ __all__ = ["ENVIRONMENT", "resolve"]
 ENVIRONMENT = "environment"
 
 _VARIABLE = re.compile(r"\$\{\s*oc\.env\s*:([^,{}]*)(?:,([^{}]*))?\}")
+# What OmegaConf takes for a value that is still to be given.
+_MISSING = "???"
 # Stands for a variable while references are resolved; its value is not looked at for references.
 _PLACE = re.compile("\ue000(\\d+)\ue001")
 
@@ -37,8 +39,12 @@ def resolve(tree: Any, *, environment: bool) -> Any:
         SettingError: a reference to nothing, or to anything but a setting or an allowed variable.
     """
     found: list[tuple[str, str]] = []
+    refers = False
 
     def stand_in(where: str, text: str) -> str:
+        nonlocal refers
+        refers = refers or "${" in text or text == _MISSING
+
         def put(match: re.Match[str]) -> str:
             name, default = match[1].strip(), match[2]
             value = os.environ.get(name, default)
@@ -56,6 +62,9 @@ def resolve(tree: Any, *, environment: bool) -> Any:
         return Written.of(value, _PLACE.sub(lambda match: found[int(match[1])][1], text))
 
     tree = _mapped(tree, lambda where, text: stand_in(where, _checked(where, text, environment)))
+    if not refers:
+        # As most settings do: a sweep has hundreds of cells.
+        return tree
     try:
         plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

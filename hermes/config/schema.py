@@ -157,6 +157,7 @@ def join(where: str, key: object) -> str:
     return f"{where}.{key}" if where and key != "" else where or str(key)
 
 
+@functools.cache
 def elements(hint: object) -> tuple[object, bool, tuple[object, ...]]:
     """A type's core without None, whether None is allowed, and its arguments.
 
