@@ -58,6 +58,7 @@ _SINCE = ("fingerprint", "dtype", "device", "attention")
 PACKAGES = ("hermes-stream", "torch", "transformers")
 # Settings that no answer depends on.
 _APART = ("output", "trainer", "judge")
+_ODD = (ValueError, TypeError, AttributeError, OverflowError, AssertionError, RecursionError)
 _MOST_YAML, _MOST_BRACKETS = 1 << 18, 2000
 
 
@@ -133,8 +134,9 @@ def claim(
         "after_rows": count() if count else None,
         "differences": {key: list(values) for key, values in found.items()},
     }
-    mixed["settings"] = {key: list(values) for key, values in settings_difference(kept, about).items()}
-    if mixed not in kept.get("mixed", []):
+    mixed["settings"] = {key: list(values) for key, values in _settings_apart(kept, about).items()}
+    # From where on it began is said once.
+    if all({**one, "after_rows": None} != {**mixed, "after_rows": None} for one in kept.get("mixed", [])):
         _write(path, {**kept, "mixed": [*kept.get("mixed", []), mixed]})
 
 
@@ -173,15 +175,15 @@ def _named(
     kept: Mapping[str, Any], about: Mapping[str, Any], found: Mapping[str, tuple[Any, Any]]
 ) -> dict[str, tuple[Any, Any]]:
     """The differences, with the settings themselves in place of their hash."""
-    settings = {
-        key: values
-        for key, values in settings_difference(
-            {"settings": kept.get("settings")}, {"settings": about.get("settings")}
-        ).items()
-        if key.partition(".")[0] not in _APART
-    }
-    rest = {key: values for key, values in found.items() if key != "config_hash" or not settings}
-    return {**(settings if "config_hash" in found else {}), **rest}
+    settings = _settings_apart(kept, about) if "config_hash" in found else {}
+    return {**settings, **{key: pair for key, pair in found.items() if key != "config_hash" or not settings}}
+
+
+def _settings_apart(kept: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ and that answers may depend on."""
+    pair = ({"settings": one.get("settings")} for one in (kept, about))
+    found = settings_difference(*pair)
+    return {key: values for key, values in found.items() if key.partition(".")[0] not in _APART}
 
 
 def settings_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
