@@ -66,13 +66,13 @@ def evaluate(
     elif not is_worker() and len(config.data) and any(q.open_ended for q in config.data.clip(0).questions):
         _log.warning("no judge is given: open-ended answers are kept, and not scored until one judges them")
     module = EvalModule(config, folder, backbone=backbone, watcher=watcher, anyway=anyway)
-    trainer = _trainer(config, folder)
-    try:
-        with interruptible(), writing(folder, "The answers so far are kept."):
+    with interruptible(), writing(folder, "The answers so far are kept."):
+        trainer = _trainer(config, folder)
+        try:
             trainer.test(module, EvalData(config.data), verbose=False)
-    finally:
-        # The Trainer leaves this out where a test fails.
-        module.teardown("test")
+        finally:
+            # The Trainer leaves this out where a test fails.
+            module.teardown("test")
     journal = Journal(folder)
     rows, broken = journal.rows.values(), [journal.broken[clip] for clip in sorted(journal.broken)]
     if not rows:
@@ -84,9 +84,10 @@ def evaluate(
         return summarise(rows, broken)
     # Only now, as other processes would not wait for a slow judge.
     found = judge_run(folder, config.judge, watcher=judging, anyway=anyway)
-    for logger in trainer.loggers:
-        logger.log_metrics(metrics(list(Journal(folder).rows.values())))
-        logger.finalize("success")
+    with writing(folder, "The verdicts so far are kept."):
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics(list(Journal(folder).rows.values())))
+            logger.finalize("success")
     return found
 
 
