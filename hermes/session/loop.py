@@ -163,7 +163,7 @@ class Session:
     @alone
     def reset(self) -> None:
         """Forget every stream and start afresh."""
-        self._refuse_while_writing()
+        self.refuse_while_writing()
         self.execution.restart()
         memory = KVMemory.of(self.backbone.num_layers, self.backbone.rotary, self.memory_config)
         self._encoding, self._compressing = (Stopwatch(self.backbone.device) for _ in range(2))
@@ -215,7 +215,7 @@ class Session:
         """
         me = get_ident()
         with self.lock:
-            self._refuse_while_writing()
+            self.refuse_while_writing()
             while self._feeder not in (None, me):
                 self._free.wait()
             outer, self._feeder = self._feeder, me
@@ -226,7 +226,12 @@ class Session:
                 self._feeder = outer
                 self._free.notify_all()
 
-    def _refuse_while_writing(self) -> None:
+    def refuse_while_writing(self) -> None:
+        """Refuse what would change the stream under a chunk that is being written.
+
+        Raises:
+            HermesError: a callback asks for it.
+        """
         if self._writing:
             raise HermesError("a callback cannot feed, reset or resume the session whose chunk it is told of")
 
@@ -320,7 +325,7 @@ class Session:
     @alone
     def write_chunks(self, chunks: Sequence[Chunk]) -> None:
         """Take in chunks that are embedded already, one a stream; raises as :meth:`flush`."""
-        self._refuse_while_writing()
+        self.refuse_while_writing()
         with self._written():
             self._write_embedded(chunks)
 

@@ -269,6 +269,7 @@ class StreamSession(Session):
             SettingError: the stream was saved under another setting: which, its value there and here.
             InputError: no saved stream there, it is damaged, or of another decoder or policy.
         """
+        self.refuse_while_writing()
         self.go_on(resumed_stream(self.stream, folder, self.chunk_frames, self.memory_config, self.memory))
 
     def watch(self, frames: Any, times: Sequence[float]) -> Iterator[float]:

@@ -151,7 +151,7 @@ def test_a_callback_may_ask_and_may_not_feed() -> None:
 
         def on_compress_end(self, session: StreamSession, changed: bool) -> None:
             self.seen.append(session.ask("After?").frames_seen)
-            for forbidden in (lambda: session.feed(A[:1]), session.reset):
+            for forbidden in (lambda: session.feed(A[:1]), session.reset, lambda: session.resume("nowhere")):
                 with pytest.raises(HermesError, match="callback"):
                     forbidden()
 
