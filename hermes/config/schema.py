@@ -15,7 +15,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 
-from hermes.errors import HermesError, InputError, SettingError
+from hermes.errors import HermesError, InputError, SettingError, did_you_mean
 from hermes.registry import registry
 
 __all__ = ["Named", "Setting", "convert", "elements", "join", "part_type", "setting", "settings_of", "words"]
@@ -271,7 +271,12 @@ def convert(hint: object, value: Any, where: str, limits: Mapping[str, Any], *, 
     if ok and isinstance(value, int) and not -(2**63) <= value < 2**63:
         ok, note = False, "It does not fit 64 bits."
     if not ok or not _within(value, limits):
-        raise SettingError(where, given, words(hint, limits), "" if ok else note)
+        options = [
+            *limits.get("choices", ()),
+            *(args if core is Literal else getattr(core, "__members__", ())),
+        ]
+        meant = did_you_mean(given, map(str, options)) if isinstance(given, str) else ""
+        raise SettingError(where, given, words(hint, limits), meant or ("" if ok else note))
     if (written := getattr(given, "written", None)) is not None and core in _WRITTEN:
         value = _WRITTEN[core](value)
         value.written = written

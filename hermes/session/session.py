@@ -286,7 +286,8 @@ class StreamSession(Session):
                 self.now = stop
                 yield stop
                 stop = next(due, None)
-            self.feed((frame,))
+            with self.turn():
+                self.take([(frame,)])
         self.flush()
         while stop is not None:
             self.now = stop

@@ -16,10 +16,11 @@ from hermes.bench import bench_identity
 from hermes.config import Extras, available, experiment_extras
 from hermes.errors import InputError, SettingError
 from hermes.evaluation.reports.sweep_page import check_extras, sweep_rows, write_sweep
+from hermes.evaluation.scoring.summary import summarise
 from hermes.evaluation.sweeps.cells import SweepCell, cells_of, matching, split_axes
 from hermes.evaluation.sweeps.running import Outcome, in_processes, on_cluster, run_cells
 from tests.support.command_line import hermes
-from tests.support.runs import experiment
+from tests.support.runs import experiment, row
 
 TINY = (
     *("data.streams=1", "data.questions=3", "data.world.length=8", "generation.max_new_tokens=2"),
@@ -229,7 +230,8 @@ def test_only_some_cells(tmp_path):
     assert plan.out.count("missing") == 2
     # A cell that is done stays in the table.
     (tmp_path / "cells" / cells[2].hash).mkdir(parents=True)
-    (tmp_path / "cells" / cells[2].hash / "done.json").write_text("{}")
+    record = summarise([row(0, 0, True)]).record()
+    (tmp_path / "cells" / cells[2].hash / "done.json").write_text(json.dumps(record))
     plan = hermes("sweep", chosen, f"output={tmp_path}", "--dry-run", "--only", "*4K")
     assert (plan.out.count("missing"), plan.out.count("done ")) == (2, 1)
 
