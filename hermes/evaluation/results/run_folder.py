@@ -245,15 +245,8 @@ def _parsed(text: str) -> dict[str, Any]:
             if depth > MOST_DEPTH or isinstance(event, yaml.AliasEvent):
                 raise InputError("are nested too deep, or refer to themselves")
         found = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    # Constructors of dates and numbers have errors of their own.
-    except (
-        yaml.YAMLError,
-        OmegaConfBaseException,
-        ValueError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-    ) as e:
+    # Constructors of dates and numbers have errors of their own, and OmegaConf asserts.
+    except (yaml.YAMLError, OmegaConfBaseException, *_ODD) as e:
         raise InputError(f"are no YAML: {' '.join(str(e).split())}") from e
     if not isinstance(found, dict):
         raise InputError("are no mapping")
