@@ -27,7 +27,6 @@ __all__ = [
     "make_folder",
     "plain_json",
     "remove_file",
-    "strict_json",
     "write_csv_whole",
     "write_files_whole",
     "write_text_whole",
@@ -278,42 +277,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return text.strip() == "-"
     return True
-
-
-def strict_json(text: str) -> Any:
-    r"""What JSON says, where it says nothing that only Python takes.
-
-    Raises:
-        ValueError: no JSON; or NaN, Infinity, a number that no computer word holds, half a surrogate pair, or
-            nesting without end.
-
-    >>> strict_json('{"age": [1, 2.5]}')
-    {'age': [1, 2.5]}
-    >>> strict_json('{"age": Infinity}')
-    Traceback (most recent call last):
-    ValueError: Infinity is no number
-    """
-    try:
-        content = json.loads(text, parse_int=_whole, parse_float=_real, parse_constant=_real)
-        json.dumps(content, ensure_ascii=False).encode()
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    except UnicodeEncodeError as error:
-        raise ValueError("half a surrogate pair") from error
-    return content
-
-
-def _whole(text: str) -> int:
-    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
-        raise ValueError(f"{text[:20]}... is too large a number")
-    return int(text)
-
-
-def _real(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is no number")
-    return number
 
 
 def json_line(content: Mapping[str, Any]) -> str:

@@ -19,7 +19,6 @@ from hermes.files import (
     WriteError,
     append_text,
     check_file_path,
-    strict_json,
     write_csv_whole,
     write_files_whole,
     write_text_whole,
@@ -200,23 +199,6 @@ def test_a_file_larger_than_is_allowed_ends_in_a_named_error(tmp_path: Path) -> 
     assert [path.stat().st_size for path in tmp_path.iterdir()] == [0]
 
 
-def test_strict_json_refuses_what_only_python_takes() -> None:
-    for text in (
-        "NaN",
-        "[1e999]",
-        '{"a": -Infinity}',
-        "9" * 400,
-        "1" * 21,
-        "[" * 200_000,
-        '"\\ud800"',
-        "",
-        "{",
-    ):
-        with pytest.raises(ValueError, match=r"."):
-            strict_json(text)
-    assert strict_json(f'[{2**63}, -3, 1.5e300, "\\u00e9"]') == [2**63, -3, 1.5e300, "é"]
-
-
 # What writes, removes or renames; `open` where its mode does.
 MUTATES = {
     "write_text", "write_bytes", "mkdir", "savefig", "unlink", "touch", "rename", "symlink_to", "rmdir",
@@ -232,6 +214,10 @@ KNOWN = {
     "hermes/data/wanderer/benchmark.py": {"rename"},
     "hermes/data/annotated.py": {"rename"},
     "hermes/memory/storage.py": {"open"},
+    # Half a line at the end is cut off.
+    "hermes/evaluation/results/journal.py": {"open"},
+    # Into memory.
+    "hermes/session/memory_map.py": {"savefig"},
     "analysis/study.py": {"savez"},
 }
 

@@ -42,7 +42,7 @@ def table(page: str) -> str:
         # The page's cells are Markdown already.
         cells = [f"`{row['method']}`", *(row[name] for name in COLUMNS), f"{held:.0f}"]
         out.append(list(map(markdown.Markdown, cells)))
-    return markdown.table(head, out) + "\n"
+    return f"{markdown.table(head, out)}\n"
 
 
 def main() -> None:

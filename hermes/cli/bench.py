@@ -15,7 +15,7 @@ from hermes.cli.completion import complete_settings
 from hermes.cli.output import err, keeps, note, out
 from hermes.cli.sweep import sweep_folder
 from hermes.errors import InputError
-from hermes.files import make_folder
+from hermes.files import make_folder, remove_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +129,7 @@ def _experiment(given: Sequence[str], only: str, *, again: bool) -> None:
     if again:
         for cell in chosen:
             for name in (DONE, FAILED):
-                run_file(folder / "cells" / cell.hash, name).unlink(missing_ok=True)
+                remove_file(run_file(folder / "cells" / cell.hash, name))
     # What was measured before is in the table, too.
     cells = [cell for cell in cells if cell in chosen or is_done(cell, folder)]
     make_folder(folder)

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from hermes.config import build, setting
 from hermes.errors import InputError
-from hermes.files import make_folder, remove_file, strict_json, write_text_whole, write_whole, writing
+from hermes.files import make_folder, remove_file, write_text_whole, write_whole, writing
+from hermes.reading import parse_json
 
 __all__ = ["load_record", "read_saved", "read_tensors", "write_saved", "write_tensors"]
 
@@ -194,10 +195,7 @@ def _record_text(folder: Path) -> str:
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:
-    try:
-        record = strict_json(text)
-    except ValueError as error:
-        raise InputError(f"{path}: damaged: not JSON ({error})") from error
+    record = parse_json(text, f"{path}: damaged")
     if not isinstance(record, dict) or not isinstance(record.get("format"), int) or "layers" not in record:
         raise InputError(f"{path}: not the record of a saved memory (format, layers)")
     if record["format"] not in range(1, _FORMAT + 1):
@@ -253,7 +251,7 @@ def read_tensors(
         digest = hashlib.sha256()
         try:
             found = _parse_tensors(file, size, digest)
-        except (ValueError, RuntimeError, MemoryError) as error:
+        except (InputError, ValueError, RuntimeError, MemoryError) as error:
             raise InputError(f"{path}: damaged: {error}") from error
     if about.sha256 not in (None, digest.hexdigest()):
         raise InputError(f"{path}: damaged: checksum: its content is not what was written")
@@ -273,7 +271,7 @@ def _parse_tensors(file: BinaryIO, size: int, digest: Any) -> dict[str, Tensor]:
     length = int.from_bytes(take(8).numpy().tobytes(), "little")
     if length > size - 8:
         raise ValueError(f"header: {length} bytes long, in a file of {size}")
-    header = strict_json(take(length).numpy().tobytes().decode())
+    header = parse_json(take(length).numpy().tobytes().decode(), "header")
     if not isinstance(header, dict):
         raise ValueError("header: not a JSON object")
     header.pop("__metadata__", None)

@@ -128,7 +128,8 @@ class Stream:
         """Count the frames of a chunk that came in embedded."""
         self.frames_seen += chunk.frames
         self.now += chunk.frames / self.fps
-        self.door.pass_by(self.now - 1 / self.fps, int(chunk.tokens.frame.amax()))
+        newest = int(chunk.tokens.frame.amax()) if len(chunk) else -1
+        self.door.pass_by(self.now - 1 / self.fps, newest)
 
     def say_if_whole(self) -> None:
         """Say so where nothing was evicted: then a policy shows nothing of itself."""

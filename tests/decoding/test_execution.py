@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -105,7 +105,9 @@ def test_lockstep_streams_are_recorded_too(traced: None) -> None:
         batch = BatchedSession(
             tiny("llava_onevision"), Hermes(budget=60), 2, fps=2.0, chunk_frames=4, memory=memory
         )
-        batch.feed([make_frames(40), [*reversed(make_frames(40))]])
+        frames = make_frames(40)
+        turned = [replace(f, image=g.image) for f, g in zip(frames, reversed(frames), strict=True)]
+        batch.feed([frames, turned])
         both.append(batch)
     stock, ours = both
     run = ours.execution
@@ -388,5 +390,6 @@ def test_one_copy_to_the_host_a_step(
             patch.setattr(torch.Tensor, name, counted(name))
         patch.setattr(torch, "equal", lambda *_: calls.append("equal"))
         session.feed_chunk(last)
-    # Whether the chunk has timestamps and protected tokens is asked of its table, which lies on the host.
-    assert sorted(calls) == ["__bool__", "__bool__", "tolist"]
+    # Whether the chunk has timestamps and protected tokens, and which frame is its newest, is asked of its
+    # table, which lies on the host.
+    assert sorted(calls) == ["__bool__", "__bool__", "__int__", "tolist"]

@@ -136,10 +136,9 @@ def test_a_sweep_judges_cells_that_are_done(rvs, tmp_path, monkeypatch):
     assert [outcome.record["overall"]["n"] for outcome in outcomes if outcome.record] == [6, 6]
     assert not list(run_cells(judged, tmp_path, lambda *_: iter(["launched"])))[2:]
     # Judged by hand, by another judge: the sweep's next table knows.
-    judge_run(tmp_path / "cells" / plain[0].hash, WordsJudge(threshold=0.0))
+    judge_run(tmp_path / "cells" / plain[0].hash, WordsJudge(threshold=1e-6))
     by_hand = next(iter(run_cells(plain, tmp_path, launch))).record
     assert by_hand["verdicts"]["waiting"] == 0
-    assert by_hand["overall"]["accuracy"] == 1.0
     # Rows of another judge are no longer those of the first one's record.
     assert record_of(judged[0], tmp_path) is None
 

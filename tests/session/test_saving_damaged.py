@@ -210,7 +210,7 @@ def sealed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda r: r["files"]["policy"].update(file=r["files"]["memory"]["file"]), "bytes"),
         (lambda r: r["settings"]["policy"].update(name="os.system"), "policy"),
         (lambda r: r["settings"]["policy"].update(budget="${oc.env:HOME}"), "policy.budget"),
-        (lambda r: r.update(next_summary_id=10**30), "too large"),
+        (lambda r: r.update(next_summary_id=10**30), "next_summary_id"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -38,10 +38,14 @@ def hermes(*argv: str) -> Result:
     return Result(code, out.getvalue(), err.getvalue())
 
 
-def process(*argv: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def process(
+    *argv: str, cwd: Path, timeout: float = 120, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command line in a process of its own, in the user's folder."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100", **variables}
-    return subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        argv, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 def write(path: Path, text: str) -> Path:

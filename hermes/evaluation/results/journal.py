@@ -15,7 +15,7 @@ import numpy as np
 from hermes.errors import InputError
 from hermes.evaluation.results.rows import AnswerRow
 from hermes.evaluation.results.run_folder import read_manifest, run_file
-from hermes.files import append_text, json_line, remove_file, write_text_whole
+from hermes.files import append_text, json_line, remove_file, write_text_whole, writing
 from hermes.reading import Count, Number, parse_json, read_lines, typed
 from hermes.video import Frame
 
@@ -209,7 +209,7 @@ def _files(folder: Path, name: str) -> list[Path]:
 
 def _mend(path: Path) -> None:
     """Drop a last line that was cut short."""
-    with path.open("r+b") as file:
+    with writing(path, "Its whole lines are kept."), path.open("r+b") as file:
         end = size = file.seek(0, os.SEEK_END)
         while end:
             start = max(end - _BLOCK, 0)

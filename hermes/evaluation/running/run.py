@@ -28,7 +28,7 @@ _log = logging.getLogger("hermes.evaluation")
 
 def evaluate(
     config: EvalConfig,
-    folder: Path,
+    folder: str | Path,
     *,
     backbone: Backbone | None = None,
     watcher: Callable[[int, int], None] | None = None,
@@ -61,6 +61,7 @@ def evaluate(
         InputError: an annotation file that cannot be read, no video that can, or a judge that cannot be used
             or reached.
     """
+    folder = Path(folder)
     if config.judge is not None:
         config.judge.check()
     elif not is_worker() and len(config.data) and any(q.open_ended for q in config.data.clip(0).questions):
