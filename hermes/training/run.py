@@ -89,13 +89,13 @@ class Streams(LightningDataModule):  # type: ignore[misc]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 
-def train_model(config: TrainConfig, folder: Path) -> Path:
+def train_model(config: TrainConfig, folder: str | Path) -> Path:
     """Train from scratch, or go on from the last checkpoint in ``folder``.
 
     Returns:
         The model's directory, ``folder/model``.
     """
-    make_folder(folder)
+    folder = make_folder(folder)
     if config.threads:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed, verbose=False)

@@ -33,7 +33,7 @@ _LOOK = 0.2
 
 
 def judge_run(
-    folder: Path,
+    folder: str | Path,
     judge: Judge,
     *,
     again: bool = False,
@@ -61,6 +61,7 @@ def judge_run(
         SettingError: another version of Hermes has begun to judge with the same judge.
         InputError: no run there, or a judge that cannot be used or reached; verdicts until then are kept.
     """
+    folder = Path(folder)
     judge.check()
     rows, about = read_run(folder)
     identity = judge.identity

@@ -27,7 +27,7 @@ __all__ = ["calibration", "run_with", "write_report"]
 _BINS = 10
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: str | Path) -> Path:
     """Write ``report.md`` and its plots (``plots/*.png``) into the folder of a run.
 
     Nothing in it depends on when it is written.
@@ -41,6 +41,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: no run in the folder, or a folder that cannot be written to.
     """
+    folder = Path(folder)
     rows, manifest = read_run(folder)
     settings_of(manifest, str(folder / "manifest.json"))
     broken = read_broken(folder)

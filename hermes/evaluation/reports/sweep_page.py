@@ -71,7 +71,7 @@ def check_extras(cells: Sequence[SweepCell], extras: Extras) -> None:
             raise SettingError("matched", extras.matched, lines, did_you_mean(extras.matched, lines))
 
 
-def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Path:
+def write_sweep(outcomes: Sequence[Outcome], folder: str | Path, extras: Extras) -> Path:
     """Write ``table.csv``, ``table.md`` and plots; returns the page.
 
     Args:
@@ -79,6 +79,7 @@ def write_sweep(outcomes: Sequence[Outcome], folder: Path, extras: Extras) -> Pa
         folder: of the sweep.
         extras: title, published numbers, baselines and measures of the experiment.
     """
+    folder = Path(folder)
     done, rows_of = _pooled([o for o in outcomes if o.record is not None], folder, extras.pool)
     pairs = {_named(wanted): _compared(done, rows_of, wanted) for wanted in extras.baselines}
     rows = sweep_rows(done, pairs)

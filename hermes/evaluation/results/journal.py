@@ -103,8 +103,8 @@ class Journal:
         InputError: a file that holds something else.
     """
 
-    def __init__(self, folder: Path, rank: int = 0) -> None:
-        self.folder, self.rank = folder, rank
+    def __init__(self, folder: str | Path, rank: int = 0) -> None:
+        self.folder, self.rank = Path(folder), rank
         self.rows = {row.place: row for row in self._found("rows", AnswerRow)}
         self.shown = {shown.clip: shown for shown in self._found("clips", Shown)}
         self.broken = _standing(self._found("broken", Broken))
@@ -168,12 +168,13 @@ def amend(folder: Path, change: Callable[[AnswerRow], AnswerRow]) -> None:
             write_text_whole(path, _text(changed))
 
 
-def read_run(folder: Path) -> tuple[list[AnswerRow], dict[str, Any]]:
+def read_run(folder: str | Path) -> tuple[list[AnswerRow], dict[str, Any]]:
     """The rows and the manifest of a run; nothing is changed, so that one still going on can be read.
 
     Raises:
         InputError: no such run, or a file of it that holds something else.
     """
+    folder = Path(folder)
     files = _files(folder, "rows")
     if not run_file(folder, "manifest.json").is_file() or not files:
         raise InputError(f"{folder}: not the folder of a run of 'hermes eval' (manifest.json, rows.jsonl)")

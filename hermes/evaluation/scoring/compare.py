@@ -134,12 +134,13 @@ class Comparison(NamedTuple):
         }
 
 
-def compare_runs(a: Path, b: Path) -> Comparison:
+def compare_runs(a: str | Path, b: str | Path) -> Comparison:
     """Compare two runs by their folders.
 
     Raises:
         InputError: a folder that holds no run, or runs that were not asked the same questions.
     """
+    a, b = Path(a), Path(b)
     (rows_a, about_a), (rows_b, about_b) = read_run(a), read_run(b)
     for folder, about in ((a, about_a), (b, about_b)):
         settings_of(about, str(folder / "manifest.json"))

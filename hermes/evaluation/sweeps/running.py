@@ -64,7 +64,7 @@ def is_done(cell: SweepCell, folder: Path) -> bool:
 
 
 def run_cells(
-    cells: Sequence[SweepCell], folder: Path, launch: Launch, *, anyway: bool = False
+    cells: Sequence[SweepCell], folder: str | Path, launch: Launch, *, anyway: bool = False
 ) -> Iterator[Outcome]:
     """Run what is not done yet; outcomes come as they end, those found done first.
 
@@ -81,6 +81,7 @@ def run_cells(
         SettingError: cells that are done were made by other versions of Hermes, PyTorch or transformers.
         InputError: a cell's file that cannot be read.
     """
+    folder = Path(folder)
     found = [(cell, record_of(cell, folder)) for cell in cells]
     missing = [cell for cell, record in found if record is None]
     if missing and not anyway:
