@@ -144,3 +144,14 @@ def test_sessions_built_from_their_parts_are_as_strict() -> None:
             StreamSession(backbone, Full(), **options)
         with pytest.raises(SettingError, match=rf"^{name}: "):
             BatchedSession(backbone, Full(), 2, **options)
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+def test_a_layout_whose_positions_go_back_in_time_is_for_policies_that_keep_all(family: str) -> None:
+    backbone = tiny(family, "native")
+    StreamSession(backbone, Full())
+    if backbone.native_evicts:
+        StreamSession(backbone, Fifo(budget=64))
+        return
+    with pytest.raises(SettingError, match=r"backbone\.layout: got 'native'; allowed: stream"):
+        StreamSession(backbone, Fifo(budget=64))
