@@ -162,6 +162,14 @@ class AttentionLedger(AttentionProbe):
         return {str(index): tensor for index, tensor in {**self.held, **self._seen}.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Hold what :meth:`state` gave."""
-        self.held = {int(index): tensor for index, tensor in state.items() if index.isdigit()}
+        """Hold what :meth:`state` gave.
+
+        Raises:
+            ValueError: tensors that are no such sums.
+        """
+        held = {int(index): tensor for index, tensor in state.items() if index.isdigit()}
+        for index, tensor in held.items():
+            if tensor.ndim != 3 or not tensor.is_floating_point():
+                raise ValueError(f"sums of layer {index}: {tensor.dtype} of shape {list(tensor.shape)}")
+        self.held = held
         self._seen = {}

@@ -83,6 +83,15 @@ def test_scores_of_all_layers_at_once_are_those_of_each(align, recursive, rank, 
         assert torch.equal(ours, each.expand_as(ours))
 
 
+def test_layers_that_keep_everything_are_not_scored_and_the_others_are():
+    policy = Hermes(budget=24)
+    policy.tiers["long_term"].full = True
+    session = StreamSession(tiny("llava_onevision"), policy, chunk_frames=4)
+    session.feed(make_frames(16))
+    shallow, *_, deep = session.memory.lengths
+    assert shallow <= 24 + session.memory.prefix < deep
+
+
 def test_parts_of_a_users_own_are_asked_themselves():
     class Mine(Recency):
         def score(self, context):

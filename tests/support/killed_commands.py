@@ -34,6 +34,7 @@ RUN = (
     "threads=1",
 )
 # Of a row, what differs from one run to another.
+TIMES = ("metrics.csv", "costs.csv", "matched.csv")
 MEASURED = {"ttft_ms", "tpot_ms", "frame_ms", "lag_s", "memory_bytes"}
 
 
@@ -73,7 +74,9 @@ def told(folder: Path) -> str:
                 {key: value for key, value in vars(row).items() if key not in MEASURED}
                 for row in Journal(path.parent).rows.values()
             ]
-        elif path.name in ("table.csv", "model.safetensors", "measures.csv", "judged.jsonl"):
+        elif path.name in ("model.safetensors", "judged.jsonl") or (
+            path.suffix == ".csv" and path.name not in TIMES
+        ):
             found[name] = sorted(path.read_bytes().splitlines())
     assert found
     return repr(found)
