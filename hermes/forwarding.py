@@ -101,7 +101,7 @@ MOVED = {
     "settings": "video.config session.config",
     "spatial": "policy.spatial",
     "static": "decoding.in_place",
-    "storage": "files memory.storage memory.memory",
+    "storage": "files memory.storage memory.loading memory.memory",
     "styles": "pages.styles",
     "tape": "decoding.recording",
     "tiers": "policy.tiers",

@@ -11,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hermes.attention import NAME
-from hermes.cli.output import clean, out
+from hermes.cli.output import out
 from hermes.cli.questions import Question
 from hermes.config import available, config_hash, to_dict
 from hermes.dialogue.choices import lettered
 from hermes.files import json_line
 from hermes.machine.environment import environment
+from hermes.pages.text import clean
 from hermes.registry import registry
 from hermes.session.answer import Answer
 from hermes.session.config import RunConfig

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from hermes.cli.arguments import as_setting, spread_choices
-from hermes.cli.output import clean, log_on_stderr, note, out
+from hermes.cli.output import log_on_stderr, note, out
 from hermes.errors import HermesError, InputError, SettingError
+from hermes.pages.text import clean
 from hermes.registry import registry
 from hermes.version import __version__
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from hermes.cli.completion import CONFIGURED, complete_names, names_of
 from hermes.cli.found_setting import FoundSetting, find_setting
-from hermes.cli.output import clean, out, prose
+from hermes.cli.output import out, prose
 from hermes.config import (
     Part,
     available,
@@ -29,6 +29,7 @@ from hermes.config import (
     to_dict,
 )
 from hermes.errors import SettingError, did_you_mean
+from hermes.pages.text import clean
 from hermes.registry import KINDS, OURS, registry
 
 if TYPE_CHECKING:

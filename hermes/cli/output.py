@@ -14,27 +14,15 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from hermes.pages.text import clean
+
 # Of output that goes to a file or a pipe, which has no width of its own.
 _WIDTH = 120
 # Texts are data, in tables and titles, too: no markup and no emoji codes; styles are given apart.
 _PLAIN: Mapping[str, Any] = MappingProxyType({"highlight": False, "markup": False, "emoji": False})
-# What a terminal would obey: control characters of C0 and C1, and those that change the order of letters.
-_OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _ROLE = re.compile(r":[a-z]+:`~?([^`]+)`|``([^`]+)``")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def clean(text: str) -> str:
-    r"""A text from data, from a model or of an error, without what a terminal would obey.
-
-    Everything that :func:`out` and :func:`err` print goes through it; JSON is written as it is.
-
-    >>> clean("a \x1b[31mred\x1b[0m \u202ehat\n")
-    'a [31mred[0m hat\n'
-    """
-    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", _OBEYED.sub("", text))
 
 
 def prose(text: str) -> str:
@@ -47,6 +35,8 @@ def prose(text: str) -> str:
 
 
 class _Console(Console):
+    """Prints nothing that the terminal would obey; JSON is written past it, as it is."""
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(clean(segment.text), segment.style)

@@ -11,9 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from hermes.cli.arguments import split_settings
 from hermes.cli.completion import complete_settings
-from hermes.cli.output import clean, err
+from hermes.cli.output import err
 from hermes.config import config_hash, resolved_yaml
 from hermes.errors import InputError
+from hermes.pages.text import clean
 
 if TYPE_CHECKING:
     from hermes.data.benchmark import Survey

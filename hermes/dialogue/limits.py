@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from hermes.config import setting
+from hermes.config import Settings, setting
 from hermes.dialogue.rounds import Round
 
 __all__ = ["QuestionConfig", "guiding_round"]
 
 
 @dataclass
-class QuestionConfig:
+class QuestionConfig(Settings):
     """What a question may be, and what is remembered of it (settings ``question.*``).
 
     A chunk after a question is compressed with the question in its guidance prompts. What stands there is

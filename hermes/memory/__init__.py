@@ -3,7 +3,8 @@
 from hermes.memory.config import ExecutionMode, MemoryConfig
 from hermes.memory.insertion import append_memory, insert_blocks
 from hermes.memory.layer import KVLayer, Tokens, keeping
-from hermes.memory.memory import KVMemory, load_memory, memory_of
+from hermes.memory.loading import load_memory, memory_of
+from hermes.memory.memory import KVMemory
 from hermes.memory.scope import Scope, check_scope, current_scope
 from hermes.memory.storage import load_record, read_saved, read_tensors, write_tensors
 from hermes.memory.updates import LayerUpdate, Mix, join_updates

@@ -296,35 +296,3 @@ def keeping(layers: Sequence[KVLayer], indices: Sequence[Int[Tensor, "B R _K"]])
         slots = _slots(torch.stack([indices[at] for at in group]), layers[group[0]].prefix)
         out |= {at: LayerUpdate(keep) for at, keep in zip(group, slots, strict=True)}
     return [out[at] for at in range(len(out))]
-
-
-def flaw_of(tensors: Mapping[str, Tensor], rotary: Rotary, prefix: int, keep_written: bool) -> str | None:
-    """What is wrong with tensors that :meth:`KVLayer.load` is to hold; None where they fit each other."""
-    if not tensors:
-        return "prefix: there are no tokens" if prefix else None
-    names = {"keys", "values", "positions", "tokens", "clock"}
-    names |= {"written_keys", "written_positions"} if keep_written else set()
-    if names != tensors.keys():
-        return f"{', '.join(sorted(names ^ tensors.keys()))}: missing, or too many"
-    keys, positions = tensors["keys"], tensors["positions"]
-    if keys.ndim != 4 or positions.ndim != 4 or not keys.is_floating_point():
-        return f"keys: shape {list(keys.shape)} of {keys.dtype}, positions: shape {list(positions.shape)}"
-    (batch, heads, length, _), rows = keys.shape, positions.shape[2]
-    wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-        "keys": ((batch, heads, length, 2 * len(rotary.frequencies)), keys.dtype),
-        "positions": ((rotary.axes, batch, rows, length), torch.float32),
-        "tokens": ((len(Provenance.of(0).table), batch, rows, length), torch.int64),
-        "clock": ((batch, rows), torch.float32),
-    }
-    wanted |= {"values": wanted["keys"], "written_keys": wanted["keys"]}
-    wanted["written_positions"] = wanted["positions"]
-    for name, tensor in tensors.items():
-        shape, dtype = wanted[name]
-        if tuple(tensor.shape) != shape or tensor.dtype != dtype:
-            given = f"{list(tensor.shape)} of {tensor.dtype}"
-            return f"{name}: shape {given}, where {list(shape)} of {dtype} belongs"
-        if name in ("positions", "clock", "written_positions") and not bool(tensor.isfinite().all()):
-            return f"{name}: not a number"
-    if rows not in (1, heads) or prefix > length or not batch:
-        return f"positions: {rows} rows of {length} tokens, for {heads} heads and a prefix of {prefix}"
-    return None

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from hermes.config import build, setting
-from hermes.errors import HermesError, InputError
+from hermes.errors import HermesError
 from hermes.kernels import Kernels
 from hermes.memory.config import MemoryConfig
-from hermes.memory.layer import KVLayer, flaw_of
-from hermes.memory.storage import read_saved, read_tensors, write_saved
+from hermes.memory.layer import KVLayer
+from hermes.memory.storage import write_saved
 from hermes.memory.transitions import append_pending, evict, group_alike, invalid_updates
 from hermes.memory.updates import LayerUpdate
 from hermes.tokens import Provenance, Rotary, TokenKind
@@ -359,66 +357,3 @@ class KVMemory(Cache):  # type: ignore[misc]
     def state(self) -> Sequence[Tensor]:
         """Every tensor held, in a fixed order, for comparing two memories."""
         return [tensor for layer in self.layers for tensor in layer.tensors().values()]
-
-
-def load_memory(folder: str | Path, rotary: Rotary, device: torch.device | str = "cpu") -> KVMemory:
-    """Read a memory written by :meth:`KVMemory.save`, bit for bit.
-
-    Args:
-        rotary: of the decoder that wrote it (``backbone.rotary``).
-
-    Raises:
-        InputError: no such memory, it is damaged, or it belongs to a decoder with other position axes.
-    """
-    return read_saved(folder, lambda record: memory_of(folder, record, rotary, device))
-
-
-@dataclass(kw_only=True)
-class _Layer:
-    prefix: int = setting(ge=0)
-    has_timestamps: bool
-    has_protected: bool
-
-
-@dataclass(kw_only=True)
-class _Memory:
-    """What the record of a saved memory holds."""
-
-    clock: Literal["per_layer", "first_layer"]
-    keep_written: bool
-    next_summary_id: int = setting(ge=-(2**62), le=-2)
-    axes: int
-    layers: list[_Layer]
-
-
-def memory_of(
-    folder: str | Path, record: Mapping[str, Any], rotary: Rotary, device: torch.device | str = "cpu"
-) -> KVMemory:
-    """The memory that a record describes, as :func:`load_memory`; every field is checked.
-
-    Raises:
-        InputError: it is damaged, or of a decoder with other position axes.
-    """
-    path = Path(folder)
-    own = {field.name: record[field.name] for field in fields(_Memory) if field.name in record}
-    about = build(_Memory, own, str(path / "memory.json"))
-    if about.axes != rotary.axes:
-        raise InputError(f"{path}: saved with {about.axes} position axes, this decoder has {rotary.axes}")
-    memory = KVMemory(len(about.layers), rotary, keep_written=about.keep_written, clock=about.clock)
-    memory.next_summary_id = about.next_summary_id
-    held: dict[str, dict[str, Tensor]] = {str(layer.index): {} for layer in memory}
-    for key, tensor in read_tensors(path, record, "memory", device).items():
-        index, _, name = key.partition(".")
-        if index not in held:
-            raise InputError(f"{path}: {key}: a tensor of a layer that there is not")
-        held[index][name] = tensor
-    for layer, facts in zip(memory, about.layers, strict=True):
-        tensors = held[str(layer.index)]
-        if flaw := flaw_of(tensors, rotary, facts.prefix, about.keep_written):
-            raise InputError(f"{path}: layer {layer.index}: {flaw}")
-        layer.load(vars(facts), tensors)
-    if len({(layer.prefix, layer.length and layer.dtype) for layer in memory}) != 1:
-        raise InputError(f"{path}: layers: none, or they differ in prefix or number type")
-    memory.prefix = memory.layers[0].prefix
-    memory.sync_clocks()
-    return memory

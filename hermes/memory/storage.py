@@ -112,31 +112,38 @@ def _sealed(record: Mapping[str, Any]) -> str:
 
 
 def _write(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write tensors, whole or not at all: what the record says of their file."""
     path = folder / f"{name}.safetensors"
     if os.path.lexists(path):
         path = folder / f"{name}.{secrets.token_hex(8)}.safetensors"
-    size, digest = write_tensors(path, tensors)
-    return {"file": path.name, "bytes": size, "sha256": digest}
-
-
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
-    """Write tensors as a file of safetensors, whole or not at all: its bytes, and their SHA-256.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
     digest, size = hashlib.sha256(), 0
 
     def write(aside: Path) -> None:
         nonlocal size
-        with aside.open("wb") as file:
-            for piece in _pieces(tensors):
-                file.write(piece)
-                digest.update(piece)
-                size += len(piece)
+        for piece in _written(aside, tensors):
+            digest.update(piece)
+            size += len(piece)
 
     write_whole(path, write)
-    return size, digest.hexdigest()
+    return {"file": path.name, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a file of safetensors that goes with this process: not summed up, and not forced to the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    for _ in _written(path, tensors):
+        pass
+
+
+def _written(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """What was written to a file of safetensors, piece by piece."""
+    with path.open("wb") as file:
+        for piece in _pieces(tensors):
+            file.write(piece)
+            yield piece
 
 
 def _pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["in_figure", "one_line"]
+__all__ = ["clean", "in_figure", "one_line"]
 
 # Controls of terminals and files, other ends of lines, and marks that turn the direction of what follows.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-_TURNS = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_TURNS = re.compile(r"[\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]")
+# Marks of direction that texts in Arabic and Hebrew have; within a page they could reach what stands beside.
+_MARKS = re.compile(r"[\u061c\u200e\u200f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    r"""A text without what a terminal would obey; tabs and ends of lines stay.
+
+    >>> clean("a \x1b[31mred\x1b[0m \u202ehat\n")
+    'a [31mred[0m hat\n'
+    """
+    plain = _CONTROLS.sub(lambda match: "".join(one for one in match[0] if one in "\t\n"), text)
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", _TURNS.sub("", plain))
 
 
 def one_line(text: str) -> str:
@@ -18,7 +31,7 @@ def one_line(text: str) -> str:
     'two lines \\ud800'
     """
     written = text.encode("utf-8", "backslashreplace").decode()
-    return _TURNS.sub("", _CONTROLS.sub(" ", written))
+    return _MARKS.sub("", _TURNS.sub("", _CONTROLS.sub(" ", written)))
 
 
 def in_figure(text: str, most: int = 80) -> str:

@@ -76,14 +76,14 @@ def frames_of(fed: Any, fps: float, *, bgr: bool = False) -> Fed:
     elif isinstance(array, np.ndarray):
         turned = array[..., ::-1] if bgr and array.ndim == 4 else array
         return Fed(iter(open_source(turned, fps=fps)), "an array", "pictures")
-    if isinstance(fed, FrameSource | str | os.PathLike) or hasattr(fed, "read"):
+    if isinstance(fed, FrameSource | str | os.PathLike | bytes | bytearray) or hasattr(fed, "read"):
         if bgr:
             raise SettingError("bgr", bgr, "false: files and open sources give RGB")
         if isinstance(fed, FrameSource):
             return Fed(iter(fed), fed.name, "clip")
         source = open_source(fed, fps=fps)
         return Fed(_closing(source), source.name, "clip")
-    if not isinstance(fed, Iterable) or isinstance(fed, bytes | bytearray | memoryview | Mapping):
+    if not isinstance(fed, Iterable) or isinstance(fed, memoryview | Mapping):
         raise InputError(f"a {type(fed).__name__} holds no frames: give a path, a URL, an array or frames")
     items = iter(fed)
     first = next(items, _NOTHING)

@@ -15,7 +15,8 @@ from hermes.memory import MemoryConfig
 from hermes.policy import MemoryPolicy, check_policy, check_streams
 from hermes.session.answer import Answer, Stats
 from hermes.session.intake import check_time, frames_of, placed
-from hermes.session.loop import Session, alone
+from hermes.session.loop import Session
+from hermes.session.turns import alone
 from hermes.tokens import Chunk
 
 __all__ = ["BatchedSession"]
@@ -98,7 +99,7 @@ class BatchedSession(Session):
         """
         start = None if at is None else check_time(at, "at")
         self._count(frames)
-        with self.turn():
+        with self.turns.feeding():
             fed = [frames_of(each, self.fps, bgr=bgr) for each in frames]
             pairs = zip(self.streams, fed, strict=True)
             given = [list(placed(each, stream.end, start, self.notes)) for stream, each in pairs]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from threading import Condition, RLock, get_ident
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,7 +19,7 @@ from hermes.decoding.generation import GenerationConfig
 from hermes.decoding.observer import DecoderObserver
 from hermes.decoding.prefill import prefill
 from hermes.dialogue import QuestionConfig
-from hermes.errors import HermesError, InputError, SettingError
+from hermes.errors import InputError, SettingError
 from hermes.machine.device import Stopwatch
 from hermes.memory import KVMemory, MemoryConfig
 from hermes.policy import MemoryPolicy, check_budget, check_policy, check_streams
@@ -29,6 +27,7 @@ from hermes.session.answer import Answer
 from hermes.session.intake import Notes
 from hermes.session.question import answer_question, check_question
 from hermes.session.stream import Stream, all_or_nothing
+from hermes.session.turns import Turns, alone
 from hermes.tokens import Chunk, stack_chunks
 from hermes.video import Frame
 
@@ -37,18 +36,6 @@ __all__ = ["Session"]
 logger = logging.getLogger(__name__)
 
 AnySession = TypeVar("AnySession", bound="Session")
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def alone(method: Method) -> Method:
-    """A method of a session that other threads wait for; a callback within it may call another one."""
-
-    @functools.wraps(method)
-    def locked(self: Session, *args: Any, **options: Any) -> Any:
-        with self.lock:
-            return method(self, *args, **options)
-
-    return cast(Method, locked)
 
 
 class Session:
@@ -98,6 +85,7 @@ class Session:
         fps = check(float | None, fps, "video.fps", {"gt": 0})
         generation = check(GenerationConfig | None, generation, "generation")
         memory = check(MemoryConfig | None, memory, "memory")
+        question = check(QuestionConfig | None, question, "question")
         self.backbone = backbone
         self.policy = policies[0]
         self._check_layout()
@@ -111,10 +99,7 @@ class Session:
         self.execution = Execution(backbone, self.memory_config.execution)
         self.probe = probe
         self.notes = Notes()
-        self.lock = RLock()
-        self._free = Condition(self.lock)
-        self._feeder: int | None = None
-        self._writing = False
+        self.turns = Turns()
         self._entered = ExitStack()
         if not backbone.checked:
             backbone.check()
@@ -140,6 +125,11 @@ class Session:
         return self.streams[0].held
 
     @property
+    def lock(self) -> AbstractContextManager[bool]:
+        """Held by whoever reads or changes the streams; other threads wait for it."""
+        return self.turns.lock
+
+    @property
     def seed(self) -> int:
         """Of the policies' random numbers, from the next reset on, and of sampling."""
         return self.streams[0].seed
@@ -163,7 +153,7 @@ class Session:
     @alone
     def reset(self) -> None:
         """Forget every stream and start afresh."""
-        self.refuse_while_writing()
+        self.turns.refuse_while_writing()
         self.execution.restart()
         memory = KVMemory.of(self.backbone.num_layers, self.backbone.rotary, self.memory_config)
         self._encoding, self._compressing = (Stopwatch(self.backbone.device) for _ in range(2))
@@ -205,35 +195,6 @@ class Session:
     def close(self) -> None:
         """Leave the model as it was found. The memory stays readable."""
         self._entered.close()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Feed, while other threads that feed wait for their turn; questions come in between.
-
-        Raises:
-            HermesError: a callback feeds the session whose chunk it is told of.
-        """
-        me = get_ident()
-        with self.lock:
-            self.refuse_while_writing()
-            while self._feeder not in (None, me):
-                self._free.wait()
-            outer, self._feeder = self._feeder, me
-        try:
-            yield
-        finally:
-            with self.lock:
-                self._feeder = outer
-                self._free.notify_all()
-
-    def refuse_while_writing(self) -> None:
-        """Refuse what would change the stream under a chunk that is being written.
-
-        Raises:
-            HermesError: a callback asks for it.
-        """
-        if self._writing:
-            raise HermesError("a callback cannot feed, reset or resume the session whose chunk it is told of")
 
     def let_in(self, given: Sequence[Sequence[Frame]]) -> list[list[Frame]]:
         """The frames of each stream that will be taken, looked at whole before any is.
@@ -277,9 +238,9 @@ class Session:
                 only.
         """
         # A callback that asks finds the memory as it is.
-        if self._writing or not self.streams[0].waiting:
+        if self.turns.busy or not self.streams[0].waiting:
             return
-        with self._written():
+        with self.turns.writing():
             self._write_waiting()
 
     def _write_waiting(self) -> None:
@@ -309,15 +270,6 @@ class Session:
         if chunk is not None:
             self._after_encoding(chunk)
 
-    @contextmanager
-    def _written(self) -> Iterator[None]:
-        """Write into the memory, while everything else is refused or waits."""
-        self._writing = True
-        try:
-            yield
-        finally:
-            self._writing = False
-
     def _forget_waiting(self) -> None:
         for stream in self.streams:
             stream.forget_waiting()
@@ -325,8 +277,8 @@ class Session:
     @alone
     def write_chunks(self, chunks: Sequence[Chunk]) -> None:
         """Take in chunks that are embedded already, one a stream; raises as :meth:`flush`."""
-        self.refuse_while_writing()
-        with self._written():
+        self.turns.refuse_while_writing()
+        with self.turns.writing():
             self._write_embedded(chunks)
 
     def _write_embedded(self, chunks: Sequence[Chunk]) -> None:
@@ -358,9 +310,9 @@ class Session:
         if self.streams[0].chunks == 0:
             check_budget(self.policy, reduced[0])
         chunk = stack_chunks(reduced)
+        self.execution.prefill(self.memory, chunk, probe=together(self.probe, self.policy.watch()))
         for stream, own in zip(self.streams, reduced, strict=True):
             stream.written = None if stream.written is None else stream.written + len(own.tokens)
-        self.execution.prefill(self.memory, chunk, probe=together(self.probe, self.policy.watch()))
         return chunk
 
     def _after_encoding(self, chunk: Chunk) -> None:

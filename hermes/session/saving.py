@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ from hermes.backbone import Backbone, weights_fingerprint
 from hermes.config import Part, build, setting, settings_of, to_dict
 from hermes.dialogue import Round
 from hermes.errors import InputError, SettingError
+from hermes.files import plain_json
 from hermes.machine.device import Stopwatch
 from hermes.memory import KVMemory, MemoryConfig, memory_of, read_saved, read_tensors
 from hermes.policy import MemoryPolicy
@@ -174,18 +174,9 @@ def _model_settings(backbone: Backbone, fps: float, chunk_frames: int) -> dict[s
 def _plain(value: object) -> Any:
     """Plain values that JSON holds; a policy whose settings are none is known by its class alone."""
     try:
-        plain = to_dict(value)
+        return plain_json(to_dict(value))
     except InputError:
         return {"name": type(value).__qualname__}
-    return _finite(plain)
-
-
-def _finite(plain: Any) -> Any:
-    if isinstance(plain, dict):
-        return {str(key): _finite(value) for key, value in plain.items()}
-    if isinstance(plain, list):
-        return [_finite(value) for value in plain]
-    return repr(plain) if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def _compare(

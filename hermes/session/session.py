@@ -21,9 +21,10 @@ from hermes.memory import MemoryConfig
 from hermes.policy import MemoryPolicy, StreamContext, check_policy
 from hermes.session.answer import Answer, Stats
 from hermes.session.intake import check_time, frames_of, placed
-from hermes.session.loop import Session, alone
+from hermes.session.loop import Session
 from hermes.session.saving import resumed_stream, save_stream
 from hermes.session.stream import Stream
+from hermes.session.turns import alone
 from hermes.tokens import Chunk, VideoState
 from hermes.video import Frame
 
@@ -191,7 +192,7 @@ class StreamSession(Session):
         61.0
         """
         start = None if at is None else check_time(at, "at")
-        with self.turn():
+        with self.turns.feeding():
             given = self._arriving(frames, start, bgr)
             if isinstance(frames, list | tuple):
                 given = iter(self.let_in([list(given)])[0])
@@ -269,7 +270,7 @@ class StreamSession(Session):
             SettingError: the stream was saved under another setting: which, its value there and here.
             InputError: no saved stream there, it is damaged, or of another decoder or policy.
         """
-        self.refuse_while_writing()
+        self.turns.refuse_while_writing()
         self.go_on(resumed_stream(self.stream, folder, self.chunk_frames, self.memory_config, self.memory))
 
     def watch(self, frames: Any, times: Sequence[float]) -> Iterator[float]:
@@ -286,7 +287,7 @@ class StreamSession(Session):
                 self.now = stop
                 yield stop
                 stop = next(due, None)
-            with self.turn():
+            with self.turns.feeding():
                 self.take([(frame,)])
         self.flush()
         while stop is not None:

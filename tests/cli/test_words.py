@@ -15,8 +15,9 @@ from rich.text import Text
 
 from hermes.cli.app import report
 from hermes.cli.arguments import as_setting, split_settings, split_words, spread_choices
-from hermes.cli.output import clean, err, note, out, prose
+from hermes.cli.output import err, note, out, prose
 from hermes.errors import InputError, SettingError
+from hermes.pages.text import clean
 from hermes.registry import registry
 from hermes.samples import CLIP
 from tests.support.command_line import FAST, hermes

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 
 from hermes.backbone import BackboneConfig
-from hermes.config import Part, Settings, build, check, setting
+from hermes.config import Part, Settings, build, check, setting, settings_of
+from hermes.config.schema import elements
 from hermes.decoding.generation import GenerationConfig
 from hermes.errors import SettingError
-from hermes.evaluation.running.settings import TrainerConfig
+from hermes.evaluation.running.settings import EvalConfig, TrainerConfig
 from hermes.memory import MemoryConfig
 from hermes.parts import Blend, Recency
 from hermes.policies.fifo import Fifo
 from hermes.policies.hermes import Hermes
 from hermes.policy import MemoryPolicy, Store, Tier, check_policy
 from hermes.registry import KINDS, registry
-from hermes.session.config import StreamConfig
+from hermes.session.config import RunConfig, StreamConfig
+from hermes.training.settings import TrainConfig
 from hermes.video import Link, VideoConfig
 
 
@@ -124,6 +126,23 @@ def test_every_part_that_comes_with_hermes_checks_its_numbers() -> None:
     classes = [part for part in parts if isinstance(part, type) and issubclass(part, Part)]
     assert len(classes) > 40
     assert {type(cls) for cls in classes} == {type(Part)}
+
+
+def groups_of(cls: type) -> Iterator[type]:
+    """The groups of settings within a group, and within those."""
+    for one in settings_of(cls).values():
+        core, _, args = elements(one.type)
+        for hint in (core, *args):
+            if is_dataclass(hint) and isinstance(hint, type):
+                yield hint
+                yield from groups_of(hint)
+
+
+@pytest.mark.parametrize("root", [EvalConfig, RunConfig, TrainConfig])
+def test_every_group_of_settings_checks_its_numbers(root: type) -> None:
+    groups = {root, *groups_of(root)}
+    assert len(groups) > 3
+    assert [group for group in groups if not issubclass(group, Settings)] == []
 
 
 def test_a_value_changed_after_its_object_was_made_is_found() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import torch
@@ -78,3 +79,13 @@ def test_every_block_is_read_as_from_an_archive_of_its_chunk_alone(store: Store)
     again.add(chunk(60, 3), dict.fromkeys(range(2), slots), dict.fromkeys(range(2), [TOKENS] * 3))
     assert len(again.sizes[1]) == 183
     assert torch.allclose(again.read(1, [180])[0].keys, chunk(60, 3)[1].keys[:, :, :TOKENS], atol=0.05)
+
+
+def test_files_of_an_archive_are_not_forced_to_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go with the process: no chunk waits for the disk, or looks at the files before it."""
+    waited: list[object] = []
+    for name in ("fsync", "scandir", "listdir"):
+        monkeypatch.setattr(os, name, waited.append)
+    archive, *_ = grown(Store("disk"), 5)
+    assert not waited
+    assert archive._files == 5

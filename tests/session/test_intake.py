@@ -68,6 +68,14 @@ def test_whatever_holds_frames_is_taken(name: str) -> None:
     assert (stream.frames_seen, stream.now) == (count, float(count))
 
 
+def test_the_bytes_of_a_file_are_the_file() -> None:
+    streams = [session(), session()]
+    for stream, given in zip(streams, (CLIP, CLIP.read_bytes()), strict=True):
+        stream.feed(given)
+    assert seen(streams[0]) == seen(streams[1])
+    assert streams[1].now == 48.0
+
+
 def test_paths_are_sampled_at_the_rate_of_the_session(tmp_path: Path) -> None:
     for index, picture in enumerate(A):
         Image.fromarray(picture).save(tmp_path / f"{index}.png")

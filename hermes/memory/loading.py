@@ -1,0 +1,114 @@
+"""A memory as it was saved: its record and tensors, checked, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hermes.config import build, setting
+from hermes.errors import InputError
+from hermes.memory.memory import KVMemory
+from hermes.memory.storage import read_saved, read_tensors
+from hermes.tokens import Provenance, Rotary
+
+__all__ = ["load_memory", "memory_of"]
+
+
+def load_memory(folder: str | Path, rotary: Rotary, device: torch.device | str = "cpu") -> KVMemory:
+    """Read a memory written by :meth:`KVMemory.save`, bit for bit.
+
+    Args:
+        rotary: of the decoder that wrote it (``backbone.rotary``).
+
+    Raises:
+        InputError: no such memory, it is damaged, or it belongs to a decoder with other position axes.
+    """
+    return read_saved(folder, lambda record: memory_of(folder, record, rotary, device))
+
+
+@dataclass(kw_only=True)
+class _Layer:
+    prefix: int = setting(ge=0)
+    has_timestamps: bool
+    has_protected: bool
+
+
+@dataclass(kw_only=True)
+class _Memory:
+    """What the record of a saved memory holds."""
+
+    clock: Literal["per_layer", "first_layer"]
+    keep_written: bool
+    next_summary_id: int = setting(ge=-(2**62), le=-2)
+    axes: int
+    layers: list[_Layer]
+
+
+def memory_of(
+    folder: str | Path, record: Mapping[str, Any], rotary: Rotary, device: torch.device | str = "cpu"
+) -> KVMemory:
+    """The memory that a record describes, as :func:`load_memory`; every field is checked.
+
+    Raises:
+        InputError: it is damaged, or of a decoder with other position axes.
+    """
+    path = Path(folder)
+    own = {field.name: record[field.name] for field in fields(_Memory) if field.name in record}
+    about = build(_Memory, own, str(path / "memory.json"))
+    if about.axes != rotary.axes:
+        raise InputError(f"{path}: saved with {about.axes} position axes, this decoder has {rotary.axes}")
+    memory = KVMemory(len(about.layers), rotary, keep_written=about.keep_written, clock=about.clock)
+    memory.next_summary_id = about.next_summary_id
+    held: dict[str, dict[str, Tensor]] = {str(layer.index): {} for layer in memory}
+    for key, tensor in read_tensors(path, record, "memory", device).items():
+        index, _, name = key.partition(".")
+        if index not in held:
+            raise InputError(f"{path}: {key}: a tensor of a layer that there is not")
+        held[index][name] = tensor
+    for layer, facts in zip(memory, about.layers, strict=True):
+        tensors = held[str(layer.index)]
+        if flaw := _flaw(tensors, rotary, facts.prefix, about.keep_written):
+            raise InputError(f"{path}: layer {layer.index}: {flaw}")
+        layer.load(vars(facts), tensors)
+    if len({(layer.prefix, layer.length and layer.dtype) for layer in memory}) != 1:
+        raise InputError(f"{path}: layers: none, or they differ in prefix or number type")
+    memory.prefix = memory.layers[0].prefix
+    memory.sync_clocks()
+    return memory
+
+
+def _flaw(tensors: Mapping[str, Tensor], rotary: Rotary, prefix: int, keep_written: bool) -> str | None:
+    """What is wrong with tensors that :meth:`KVLayer.load` is to hold; None where they fit each other."""
+    if not tensors:
+        return "prefix: there are no tokens" if prefix else None
+    names = {"keys", "values", "positions", "tokens", "clock"}
+    names |= {"written_keys", "written_positions"} if keep_written else set()
+    if names != tensors.keys():
+        return f"{', '.join(sorted(names ^ tensors.keys()))}: missing, or too many"
+    keys, positions = tensors["keys"], tensors["positions"]
+    if keys.ndim != 4 or positions.ndim != 4 or not keys.is_floating_point():
+        return f"keys: shape {list(keys.shape)} of {keys.dtype}, positions: shape {list(positions.shape)}"
+    (batch, heads, length, _), rows = keys.shape, positions.shape[2]
+    wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        "keys": ((batch, heads, length, 2 * len(rotary.frequencies)), keys.dtype),
+        "positions": ((rotary.axes, batch, rows, length), torch.float32),
+        "tokens": ((len(Provenance.of(0).table), batch, rows, length), torch.int64),
+        "clock": ((batch, rows), torch.float32),
+    }
+    wanted |= {"values": wanted["keys"], "written_keys": wanted["keys"]}
+    wanted["written_positions"] = wanted["positions"]
+    for name, tensor in tensors.items():
+        shape, dtype = wanted[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+            given = f"{list(tensor.shape)} of {tensor.dtype}"
+            return f"{name}: shape {given}, where {list(shape)} of {dtype} belongs"
+        if name in ("positions", "clock", "written_positions") and not bool(tensor.isfinite().all()):
+            return f"{name}: not a number"
+    if rows not in (1, heads) or prefix > length or not batch:
+        return f"positions: {rows} rows of {length} tokens, for {heads} heads and a prefix of {prefix}"
+    return None
