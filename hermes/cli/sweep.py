@@ -90,7 +90,8 @@ def sweep(
     folder = sweep_folder(Path("runs/sweep"), given, cells)
     # What was done before is in the table, too.
     chosen = matching(cells, only)
-    cells = [cell for cell in cells if cell in chosen or is_done(cell, folder)]
+    done = {cell.hash for cell in cells if is_done(cell, folder)}
+    cells = [cell for cell in cells if cell in chosen or cell.hash in done]
     starter = _launch(launcher, jobs, launch or [], anyway=anyway)
     if dry_run:
         _list(cells, folder)
@@ -99,7 +100,7 @@ def sweep(
     found: list[Outcome] = []
     with redirect_stdout(sys.stderr), Bars() as bars:
         watch = bars.watcher("cells")
-        watch(sum(is_done(cell, folder) for cell in cells), len(cells))
+        watch(len(done), len(cells))
         for outcome in run_cells(cells, folder, starter, anyway=anyway):
             found.append(outcome)
             watch(len(found), len(cells))

@@ -67,6 +67,8 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     """A copy with a few bytes changed, lost or doubled; half of the time near the beginning."""
     out = bytearray(data)
     for _ in range(int(rng.integers(1, 5))):
+        if not out:  # all was lost already
+            break
         at = int(rng.integers(0, min(len(out), 600 if rng.random() < 0.5 else len(out))))
         length = int(rng.integers(1, 65))
         kind = int(rng.integers(0, 6))

@@ -92,12 +92,13 @@ def run_cells(
 
 
 def _check_versions(done: Sequence[SweepCell], folder: Path) -> None:
+    ours = {"versions": versions()}
     for cell in done:
         own = folder / "cells" / cell.hash
         if not run_file(own, "manifest.json").is_file():
             continue
         kept = read_manifest(own)
-        found = differences(kept, {"versions": versions()}, PACKAGES)
+        found = differences(kept, ours, PACKAGES)
         # Manifests of earlier versions do not tell all that is compared since.
         if found and "fingerprint" in kept:
             said = "; ".join(f"{name}: {was}, now {now}" for name, (was, now) in found.items())
