@@ -19,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from hermes.attention.probe import AttentionProbe
 from hermes.attention.view import AttentionView
+from hermes.errors import UnsupportedModelError
 from hermes.kernels import Kernels
 from hermes.memory import KVMemory, Scope, current_scope
 from hermes.tokens import Provenance
@@ -212,7 +213,7 @@ AttentionInterface.register(NAME, memory_attention)
 AttentionMaskInterface.register(NAME, memory_mask)
 
 
-# How many running calls have set each model's attention, and what it was before.
+# How many running calls have set each decoder's attention, and what it was before.
 _installed: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 _lock = Lock()
 
@@ -222,19 +223,53 @@ def memory_attention_set(model: Any) -> Iterator[None]:
     """Let the text decoder of ``model`` use memory attention; the last one out restores what was set before.
 
     Contexts may nest and may run in several threads: sessions on one model do not disturb each other.
+
+    Raises:
+        UnsupportedModelError: the decoder's attention cannot be chosen.
     """
+    decoder = model.get_decoder()
     with _lock:
-        count, before = _installed.get(model, (0, ""))
+        count, before = _installed.get(decoder, (0, ""))
         if count == 0:
-            before = model.config.get_text_config()._attn_implementation
-            model.set_attn_implementation({"text_config": NAME})
-        _installed[model] = (count + 1, before)
+            before = _switched(decoder, NAME)
+        _installed[decoder] = (count + 1, before)
     try:
         yield
     finally:
         with _lock:
-            count = _installed.pop(model)[0] - 1
+            count = _installed.pop(decoder)[0] - 1
             if count:
-                _installed[model] = (count, before)
+                _installed[decoder] = (count, before)
             else:
-                model.set_attn_implementation({"text_config": before})
+                _switched(decoder, before)
+
+
+@contextmanager
+def attention_set(model: Any, name: str) -> Iterator[None]:
+    """Let the text decoder of ``model`` use another attention of transformers', such as ``eager``, meanwhile.
+
+    Raises:
+        UnsupportedModelError: the decoder's attention cannot be chosen.
+    """
+    decoder = model.get_decoder()
+    before = _switched(decoder, name)
+    try:
+        yield
+    finally:
+        _switched(decoder, before)
+
+
+def _switched(decoder: Any, name: str) -> str:
+    """Set the decoder's attention; what it was before.
+
+    It is the decoder itself that is asked: the key of its part in the whole model's settings differs from
+    family to family (``text_config``, ``llm_config``, none), and a wrong one is ignored without a word.
+    """
+    before: str = decoder.config._attn_implementation
+    decoder.set_attn_implementation(name)
+    if decoder.config._attn_implementation != name:
+        raise UnsupportedModelError(
+            f"the attention of {type(decoder).__name__} cannot be set to {name!r}: its code does "
+            "not go through transformers' AttentionInterface"
+        )
+    return before

@@ -109,7 +109,7 @@ class Backbone(ABC):
     @property
     def decoder(self) -> nn.Module:
         """The text decoder: a module with ``layers``, ``norm`` and ``rotary_emb``."""
-        decoder: nn.Module = self.model.model.language_model
+        decoder: nn.Module = self.model.get_decoder()
         return decoder
 
     @property
@@ -173,6 +173,33 @@ class Backbone(ABC):
         if hasattr(attention, "q_norm"):
             query, key = attention.q_norm(query), attention.k_norm(key)
         return query.transpose(1, 2), key.transpose(1, 2)
+
+    def run(
+        self,
+        embeds: Float[Tensor, "B n hidden"],
+        positions: Float[Tensor, "A n"] | Float[Tensor, "A B n"],
+        cache: Any,
+        chunk: Chunk | None = None,
+        **options: Any,
+    ) -> Any:
+        """One forward of the decoder over ``cache``, which takes the tokens in; the one place that calls it.
+
+        Args:
+            positions: on every position axis, the same for all streams or one row each.
+            chunk: what the embeddings are of, where they are frames.
+            options: of the decoder, such as ``output_attentions``.
+        """
+        batch = embeds.shape[0]
+        at = positions.to(embeds.device)
+        at = (at[:, None] if at.ndim == 2 else at).expand(-1, batch, -1)
+        return self.decoder(
+            inputs_embeds=embeds,
+            position_ids=at if self.axes > 1 else at[0],
+            past_key_values=cache,
+            use_cache=True,
+            **(self.prefill_kwargs(chunk) if chunk is not None else {}),
+            **options,
+        )
 
     def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
         """Extra decoder keywords for a chunk (Qwen3-VL: deepstack features)."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from hermes.attention import AttentionMass, memory_attention_set, reading
+from hermes.attention import AttentionMass, attention_set, memory_attention_set, reading
 from hermes.backbone.backbone import Backbone
 from hermes.errors import UnsupportedModelError
 from hermes.memory import KVMemory
@@ -35,16 +35,12 @@ def self_check(backbone: Backbone) -> dict[str, float]:
     ids = torch.arange(_HELD + _ASKED, device=backbone.device)[None] % backbone.text_config.vocab_size
     embeds = backbone.embed(ids)
     config = backbone.text_config
-    before = config._attn_implementation
-    backbone.model.set_attn_implementation({"text_config": "eager"})
-    try:
+    with attention_set(backbone.model, "eager"):
         plain, moved = DynamicCache(config=config), DynamicCache(config=config)
         _forward(backbone, embeds[:, :_HELD], 0, plain)
         # Each axis moves by its own amount, so that axes taken for one another show.
         _forward(backbone, embeds[:, :_HELD], 0, moved, shift=_SHIFT)
         expected = _forward(backbone, embeds[:, _HELD:], _HELD, plain, output_attentions=True)
-    finally:
-        backbone.model.set_attn_implementation({"text_config": before})
 
     memory, probe = KVMemory(backbone.num_layers, backbone.rotary), AttentionMass(only=[0])
     with memory_attention_set(backbone.model):
@@ -85,11 +81,7 @@ def _forward(
 ) -> Any:
     positions = torch.arange(start, start + embeds.shape[1], device=embeds.device)[None]
     positions = expand_axes(positions, backbone.axes) + _shifts(backbone, shift).to(embeds.device)
-    if backbone.axes == 1:
-        positions = positions[0]
-    return backbone.decoder(
-        inputs_embeds=embeds, position_ids=positions, past_key_values=cache, use_cache=True, **options
-    )
+    return backbone.run(embeds, positions, cache, **options)
 
 
 def _apart(ours: Tensor, theirs: Tensor) -> float:

@@ -140,17 +140,12 @@ class DecoderObserver(Observer):
         """
         ids = self.backbone.encode_plain(text)
         n, batch, axes = ids.shape[1], max(self.memory.batch_size, 1), self.backbone.axes
-        steps = torch.arange(n, device=ids.device, dtype=torch.float32).expand(batch, n)
-        positions = self.memory.next_position + steps
+        positions = self.memory.next_position + torch.arange(n, dtype=torch.float32, device=ids.device)
         seen = _Queries(self.memory, self.backbone.rotary, len(self.memory.layers))
         fork = self.memory.fork()
         with memory_attention_set(self.backbone.model), reading(fork, seen):
-            self.backbone.decoder(
-                inputs_embeds=self.backbone.embed(ids).expand(batch, -1, -1),
-                position_ids=expand_axes(positions, axes) if axes > 1 else positions,
-                past_key_values=fork,
-                use_cache=True,
-            )
+            embeds = self.backbone.embed(ids).expand(batch, -1, -1)
+            self.backbone.run(embeds, expand_axes(positions, axes), fork)
         return seen.found
 
     # -- the release's shortcut ----------------------------------------------------------------------------

@@ -31,23 +31,13 @@ def prefill(
     """
     if len(chunk) == 0:
         return
-    batch = chunk.embeds.shape[0]
-    # [A, n] -> [B, n] for 1-D positions, [3, B, n] for M-RoPE
-    positions = (memory.next_position + chunk.positions).to(chunk.embeds.device)
-    positions = positions[:, None].expand(-1, batch, -1) if backbone.axes > 1 else positions.expand(batch, -1)
     try:
         with (
             memory_attention_set(backbone.model),
             suppress(StopForwardError),
             reading(memory, probe, chunk.tokens, writes_only=True),
         ):
-            backbone.decoder(
-                inputs_embeds=chunk.embeds,
-                position_ids=positions,
-                past_key_values=memory,
-                use_cache=True,
-                **backbone.prefill_kwargs(chunk),
-            )
+            backbone.run(chunk.embeds, memory.next_position + chunk.positions, memory, chunk)
         memory.commit(chunk.positions, chunk.tokens, chunk.advance, prefix=prefix)
     except BaseException:
         memory.rollback()
