@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from hermes.backbone.backbone import Backbone, visual_features
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.fingerprint import weights_fingerprint
+from hermes.backbone.layer_specs import layer_specs
 from hermes.backbone.loading import backbone_fallback, load_backbone, save_checkpoint
 from hermes.backbone.pixels import (
     PixelRecipe,
@@ -26,6 +27,7 @@ __all__ = [
     "PixelRecipe",
     "backbone_fallback",
     "encode",
+    "layer_specs",
     "load_backbone",
     "normalize",
     "patchify",

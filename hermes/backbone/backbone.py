@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from hermes.backbone.checkpoint import load_checkpoint
 from hermes.backbone.config import BackboneConfig
+from hermes.backbone.layer_specs import layer_specs
 from hermes.backbone.pixels import PixelRecipe
 from hermes.dialogue import TemplateParts, chatml, split_template
 from hermes.errors import HermesError, UnsupportedModelError
+from hermes.memory import LayerSpec
 from hermes.tokens import Chunk, Rotary, TokenKind, VideoState
 from hermes.video import Frame
 
@@ -96,15 +98,10 @@ class Backbone(ABC):
         """Refuse a decoder that cannot serve an endless stream.
 
         Raises:
-            UnsupportedModelError: sliding-window attention, or RoPE whose frequencies follow the length.
+            UnsupportedModelError: a kind of layer that no memory is written for, or RoPE whose frequencies
+                follow the length.
         """
-        layer_types = getattr(self.text_config, "layer_types", None) or []
-        if any("sliding" in str(kind) for kind in layer_types):
-            raise UnsupportedModelError(
-                f"the decoder of {self.config.checkpoint!r} uses sliding-window attention, which hides "
-                "memory older than the window: use a checkpoint with full attention"
-            )
-        _ = self.rotary
+        _ = self.layer_specs, self.rotary
 
     @property
     def decoder(self) -> nn.Module:
@@ -129,10 +126,24 @@ class Backbone(ABC):
         dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
         return dtype
 
+    @cached_property
+    def layer_specs(self) -> tuple[LayerSpec, ...]:
+        """What each layer of the decoder remembers, in order.
+
+        Raises:
+            UnsupportedModelError: see :func:`hermes.backbone.layer_specs`.
+        """
+        return layer_specs(self.text_config)
+
+    @cached_property
+    def managed(self) -> tuple[int, ...]:
+        """The decoder layers with full attention, whose tokens a policy keeps or evicts, by their numbers."""
+        return tuple(number for number, spec in enumerate(self.layer_specs) if spec.kind == "managed")
+
     @property
     def num_layers(self) -> int:
-        """Layers of the decoder."""
-        return int(self.text_config.num_hidden_layers)
+        """Layers that a policy sees: those with full attention."""
+        return len(self.managed)
 
     @property
     def num_kv_heads(self) -> int:
@@ -159,11 +170,11 @@ class Backbone(ABC):
         return embeds
 
     def project(self, layer: int, hidden: Float[Tensor, "B n hidden"]) -> tuple[Tensor, Tensor]:
-        """Queries ``[B, Hq, n, D]`` and keys ``[B, Hkv, n, D]`` of one layer, before rotation.
+        """Queries ``[B, Hq, n, D]`` and keys ``[B, Hkv, n, D]`` of one managed layer, before rotation.
 
         ``hidden`` is the layer's input (before its norm).
         """
-        block: Any = self.decoder.layers[layer]  # type: ignore[index]
+        block: Any = self.decoder.layers[self.managed[layer]]  # type: ignore[index]
         attention = block.self_attn
         # Called piece by piece, no hook moves its input to where the layer is.
         x = block.input_layernorm(hidden.to(block.input_layernorm.weight.device))

@@ -2,6 +2,7 @@
 
 from hermes.memory.config import ExecutionMode, MemoryConfig
 from hermes.memory.insertion import append_memory, insert_blocks
+from hermes.memory.kinds import LayerKind, LayerSpec, describe_layers
 from hermes.memory.layer import KVLayer, Tokens, keeping
 from hermes.memory.loading import load_memory, memory_of
 from hermes.memory.memory import KVMemory
@@ -13,6 +14,8 @@ __all__ = [
     "ExecutionMode",
     "KVLayer",
     "KVMemory",
+    "LayerKind",
+    "LayerSpec",
     "LayerUpdate",
     "MemoryConfig",
     "Mix",
@@ -21,6 +24,7 @@ __all__ = [
     "append_memory",
     "check_scope",
     "current_scope",
+    "describe_layers",
     "insert_blocks",
     "join_updates",
     "keeping",

@@ -195,16 +195,9 @@ def test_families_given_by_hand(checkpoint):
 def test_decoders_that_cannot_stream(checkpoint):
     config = json.loads((checkpoint / "config.json").read_text())
     text = config["text_config"]
-    kinds = ["full_attention"] * 5 + ["sliding_attention"] * 5
-    sliding = {
-        **text,
-        "use_sliding_window": True,
-        "sliding_window": 64,
-        "max_window_layers": 5,
-        "layer_types": kinds,
-    }
-    edit(checkpoint / "config.json", text_config=sliding)
-    with pytest.raises(UnsupportedModelError, match="sliding-window"):
+    kinds = ["full_attention"] * 5 + ["hybrid"] * 5
+    edit(checkpoint / "config.json", text_config={**text, "layer_types": kinds})
+    with pytest.raises(UnsupportedModelError, match=r"layer 5 is 'hybrid'.*tokens and a state.*missing"):
         load_backbone(str(checkpoint))
     rope = {"rope_type": "dynamic", "rope_theta": 1e6, "factor": 2.0}
     edit(checkpoint / "config.json", text_config={**text, "rope_parameters": rope})

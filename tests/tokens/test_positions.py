@@ -153,7 +153,7 @@ def test_frequencies_that_follow_the_length_are_refused(kind, settings):
 
 
 @pytest.mark.model
-def test_a_sliding_window_is_refused():
+def test_windows_alone_are_refused():
     text: ClassVar = {
         **TinyLlavaOnevision.text,
         "use_sliding_window": True,
@@ -161,7 +161,7 @@ def test_a_sliding_window_is_refused():
         "max_window_layers": 0,
     }
     sliding = type("Sliding", (TinyLlavaOnevision,), {"text": text})
-    with pytest.raises(UnsupportedModelError, match="sliding-window"):
+    with pytest.raises(UnsupportedModelError, match="none of its 10 layers has full attention"):
         sliding.load(BackboneConfig()).check()
     load_backbone("tiny_llava_onevision").check()
 
