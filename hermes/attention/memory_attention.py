@@ -124,6 +124,7 @@ def memory_attention(
         scope.attended = True
         index = int(module.layer_idx)  # type: ignore[arg-type]
         held = scope.memory.layers[index]
+        query = held.rotary.canonical(query)
         if held.to_shared_clock is not None:
             cos, sin = held.to_shared_clock
             query = rotate_query(query, cos, -sin, key.shape[1], held.kernels)

@@ -17,6 +17,7 @@ from hermes.backbone.pixels import (
     smart_resize,
     stack,
 )
+from hermes.backbone.rotation import read_rotary
 from hermes.backbone.saliency import encode
 from hermes.backbone.self_check import self_check
 from hermes.forwarding import former_names
@@ -33,6 +34,7 @@ __all__ = [
     "patchify",
     "prepare",
     "prepare_patches",
+    "read_rotary",
     "resize",
     "save_checkpoint",
     "self_check",

@@ -18,6 +18,7 @@ from hermes.backbone.checkpoint import load_checkpoint
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.layer_specs import layer_specs
 from hermes.backbone.pixels import PixelRecipe
+from hermes.backbone.rotation import read_rotary
 from hermes.dialogue import TemplateParts, chatml, split_template
 from hermes.errors import HermesError, UnsupportedModelError
 from hermes.memory import LayerSpec
@@ -84,6 +85,11 @@ class Backbone(ABC):
     def __repr__(self) -> str:
         weights = self.config.checkpoint or "random weights"
         return f"<{type(self).__name__}: {weights}, {self.num_layers} layers on {self.device}>"
+
+    @property
+    def name(self) -> str:
+        """What errors call it: the checkpoint, or else the family."""
+        return self.config.checkpoint or self.config.family or type(self).__name__
 
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:
@@ -160,9 +166,9 @@ class Backbone(ABC):
         """The decoder's rotary embedding.
 
         Raises:
-            UnsupportedModelError: see :meth:`hermes.tokens.Rotary.of`.
+            UnsupportedModelError: see :func:`hermes.backbone.read_rotary`.
         """
-        return Rotary.of(self.decoder, self.axes)
+        return read_rotary(self)
 
     def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n hidden"]:
         """Input embeddings of token ids."""
