@@ -17,6 +17,7 @@ from hermes.backbone.pixels import (
     smart_resize,
     stack,
 )
+from hermes.backbone.rotation import cast_weights, restore_rotation
 from hermes.backbone.saliency import encode
 from hermes.backbone.self_check import self_check
 from hermes.forwarding import former_names
@@ -26,6 +27,7 @@ __all__ = [
     "BackboneConfig",
     "PixelRecipe",
     "backbone_fallback",
+    "cast_weights",
     "encode",
     "layer_specs",
     "load_backbone",
@@ -34,6 +36,7 @@ __all__ = [
     "prepare",
     "prepare_patches",
     "resize",
+    "restore_rotation",
     "save_checkpoint",
     "self_check",
     "smart_resize",

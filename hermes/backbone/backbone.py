@@ -18,6 +18,7 @@ from hermes.backbone.checkpoint import load_checkpoint
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.layer_specs import layer_specs
 from hermes.backbone.pixels import PixelRecipe
+from hermes.backbone.rotation import restore_rotation
 from hermes.dialogue import TemplateParts, chatml, split_template
 from hermes.errors import HermesError, UnsupportedModelError
 from hermes.memory import LayerSpec
@@ -95,12 +96,13 @@ class Backbone(ABC):
         return cls(config=config, **load_checkpoint(config)._asdict())
 
     def check(self) -> None:
-        """Refuse a decoder that cannot serve an endless stream.
+        """Refuse a decoder that cannot serve an endless stream; rotation goes back to float32 where it was cast.
 
         Raises:
             UnsupportedModelError: a kind of layer that no memory is written for, or RoPE whose frequencies
-                follow the length.
+                follow the length, or have been rounded for good.
         """
+        restore_rotation(self.model)
         _ = self.layer_specs, self.rotary
 
     @property
