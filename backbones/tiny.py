@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from hermes.backbone import Backbone, BackboneConfig
+from hermes.backbone import Backbone, BackboneConfig, cast_weights
 from hermes.errors import SettingError
 from hermes.machine.device import resolve_device
 
@@ -78,7 +78,8 @@ class _Tiny(Backbone):
             _sharpen(model)
         model.generation_config.update(**ids)
         dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
-        model = model.to(resolve_device(config.device), dtype).eval().requires_grad_(False)
+        cast_weights(model, dtype)
+        model = model.to(resolve_device(config.device)).eval().requires_grad_(False)
         return cls(model, tokenizer, config, preprocessor={**cls.pixel_defaults, **cls.pixels})
 
 

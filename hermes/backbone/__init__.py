@@ -17,7 +17,8 @@ from hermes.backbone.pixels import (
     smart_resize,
     stack,
 )
-from hermes.backbone.rotation import read_rotary
+from hermes.backbone.rotary import read_rotary
+from hermes.backbone.rotation import cast_weights, restore_rotation
 from hermes.backbone.saliency import encode
 from hermes.backbone.self_check import self_check
 from hermes.forwarding import former_names
@@ -27,6 +28,7 @@ __all__ = [
     "BackboneConfig",
     "PixelRecipe",
     "backbone_fallback",
+    "cast_weights",
     "encode",
     "layer_specs",
     "load_backbone",
@@ -36,6 +38,7 @@ __all__ = [
     "prepare_patches",
     "read_rotary",
     "resize",
+    "restore_rotation",
     "save_checkpoint",
     "self_check",
     "smart_resize",

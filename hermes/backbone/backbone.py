@@ -18,7 +18,8 @@ from hermes.backbone.checkpoint import load_checkpoint
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.layer_specs import layer_specs
 from hermes.backbone.pixels import PixelRecipe
-from hermes.backbone.rotation import read_rotary
+from hermes.backbone.rotary import read_rotary
+from hermes.backbone.rotation import restore_rotation
 from hermes.dialogue import TemplateParts, chatml, split_template
 from hermes.errors import HermesError, UnsupportedModelError
 from hermes.memory import LayerSpec
@@ -101,12 +102,13 @@ class Backbone(ABC):
         return cls(config=config, **load_checkpoint(config)._asdict())
 
     def check(self) -> None:
-        """Refuse a decoder that cannot serve an endless stream.
+        """Refuse a decoder that cannot serve an endless stream; rotation goes back to float32 where it was cast.
 
         Raises:
             UnsupportedModelError: a kind of layer that no memory is written for, or RoPE whose frequencies
-                follow the length.
+                follow the length, or have been rounded for good.
         """
+        restore_rotation(self.model)
         _ = self.layer_specs, self.rotary
 
     @property
@@ -169,6 +171,11 @@ class Backbone(ABC):
             UnsupportedModelError: see :func:`hermes.backbone.read_rotary`.
         """
         return read_rotary(self)
+
+    @property
+    def window_rotary(self) -> Rotary:
+        """The rotary embedding of window layers, where they have one of their own."""
+        return self.rotary
 
     def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n hidden"]:
         """Input embeddings of token ids."""

@@ -1,93 +1,99 @@
-"""Rotations of any layout are found by moving tokens, and what no layout explains is refused."""
+"""Rotation frequencies: float32 in every model that is served, whatever its weights are."""
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from hermes.backbone import read_rotary
-from hermes.backbone.rotation import key_motions, misfit
+from hermes.backbone import BackboneConfig, load_backbone, restore_rotation, save_checkpoint
 from hermes.errors import UnsupportedModelError
-from tests.support.decoders import decoder, fresh_decoder
-from tests.support.references import FAMILIES, tiny
+from tests.support.families import each_family, tiny
 
-HALF16, HALF32 = list(range(16)), list(range(32))
-PAIRS = [0, 2, 4, 6, 8, 9, 10, 11, 1, 3, 5, 7, 12, 13, 14, 15]
-# Channel order, axis of every pair, and how many pairs are rotated: written out from each family's formula.
-LAYOUTS = {
-    "qwen3": (HALF32, [0] * 16, 16),
-    "glm4": (PAIRS, [0] * 8, 4),
-    "gpt_neox": ([0, 1, 4, 5, 6, 7, 8, 9, 2, 3, 10, 11, 12, 13, 14, 15], [0] * 8, 2),
-    "cohere": ([*range(0, 16, 2), *range(1, 16, 2)], [0] * 8, 8),
-    "qwen2_vl": (HALF16, [0, 0, 1, 1, 1, 2, 2, 2], 8),
-    "glm4v": (PAIRS, [0, 1, 2, 2, 0, 0, 0, 0], 4),
-    "qwen3_5_text": (
-        [*range(8), *range(16, 24), *range(8, 16), *range(24, 32)],
-        [0, 1, 2, 0, 1, 2, 0, 0] + [0] * 8,
-        8,
-    ),
-    "gemma4_text": (HALF32, [0] * 16, 4),
+pytestmark = pytest.mark.model
+
+_SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 
 
-@pytest.mark.model
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("model_type", LAYOUTS)
-def test_layouts_are_found(model_type, dtype):
-    backbone = decoder(model_type, dtype)
-    rotary = read_rotary(backbone)
-    order, axes, count = LAYOUTS[model_type]
-    found = list(range(len(order))) if rotary.order is None else rotary.order.tolist()
-    assert found == order
-    assert rotary.axis.tolist() == axes
-    assert int(rotary.frequencies.count_nonzero()) == count
-    assert (rotary.frequencies[:count].diff() < 0).all()
+def frequencies(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
 
 
-@pytest.mark.model
-@pytest.mark.parametrize("family", FAMILIES)
-def test_families_of_one_layout_have_no_order(family):
-    assert tiny(family).rotary.order is None
+@each_family
+def test_a_tiny_model_in_bfloat16_rotates_as_one_in_float32_far_into_a_stream(family, tmp_path) -> None:
+    half = load_backbone(BackboneConfig(family=f"tiny_{family}", dtype="bfloat16"))
+    assert half.dtype == torch.bfloat16
+    whole = frequencies(tiny(family).model)
+    assert whole and frequencies(half.model).keys() == whole.keys()
+    for name, given in frequencies(half.model).items():
+        assert given.dtype == torch.float32 and torch.equal(given, whole[name])
+    # A million positions into the stream, with the model's own module.
+    at = torch.full((half.axes, 1, 1), 1_000_003.0)
+    like = torch.zeros(1, 1, 1)
+    given = (at if half.axes > 1 else at[0],)
+    for ours, theirs in zip(
+        half.decoder.rotary_emb(like, *given), tiny(family).decoder.rotary_emb(like, *given), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    # As transformers itself loads it.
+    save_checkpoint(tiny(family), tmp_path / "model")
+    read = AutoModelForImageTextToText.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    for name, given in frequencies(read).items():
+        assert torch.equal(given, whole[name])
 
 
-@pytest.mark.model
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("channel", [0, 3, 7])
-def test_one_frequency_that_is_off_by_a_hair_is_refused(dtype, channel):
-    backbone = fresh_decoder("qwen2_vl", dtype)
-    module = backbone.decoder.rotary_emb
-    read = type(module).forward
-
-    def off(x, positions):
-        kept = module.inv_freq.clone()
-        module.inv_freq[channel] *= 1.01
-        try:
-            return read(module, x, positions)
-        finally:
-            module.inv_freq.copy_(kept)
-
-    module.forward = off
-    with pytest.raises(UnsupportedModelError, match="the rotation of the decoder's layer 0"):
-        read_rotary(backbone)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma3_text", "gpt_neox", "qwen3_5_text"])
+def test_a_model_that_was_cast_as_users_do_gets_its_frequencies_back(model_type, dtype, caplog) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **_SIZES))
+    before = {name: given.clone() for name, given in frequencies(model).items()}
+    model.to(dtype)
+    assert all(given.dtype == dtype for given in frequencies(model).values())
+    with caplog.at_level(logging.WARNING, "hermes"):
+        restore_rotation(model)
+    for name, given in frequencies(model).items():
+        assert given.dtype == torch.float32 and torch.equal(given, before[name])
+    assert {weights.dtype for weights in model.parameters()} == {dtype}
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert str(dtype).removeprefix("torch.") in said and "float32 again" in said
+    caplog.clear()
+    restore_rotation(model)
+    assert not caplog.records
 
 
-@pytest.mark.model
-def test_positions_that_are_not_rotations_are_refused():
-    with pytest.raises(UnsupportedModelError, match="gpt2"):
-        read_rotary(decoder("gpt2"))
+@each_family
+def test_a_loaded_model_that_was_cast_is_mended_when_it_is_checked(family, caplog) -> None:
+    backbone = load_backbone(BackboneConfig(family=f"tiny_{family}"))
+    backbone.model.to(torch.bfloat16)
+    with caplog.at_level(logging.WARNING, "hermes"):
+        backbone.check()
+    assert "float32 again" in caplog.text
+    for name, given in frequencies(backbone.model).items():
+        assert torch.equal(given, frequencies(tiny(family).model)[name])
+    backbone.__dict__.pop("rotary")
+    assert torch.equal(backbone.rotary.frequencies, tiny(family).rotary.frequencies)
 
 
-@pytest.mark.model
-@pytest.mark.parametrize("model_type", ["glm4v", "qwen3_5_text", "gemma4_text"])
-def test_keys_turn_as_it_says(model_type):
-    backbone = decoder(model_type)
-    motions = key_motions(backbone)
-    assert len(motions) == backbone.num_layers
-    assert max(misfit(motion, backbone.rotary) for motion in motions) < 1e-5
-    # Moved by hand: 64 along the last axis is the third of its shifts.
-    motion, rotary = motions[0], backbone.rotary
-    shift = torch.zeros(rotary.axes, 1, 1, 1)
-    shift[-1] = 64.0
-    still, moved = motion.keys[0].float(), motion.keys[1 + 9 * (rotary.axes - 1) + 2].float()
-    turned = rotary.rotate(rotary.canonical(still)[None, :, None], shift)
-    assert torch.allclose(turned[0, :, 0], rotary.canonical(moved), atol=1e-4 * float(still.abs().max()))
+def test_frequencies_that_the_settings_do_not_give_back_are_refused() -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **_SIZES))
+    model.model.rotary_emb.inv_freq.mul_(1.5)
+    restore_rotation(model)
+    model.to(torch.bfloat16)
+    with pytest.raises(
+        UnsupportedModelError, match=r"LlamaRotaryEmbedding.*bfloat16.*from_pretrained\(..., dtype=...\)"
+    ):
+        restore_rotation(model)
+    assert model.model.rotary_emb.inv_freq.dtype == torch.bfloat16
