@@ -18,6 +18,7 @@ from hermes.backbone.checkpoint import load_checkpoint
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.layer_specs import layer_specs
 from hermes.backbone.pixels import PixelRecipe
+from hermes.backbone.rotary import read_rotary
 from hermes.backbone.rotation import restore_rotation
 from hermes.dialogue import TemplateParts, chatml, split_template
 from hermes.errors import HermesError, UnsupportedModelError
@@ -87,6 +88,11 @@ class Backbone(ABC):
     def __repr__(self) -> str:
         weights = self.config.checkpoint or "random weights"
         return f"<{type(self).__name__}: {weights}, {self.num_layers} layers on {self.device}>"
+
+    @property
+    def name(self) -> str:
+        """What errors call it: the checkpoint, or else the family."""
+        return self.config.checkpoint or self.config.family or type(self).__name__
 
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:
@@ -164,9 +170,9 @@ class Backbone(ABC):
         """The decoder's rotary embedding.
 
         Raises:
-            UnsupportedModelError: see :meth:`hermes.tokens.Rotary.of`.
+            UnsupportedModelError: see :func:`hermes.backbone.read_rotary`.
         """
-        return Rotary.of(self.decoder, self.axes)
+        return read_rotary(self)
 
     @property
     def window_rotary(self) -> Rotary:

@@ -53,8 +53,8 @@ def rotary_at(
     rotary: Rotary, positions: Float[Tensor, "A L B q"], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines ``[L, B, 1, q, D]`` of positions in every layer."""
-    angles = rotary.angles(positions)
-    cos, sin = (torch.cat((x, x), dim=-1).mul(rotary.scaling).to(dtype) for x in angles)
+    angles = rotary.stretched(*rotary.angles(positions))
+    cos, sin = (torch.cat((x, x), dim=-1).to(dtype) for x in angles)
     return cos.unsqueeze(2), sin.unsqueeze(2)
 
 

@@ -165,9 +165,7 @@ class DecoderObserver(Observer):
         steps = torch.arange(query.shape[2], device=query.device)
         positions = torch.cat([layer.clock for layer in held]).to(query.device)[..., None] + steps
         rotary, kernels = self.backbone.rotary, held[0].kernels
-        cos, sin = rotary.angles(expand_axes(positions, rotary.axes))
-        if rotary.scaling != 1:
-            cos, sin = cos * rotary.scaling, sin * rotary.scaling
+        cos, sin = rotary.stretched(*rotary.angles(expand_axes(positions, rotary.axes)))
         query = rotate_query(query, cos, sin, own.shape[1], kernels)
         own = rotate_query(own, cos, sin, own.shape[1], kernels)
         parts = zip(layers, held, query.split(batch), own.split(batch), strict=True)
@@ -299,7 +297,7 @@ class _Queries(AttentionProbe):
         cos, sin = self.rotary.angles(expand_axes(start[..., None] + steps, self.rotary.axes))
         kv_heads = view.own.shape[1]
         plain = rotate_query(view.query.float(), cos, -sin, kv_heads, held.kernels)
-        self.found[view.index] = plain / self.rotary.scaling
+        self.found[view.index] = self.rotary.unstretched(plain)
 
 
 def _mass(
