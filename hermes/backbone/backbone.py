@@ -44,6 +44,7 @@ class Backbone(ABC):
         frame_markers: what it writes around that; the ``stream`` layout leaves them out.
         default_template: for checkpoints without a chat template.
         pixel_defaults: preprocessor settings a checkpoint may leave out.
+        layer_kinds: which layers of its decoders have full attention, in words.
         own_weights: what it has where no checkpoint is named: nothing, random weights, or trained ones.
 
     Args:
@@ -63,6 +64,7 @@ class Backbone(ABC):
     video_marker: ClassVar[str] = "<video>"
     frame_markers: ClassVar[tuple[str, str]] = ("", "")
     default_template: ClassVar[str] = chatml("<video>")
+    layer_kinds: ClassVar[str] = "all managed"
     own_weights: ClassVar[Literal["", "random", "trained"]] = ""
     pixel_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 

@@ -56,6 +56,10 @@ class StateLayer:
         """The memory's next position moves by so much: keys follow."""
 
     @abstractmethod
+    def reset(self) -> None:
+        """Hold nothing."""
+
+    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor held, by name."""
 
