@@ -25,6 +25,8 @@ from hermes.memory import KVLayer, KVMemory, Scope, current_scope
 from hermes.tokens import Provenance
 
 NAME = "hermes_memory"
+# What decoders may ask of attention besides, by keyword.
+_NOT_DONE = {"softcap": "soft-capped scores", "s_aux": "attention sinks", "position_bias": "biased scores"}
 
 
 @dataclass(kw_only=True)
@@ -126,7 +128,15 @@ def memory_attention(
 
     Registered as ``hermes_memory``. Queries are turned to the layer's own clock
     where it is behind the shared one.
+
+    Raises:
+        UnsupportedModelError: the decoder asks for more than that.
     """
+    for name, what in _NOT_DONE.items():
+        if kwargs.get(name) is not None:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} has {what} ({name}), which attention over a memory does not do"
+            )
     # Decoding in place needs no memory, and a compiled step cannot look into a context variable.
     scope = None if kwargs.get("in_place") else _current()
     queries, columns = query.shape[2], key.shape[2]
