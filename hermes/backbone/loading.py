@@ -101,11 +101,9 @@ def _serving(config: BackboneConfig) -> type[Backbone]:
             f"{config.checkpoint!r} is a text-only checkpoint (model type {model_type!r}): it cannot see. "
             f"{supported}"
         )
-    raise UnsupportedModelError(
-        f"{config.checkpoint!r} is of model type {model_type!r}, which no family serves. {supported} "
-        "To add one, subclass hermes.backbone.Backbone and name it: backbone.family=my_module.MyFamily, or "
-        "the entry point group 'hermes.backbones' of your package."
-    )
+    # One that asks the model itself.
+    auto: type[Backbone] = registry("backbone").get("auto")
+    return auto
 
 
 def _model_settings(config: BackboneConfig) -> dict[str, Any]:
