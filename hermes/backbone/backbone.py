@@ -39,6 +39,7 @@ class Backbone(ABC):
     values it serves, which is how a hub id or a folder finds its family.
 
     Attributes:
+        sees: whether its frames are pictures; else they are texts (:class:`hermes.video.Caption`).
         video_marker: what the chat template writes for a video.
         frame_markers: what it writes around that; the ``stream`` layout leaves them out.
         default_template: for checkpoints without a chat template.
@@ -54,6 +55,7 @@ class Backbone(ABC):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
+    sees: ClassVar[bool] = True
     axes: ClassVar[int] = 1
     default_fps: ClassVar[float] = 1.0
     frames_per_group: ClassVar[int] = 1
@@ -96,7 +98,7 @@ class Backbone(ABC):
         return cls(config=config, **load_checkpoint(config)._asdict())
 
     def check(self) -> None:
-        """Refuse a decoder that cannot serve an endless stream; rotation goes back to float32 where it was cast.
+        """Refuse a decoder that cannot serve an endless stream; frequencies that were cast are mended.
 
         Raises:
             UnsupportedModelError: a kind of layer that no memory is written for, or RoPE whose frequencies

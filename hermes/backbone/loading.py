@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
 from hermes.backbone.backbone import Backbone
 from hermes.backbone.checkpoint import _folder, _quiet, _read_json, save_weights
 from hermes.backbone.config import BackboneConfig
@@ -96,11 +98,9 @@ def _serving(config: BackboneConfig) -> type[Backbone]:
     if model_type in families:
         return families[model_type]
     supported = f"Supported: {', '.join(families) or '(none is installed)'}."
-    if "vision_config" not in settings:
-        raise UnsupportedModelError(
-            f"{config.checkpoint!r} is a text-only checkpoint (model type {model_type!r}): it cannot see. "
-            f"{supported}"
-        )
+    if "vision_config" not in settings and model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        text: type[Backbone] = registry("backbone").get("text")
+        return text
     raise UnsupportedModelError(
         f"{config.checkpoint!r} is of model type {model_type!r}, which no family serves. {supported} "
         "To add one, subclass hermes.backbone.Backbone and name it: backbone.family=my_module.MyFamily, or "
