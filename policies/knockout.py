@@ -59,7 +59,7 @@ class Knockout(TieredPolicy):
     def recall(self, call: Recall) -> None:
         """Hide what the layers hold, in the copy that answers."""
         newest = max(int(layer.origin.frame.max()) for layer in call.memory)
-        hidden = self.hidden(len(call.memory.layers))
+        hidden = self.hidden(len(call.memory.managed))
         call.memory.apply({index: self._left(call.memory[index], newest) for index in hidden})
 
     def _left(self, layer: KVLayer, newest: int) -> LayerUpdate:

@@ -21,7 +21,7 @@ from hermes.attention.probe import AttentionProbe
 from hermes.attention.view import AttentionView
 from hermes.errors import UnsupportedModelError
 from hermes.kernels import Kernels
-from hermes.memory import KVMemory, Scope, current_scope
+from hermes.memory import KVLayer, KVMemory, Scope, current_scope
 from hermes.tokens import Provenance
 
 NAME = "hermes_memory"
@@ -63,9 +63,10 @@ def reading(
     ``writes_only`` there is no output: ``StopForwardError`` leaves the decoder in its last layer, whose
     attention and feed-forward would change nothing in the memory.
     """
-    watched = frozenset(probe.layers(len(memory.layers))) if probe is not None else frozenset()
+    watched = frozenset(probe.layers(len(memory))) if probe is not None else frozenset()
+    memory.begin()
     scope = AttentionScope(
-        layers=memory.layers,
+        layers=memory.managed,
         memory=memory,
         probe=probe,
         chunk=chunk,
@@ -85,10 +86,20 @@ def _current() -> AttentionScope | None:
 
 
 def memory_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """The mask transformers prepares for us: none, unless a batch is padded."""
-    if attention_mask is None or bool(attention_mask.all()):
-        return None
+    """The mask transformers prepares for us: none over the memory, unless a batch is padded; a window's own.
+
+    A window layer (``local_size``) counts its own tokens, which a padding mask does not know: its last
+    columns are those of the window.
+    """
+    padded = attention_mask is not None and not bool(attention_mask.all())
     kwargs["allow_is_causal_skip"] = False
+    if kwargs.get("local_size") is not None:
+        window: Tensor | None = sdpa_mask(*args, attention_mask=None, **kwargs)
+        if padded and attention_mask is not None and window is not None:
+            window = window & attention_mask[:, None, None, -window.shape[-1] :].bool()
+        return window
+    if not padded:
+        return None
     mask: Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
     return mask
 
@@ -122,16 +133,18 @@ def memory_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if scope is not None:
         scope.attended = True
-        index = int(module.layer_idx)  # type: ignore[arg-type]
-        held = scope.memory.layers[index]
-        if held.to_shared_clock is not None:
-            cos, sin = held.to_shared_clock
-            query = rotate_query(query, cos, -sin, key.shape[1], held.kernels)
-        if index in scope.watched and scope.probe is not None:
-            end = held.length
-            view = AttentionView(index, query, key[:, :, :end], key[:, :, end:], held, scaling, scope.chunk)
-            scope.probe.observe(view)
-        if scope.writes_only and index == len(scope.memory.layers) - 1:
+        number = int(module.layer_idx)  # type: ignore[arg-type]
+        held = scope.memory.read_by(number)
+        if isinstance(held, KVLayer):
+            if held.to_shared_clock is not None:
+                cos, sin = held.to_shared_clock
+                query = rotate_query(query, cos, -sin, key.shape[1], held.kernels)
+            # A layer that borrows keys is not looked at.
+            if held.index in scope.watched and held.number == number and scope.probe is not None:
+                end = held.length
+                parts = (query, key[:, :, :end], key[:, :, end:])
+                scope.probe.observe(AttentionView(held.index, *parts, held, scaling, scope.chunk))
+        if scope.writes_only and number == scope.memory.last_written:
             raise StopForwardError
     if attention_mask is not None and attention_mask.shape[-1] < columns:
         # A mask covers what follows the memory; the memory itself is visible to all.

@@ -168,6 +168,11 @@ class Backbone(ABC):
         """
         return Rotary.of(self.decoder, self.axes)
 
+    @property
+    def window_rotary(self) -> Rotary:
+        """The rotary embedding of window layers, where they have one of their own."""
+        return self.rotary
+
     def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n hidden"]:
         """Input embeddings of token ids."""
         embeds: Tensor = self.model.get_input_embeddings()(ids.to(self.device))

@@ -42,7 +42,8 @@ def self_check(backbone: Backbone) -> dict[str, float]:
         _forward(backbone, embeds[:, :_HELD], 0, moved, shift=_SHIFT)
         expected = _forward(backbone, embeds[:, _HELD:], _HELD, plain, output_attentions=True)
 
-    memory, probe = KVMemory(backbone.num_layers, backbone.rotary), AttentionMass(only=[0])
+    memory = KVMemory(backbone.layer_specs, backbone.rotary, window_rotary=backbone.window_rotary)
+    probe, first = AttentionMass(only=[0]), backbone.managed[0]
     with memory_attention_set(backbone.model):
         with reading(memory):
             _forward(backbone, embeds[:, :_HELD], 0, memory)
@@ -53,10 +54,10 @@ def self_check(backbone: Backbone) -> dict[str, float]:
 
     # The first layer shows rotation and probe without the rounding that depth adds up.
     shift = _shifts(backbone, _SHIFT)[..., None].expand(-1, -1, -1, _HELD).to(memory[0].keys.device)
-    turned = backbone.rotary.rotate(plain.layers[0].keys[:, :, :_HELD], shift)
-    weights: Tensor = expected.attentions[0][..., :_HELD].float().mean(dim=(1, 2))
+    turned = backbone.rotary.rotate(plain.layers[first].keys[:, :, :_HELD], shift)
+    weights: Tensor = expected.attentions[first][..., :_HELD].float().mean(dim=(1, 2))
     found = {
-        "rotation": _apart(turned, moved.layers[0].keys),
+        "rotation": _apart(turned, moved.layers[first].keys),
         "attention": _apart(ours.last_hidden_state, expected.last_hidden_state),
         "probe": _apart(probe.result()[0][:, 0], weights),
     }

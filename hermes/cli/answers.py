@@ -140,7 +140,7 @@ def _memory(session: StreamSession, run: Mapping[str, Any]) -> Table:
     policy, memory = session.policy, session.memory
     table = _table(f"memory: {run['policy']} ({policy.bound}), budget {policy.budget}")
     boundaries = getattr(policy, "boundaries", None)
-    count = len(memory.layers)
+    count = len(memory.managed)
     tiers: Mapping[str, range] = boundaries(count) if boundaries else {"all": range(count)}
     for name in ("tier", "layers", "tokens a layer"):
         table.add_column(name)

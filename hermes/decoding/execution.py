@@ -207,7 +207,7 @@ class Execution:
         """
         if isinstance(compact, Tensor):
             return False
-        layers, context = memory.layers, policy.context
+        layers, context = memory.managed, policy.context
         # Whatever a policy may read besides tensors.
         key = (
             *(tuple(layer.keys.shape) for layer in layers),
@@ -312,7 +312,7 @@ def reason_not_recorded(policy: MemoryPolicy, memory: KVMemory) -> str | None:
         return "memory.keep_written holds keys twice"
     if memory.clock_mode != "per_layer":
         return "keys are rotated at the first layer's clock"
-    if memory.kernels.wanted == "triton" and not memory.layers[0].keys.is_cuda:
+    if memory.kernels.wanted == "triton" and not memory.managed[0].keys.is_cuda:
         return "Triton's interpreter cannot be recorded"
     return None
 
@@ -321,11 +321,11 @@ def _read(memory: KVMemory, chunk: Chunk) -> list[Tensor]:
     """What a chunk's prefill reads, in the order of :meth:`Execution._chunk`."""
     device = chunk.embeds.device
     positions = chunk.positions.to(device, torch.float32, non_blocking=True)
-    held = [x for layer in memory.layers for x in (layer.keys, layer.values)]
-    return [chunk.embeds, positions, clocks_of(memory.layers), *held, *chunk.deepstack]
+    held = [x for layer in memory.managed for x in (layer.keys, layer.values)]
+    return [chunk.embeds, positions, clocks_of(memory.managed), *held, *chunk.deepstack]
 
 
 def _state(memory: KVMemory) -> list[Tensor]:
     """What a compression reads; the next summary's id, filled in on the device, comes last."""
-    number = torch.full((), memory.next_summary_id, dtype=torch.int64, device=memory.layers[0].keys.device)
+    number = torch.full((), memory.next_summary_id, dtype=torch.int64, device=memory.managed[0].keys.device)
     return [*memory.state(), number]

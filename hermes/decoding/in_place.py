@@ -64,21 +64,21 @@ class InPlaceDecoder:
     def load(self, memory: KVMemory, room: int) -> None:
         """Copy ``memory`` into the buffers, with room for ``room`` tokens more; its own tensors stay."""
         self.lengths = memory.lengths
-        first = memory.layers[0].keys
+        first = memory.managed[0].keys
         shape = (first.shape[0], first.shape[1], self._capacity(room), first.shape[3])
         if not self.keys or self.keys[0].shape != shape:
-            self.keys = [layer.keys.new_zeros(shape) for layer in memory.layers]
+            self.keys = [layer.keys.new_zeros(shape) for layer in memory.managed]
             self.values = [torch.zeros_like(part) for part in self.keys]
             self._step = None
             if self.mode == "compile":
                 for part in (*self.keys, *self.values):
                     # CUDA graphs replay on fixed addresses.
                     torch._dynamo.mark_static_address(part)
-        for index, layer in enumerate(memory.layers):
+        for index, layer in enumerate(memory.managed):
             self.keys[index][:, :, : layer.length] = layer.keys
             self.values[index][:, :, : layer.length] = layer.values
         if memory.clock_mode == "per_layer":
-            self.clocks = clocks_of(memory.layers)
+            self.clocks = clocks_of(memory.managed)
         else:
             self.clocks = torch.full((len(self.lengths), shape[0]), float(memory.next_position))
             self.clocks = self.clocks.to(first.device)

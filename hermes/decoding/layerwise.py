@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hermes.attention import memory_attention, memory_attention_set
 from hermes.backbone import Backbone
-from hermes.memory import KVLayer, KVMemory
+from hermes.memory import KVLayer, KVMemory, describe_layers
 from hermes.tokens import Rotary, expand_axes
 
 # Takes a layer's rotated queries and keys and its values, [B, heads, q, D]; returns [B, q, Hq, D].
@@ -108,9 +108,11 @@ class LayerwiseDecoder:
 
     def reason_not(self, memory: KVMemory) -> str | None:
         """Why the layers cannot be run one by one over this memory; None where they can."""
-        if any(layer.rows > 1 for layer in memory.layers):
+        if memory.states:
+            return f"the decoder has layers of other kinds ({describe_layers(memory.specs)})"
+        if any(layer.rows > 1 for layer in memory.managed):
             return "KV heads hold tokens at positions of their own"
-        if len({layer.keys.device for layer in memory.layers if layer.keys is not None}) > 1:
+        if len({layer.keys.device for layer in memory.managed if layer.keys is not None}) > 1:
             return "the layers are on several devices"
         if not self.plain:
             return "the decoder's layers are not of the kind that is run in place"

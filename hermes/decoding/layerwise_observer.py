@@ -39,11 +39,11 @@ class LayerwiseObserver(DecoderObserver):
         """The layers' modules one by one, over the memory as it is."""
         rotary = self.backbone.rotary
         blocks: Any = self.backbone.decoder.layers
-        positions = clocks_of(self.memory.layers)[..., None] + steps
+        positions = clocks_of(self.memory.managed)[..., None] + steps
         cos, sin = rotary_at(rotary, expand_axes(positions, rotary.axes), hidden.dtype)
 
         def layer(index: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
-            rows, held = hidden.shape[1], self.memory.layers[index]
+            rows, held = hidden.shape[1], self.memory.managed[index]
             block = blocks[index]
             own = block.self_attn
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,7 +141,7 @@ class DecoderObserver(Observer):
         ids = self.backbone.encode_plain(text)
         n, batch, axes = ids.shape[1], max(self.memory.batch_size, 1), self.backbone.axes
         positions = self.memory.next_position + torch.arange(n, dtype=torch.float32, device=ids.device)
-        seen = _Queries(self.memory, self.backbone.rotary, len(self.memory.layers))
+        seen = _Queries(self.memory, self.backbone.rotary, len(self.memory.managed))
         fork = self.memory.fork()
         with memory_attention_set(self.backbone.model), reading(fork, seen):
             embeds = self.backbone.embed(ids).expand(batch, -1, -1)
@@ -153,7 +153,7 @@ class DecoderObserver(Observer):
     def _embedding(
         self, guidance: Guidance, layers: Sequence[int], out: dict[tuple[int, Guidance], Tensor]
     ) -> None:
-        held = [self.memory.layers[index] for index in layers]
+        held = [self.memory.managed[index] for index in layers]
         if len({(layer.clock.shape, layer.keys.device) for layer in held}) > 1:
             for index in layers:
                 self._embedding(guidance, [index], out)
@@ -182,6 +182,11 @@ class DecoderObserver(Observer):
         attention that is wanted.
         """
         segments = sorted(self._segments(wanted), key=lambda segment: -segment.last)
+        if self.memory.states:
+            # A recurrence, or a window that counts its own tokens, takes one text at a time.
+            for segment in segments:
+                self._alone(segment, out)
+            return
         sizes = [segment.ids.shape[1] for segment in segments]
         hidden = self.backbone.embed(torch.cat([segment.ids for segment in segments], dim=1))
         hidden = hidden.expand(self.memory.batch_size, -1, -1)
@@ -189,14 +194,13 @@ class DecoderObserver(Observer):
         watch = _Watch(segments, out)
         masks: dict[tuple[int, int], Tensor] = {}
         with self._layers(hidden, steps, watch) as layer:
-            for index in range(len(self.memory.layers)):
+            for index in range(len(self.memory.managed)):
                 active = [segment for segment in segments if segment.last >= index]
                 rows = sum(sizes[: len(active)])
                 hidden = hidden[:, :rows]
-                watch.stop_after = index == segments[0].last
                 mask = None
                 if len(active) > 1:
-                    key = (rows, self.memory.layers[index].length)
+                    key = (rows, self.memory.managed[index].length)
                     if key not in masks:
                         masks[key] = _block_bias(sizes[: len(active)], key[1], hidden)
                     mask = masks[key]
@@ -204,6 +208,15 @@ class DecoderObserver(Observer):
                     hidden = layer(index, hidden, mask)
                 except StopForwardError:
                     return
+
+    def _alone(self, segment: _Segment, out: dict[tuple[int, Guidance], Tensor]) -> None:
+        """One pseudo-query in a true forward over a fork, left after the last layer that wants it."""
+        watch = _Watch([segment], out)
+        with suppress(StopForwardError), reading(self.memory.fork(), watch) as scope:
+            embeds = self.backbone.embed(segment.ids).expand(self.memory.batch_size, -1, -1)
+            steps = torch.arange(embeds.shape[1], dtype=torch.float32, device=embeds.device)
+            positions = expand_axes(self.memory.next_position + steps, self.backbone.axes)
+            self.backbone.run(embeds, positions, scope.memory)
 
     @contextmanager
     def _layers(self, hidden: Tensor, steps: Tensor, watch: AttentionProbe) -> Iterator[Layer]:
@@ -254,7 +267,7 @@ class _Watch(AttentionProbe):
     def __init__(self, segments: Sequence[_Segment], out: dict[tuple[int, Guidance], Tensor]) -> None:
         self.segments = segments
         self.out = out
-        self.stop_after = False
+        self.last = max(segment.last for segment in segments)
 
     def observe(self, view: AttentionView) -> None:
         start = 0
@@ -265,7 +278,7 @@ class _Watch(AttentionProbe):
                 mass = _mass(query, view.memory, own, view.layer, guidance, causal=True, scaling=view.scaling)
                 self.out[view.index, guidance] = mass
             start += segment.ids.shape[1]
-        if self.stop_after:
+        if view.index == self.last:
             raise StopForwardError
 
 

@@ -7,6 +7,7 @@ from hermes.memory.layer import KVLayer, Tokens, keeping
 from hermes.memory.loading import load_memory, memory_of
 from hermes.memory.memory import KVMemory
 from hermes.memory.scope import Scope, check_scope, current_scope
+from hermes.memory.states import RecurrentLayer, SharedLayer, StateLayer, WindowLayer
 from hermes.memory.storage import load_record, read_saved, read_tensors, write_tensors
 from hermes.memory.updates import LayerUpdate, Mix, join_updates
 
@@ -19,8 +20,12 @@ __all__ = [
     "LayerUpdate",
     "MemoryConfig",
     "Mix",
+    "RecurrentLayer",
     "Scope",
+    "SharedLayer",
+    "StateLayer",
     "Tokens",
+    "WindowLayer",
     "append_memory",
     "check_scope",
     "current_scope",

@@ -16,9 +16,10 @@ from hermes.tokens import Provenance, dense_ranks
 def append_memory(memory: KVMemory, other: KVMemory) -> None:
     """Put the video tokens of another memory of the same prefix behind this one's.
 
-    Positions go on from this memory's clock, layer by layer, and keys are turned to them.
+    Positions go on from this memory's clock, layer by layer, and keys are turned to them. Windows and
+    recurrent states stay this memory's: they hold what the stream made of them.
     """
-    for own, more in zip(memory.layers, other.layers, strict=True):
+    for own, more in zip(memory, other, strict=True):
         if own.positions is None or more.positions is None or not more.video_length:
             continue
         rows = max(own.rows, more.rows)
@@ -52,7 +53,8 @@ def insert_blocks(
 
     Source: arXiv 2503.00540 (ReKV): retrieved blocks count as consecutive tokens. Each block, and what is
     kept, starts one behind the largest position before it and is dense on every position axis; keys are
-    rotated there from where they were. For one axis that is 0, 1, 2, ...
+    rotated there from where they were. For one axis that is 0, 1, 2, ... Blocks are put into managed layers
+    alone; windows and recurrent states stay as the stream left them.
 
     Args:
         memory: a fork, which is changed.

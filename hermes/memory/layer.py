@@ -65,12 +65,14 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
     position. Tokens appended by a forward pass but not yet committed are pending.
     """
 
-    def __init__(self, index: int, rotary: Rotary, kernels: Kernels) -> None:
+    def __init__(self, index: int, rotary: Rotary, kernels: Kernels, number: int | None = None) -> None:
         super().__init__()
         self.keys: Any = None
         self.values: Any = None
         self.is_initialized: bool = False
+        # Among the managed layers, and of the decoder layer.
         self.index = index
+        self.number = index if number is None else number
         self.rotary = rotary
         self.kernels = kernels
         self.prefix = 0

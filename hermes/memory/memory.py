@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from hermes.errors import HermesError
 from hermes.kernels import Kernels
 from hermes.memory.config import MemoryConfig
+from hermes.memory.kinds import LayerSpec, describe_layers
 from hermes.memory.layer import KVLayer
+from hermes.memory.layered import LayeredCache
 from hermes.memory.storage import write_saved
 from hermes.memory.transitions import append_pending, evict, group_alike, invalid_updates
 from hermes.memory.updates import LayerUpdate
@@ -24,7 +26,7 @@ from hermes.tokens import Provenance, Rotary, TokenKind
 __all__ = ["KVMemory"]
 
 
-class KVMemory(Cache):  # type: ignore[misc]
+class KVMemory(LayeredCache):
     """A KV cache of fixed budget with ragged layers, positions per layer and provenance per token.
 
     Positions as in arXiv 2601.14724, Sec. 3.3. RoPE sees only differences, so every
@@ -33,33 +35,38 @@ class KVMemory(Cache):  # type: ignore[misc]
     constant difference. Kept keys are therefore never touched until positions are re-indexed, and a fork is
     a shallow copy, because tensors are replaced and never changed in place.
 
+    Decoder layers of other kinds (:class:`LayerSpec`) lie among :attr:`layers` in their true order: windows,
+    recurrent states, borrowed keys. They hold what the stream made of them, and no policy changes it.
+    Everything that counts layers, :attr:`lengths`, indices and updates, counts :attr:`managed` ones.
+
     Args:
-        num_layers: decoder layers.
+        layers: what each decoder layer remembers; or how many there are, all of full attention.
         rotary: the decoder's rotary embedding.
         keep_written: hold a second copy of the keys as first written, so that repeated re-indexing in
             half precision does not add up rounding errors.
         clock: ``per_layer``; or ``first_layer``, which rotates every layer at the first layer's clock while
             recording positions per layer, as the release does for Qwen2.5-VL.
         kernels: chooses between the reference and the Triton kernel of each operation.
+        window_rotary: the rotary embedding of window layers; the decoder's by default.
 
     >>> memory = KVMemory(2, Rotary(torch.tensor([1.0]), torch.tensor([0]), axes=1))
     >>> memory.next_position, memory.lengths
     (0, [0, 0])
     """
 
-    layers: list[KVLayer]
-
     def __init__(
         self,
-        num_layers: int,
+        layers: int | Sequence[LayerSpec],
         rotary: Rotary,
         *,
         keep_written: bool = False,
         clock: str = "per_layer",
         kernels: Kernels | None = None,
+        window_rotary: Rotary | None = None,
     ) -> None:
+        specs = [LayerSpec("managed")] * layers if isinstance(layers, int) else layers
         kernels = kernels or Kernels()
-        super().__init__(layers=[KVLayer(i, rotary, kernels) for i in range(num_layers)])
+        super().__init__(specs, rotary, window_rotary or rotary, kernels)
         self.use(kernels)
         self.rotary = rotary
         self.keep_written = keep_written
@@ -71,56 +78,52 @@ class KVMemory(Cache):  # type: ignore[misc]
         self.next_summary_id = -2
 
     @staticmethod
-    def of(num_layers: int, rotary: Rotary, config: MemoryConfig) -> KVMemory:
+    def of(
+        layers: int | Sequence[LayerSpec],
+        rotary: Rotary,
+        config: MemoryConfig,
+        *,
+        window_rotary: Rotary | None = None,
+    ) -> KVMemory:
         """An empty memory as ``config`` has it."""
         return KVMemory(
-            num_layers,
+            layers,
             rotary,
             keep_written=config.keep_written,
             clock=config.clock,
             kernels=Kernels(config.kernels),
+            window_rotary=window_rotary,
         )
 
     def use(self, kernels: Kernels) -> None:
         """Run on these kernels from now on."""
         self.kernels = kernels
-        for layer in self.layers:
+        for layer in self.managed:
             layer.kernels = kernels
 
     def __repr__(self) -> str:
-        lengths = self.lengths
+        lengths, kinds = self.lengths, f" ({describe_layers(self.specs)})" if self.states else ""
         held = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
         streams = f" for {self.batch_size} streams" if self.batch_size > 1 else ""
         return (
-            f"<{type(self).__name__}: {len(lengths)} layers{streams}, {held} tokens each, {self.prefix} of "
-            f"them the prefix, {self.memory_bytes / 1e6:.3g} MB>"
+            f"<{type(self).__name__}: {len(self.layers)} layers{kinds}{streams}, {held} tokens each, "
+            f"{self.prefix} of them the prefix, {self.memory_bytes / 1e6:.3g} MB>"
         )
-
-    def __iter__(self) -> Iterator[KVLayer]:
-        return iter(self.layers)
-
-    def __getitem__(self, index: int) -> KVLayer:
-        return self.layers[index]
 
     @property
     def lengths(self) -> list[int]:
         """Tokens held per layer, prefix included."""
-        return [layer.length for layer in self.layers]
+        return [layer.length for layer in self.managed]
 
     @property
     def batch_size(self) -> int:
         """Streams held side by side, 0 where empty."""
-        return 0 if self.layers[0].keys is None else int(self.layers[0].keys.shape[0])
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of keys, values, positions and provenance of all layers."""
-        return sum(t.nbytes for layer in self.layers for t in layer.tensors().values())
+        return 0 if self.managed[0].keys is None else int(self.managed[0].keys.shape[0])
 
     def largest_position(self) -> float:
         """The largest position held in any layer, on any axis; -1 where empty."""
         tops = [
-            layer.positions.amax() for layer in self.layers if layer.length and layer.positions is not None
+            layer.positions.amax() for layer in self.managed if layer.length and layer.positions is not None
         ]
         return float(torch.stack(tops).amax()) if tops else -1.0
 
@@ -141,27 +144,31 @@ class KVMemory(Cache):  # type: ignore[misc]
             protected = bool(tokens.protected.any()) and not prefix
             table = tokens.table if tokens.table.ndim == 3 else tokens.table[:, None]
             table = table.unsqueeze(2)
-            for layer in self.layers:
+            for layer in self.managed:
                 layer.has_timestamps |= stamped
                 layer.has_protected |= protected
-            for group in group_alike(self.layers, {}):
+            for group in group_alike(self.managed, {}):
                 append_pending(group, positions, table, advance, keep_written=self.keep_written)
-            for layer in self.layers:
+            for layer in self.managed:
                 layer.start = self.next_position + advance
                 if prefix:
                     layer.prefix += table.shape[-1]
+            for state in self.states:
+                state.commit()
             self.next_position += advance
             self.top += advance
-            self.prefix = self.layers[0].prefix
+            self.prefix = self.managed[0].prefix
 
     def load_pending(self, state: Sequence[Tensor]) -> None:
         """Let layers hold these keys and values, two tensors a layer; tokens past its length are pending."""
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.managed):
             layer.keys, layer.values = state[2 * index : 2 * index + 2]
 
     def rollback(self) -> None:
         """Drop the pending tokens, as if the forward pass that wrote them had not happened."""
-        for layer in self.layers:
+        for state in self.states:
+            state.rollback()
+        for layer in self.managed:
             if layer.pending:
                 layer.keys = layer.keys[:, :, : layer.length] if layer.length else None
                 layer.values = layer.values[:, :, : layer.length] if layer.length else None
@@ -183,18 +190,18 @@ class KVMemory(Cache):  # type: ignore[misc]
         """
         if not updates and compact is False:
             return
-        if unknown := [index for index in updates if not 0 <= index < len(self.layers)]:
-            raise HermesError(f"an update for layer {unknown[0]} of a memory of {len(self.layers)} layers")
+        if unknown := [index for index in updates if not 0 <= index < len(self.managed)]:
+            raise HermesError(f"an update for layer {unknown[0]} of a memory of {len(self.managed)} layers")
         with self._whole():
             self._finish_eviction(*self.evict(updates, self.next_summary_id, compact=compact))
 
     def keeping(self, video_index: Int[Tensor, "*rows K"]) -> dict[int, LayerUpdate]:
         """Every layer keeps the prefix and the video tokens at ``video_index`` (0: first after it)."""
         made: dict[object, LayerUpdate] = {}
-        for layer in self.layers:
+        for layer in self.managed:
             if (layer.prefix, layer.keys.device) not in made:
                 made[layer.prefix, layer.keys.device] = layer.keeping(video_index)
-        return {layer.index: made[layer.prefix, layer.keys.device] for layer in self.layers}
+        return {layer.index: made[layer.prefix, layer.keys.device] for layer in self.managed}
 
     def evict(
         self,
@@ -216,7 +223,7 @@ class KVMemory(Cache):  # type: ignore[misc]
             HermesError: a layer is empty.
         """
         found, order = [], []
-        chosen = [layer for layer in self.layers if layer.index in updates or compact is not False]
+        chosen = [layer for layer in self.managed if layer.index in updates or compact is not False]
         if empty := [layer.index for layer in chosen if layer.positions is None]:
             raise HermesError(f"layer {empty[0]} of the memory is empty")
         for group in group_alike(chosen, updates):
@@ -238,8 +245,8 @@ class KVMemory(Cache):  # type: ignore[misc]
 
     def load_state(self, state: Sequence[Tensor]) -> None:
         """Let the layers hold what :meth:`state` gave, of a memory that keeps no second copy of its keys."""
-        each = len(state) // len(self.layers)
-        for index, layer in enumerate(self.layers):
+        each = len(state) // len(self.managed)
+        for index, layer in enumerate(self.managed):
             layer.keys, layer.values, layer.positions, table, layer.clock = state[each * index :][:each]
             layer.tokens = Provenance(table)
 
@@ -261,7 +268,7 @@ class KVMemory(Cache):  # type: ignore[misc]
             yield
         except BaseException:
             self.__dict__.update(rest)
-            self.layers = layers
+            self._hold(layers)
             raise
 
     def sync_clocks(self, flaws: Sequence[Tensor] = ()) -> list[bool]:
@@ -273,18 +280,20 @@ class KVMemory(Cache):  # type: ignore[misc]
         Returns:
             the flags.
         """
-        device = self.layers[0].clock.device
-        parts = [layer.clock.flatten().to(device) for layer in self.layers]
+        device = self.managed[0].clock.device
+        parts = [layer.clock.flatten().to(device) for layer in self.managed]
         sizes = [len(part) for part in parts]
         parts += [flaw.to(device, torch.float32).flatten() for flaw in flaws]
         # The one copy to the host in a streaming step.
         host = torch.cat(parts).tolist()
         clocks, flags = host[: sum(sizes)], host[sum(sizes) :]
-        self.top = int(max(clocks))
+        self.top, before = int(max(clocks)), self.next_position
         self.next_position = self.top if self.clock_mode == "per_layer" else int(max(clocks[: sizes[0]]))
+        for state in self.states:
+            state.turn(self.next_position - before)
         behind: dict[object, list[KVLayer]] = {}
         end = 0
-        for layer, size in zip(self.layers, sizes, strict=True):
+        for layer, size in zip(self.managed, sizes, strict=True):
             start, end = end, end + size
             layer.start = self.next_position
             layer.to_shared_clock = None
@@ -302,7 +311,7 @@ class KVMemory(Cache):  # type: ignore[misc]
         """A copy that shares every tensor; writing to it leaves this memory as it is, bit for bit."""
         other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.layers = [layer.fork() for layer in self.layers]
+        other._hold([layer.fork() for layer in self.layers])
         return other
 
     def select(self, streams: Sequence[int]) -> KVMemory:
@@ -338,11 +347,11 @@ class KVMemory(Cache):  # type: ignore[misc]
             HermesError: tokens are pending.
             InputError: the folder cannot be written to.
         """
-        if any(layer.pending for layer in self.layers):
+        if any(layer.pending for layer in self.managed):
             raise HermesError("a memory with pending tokens cannot be saved: commit or roll back first")
         tensors = {
             f"{layer.index}.{name}": tensor
-            for layer in self.layers
+            for layer in self.managed
             for name, tensor in layer.tensors().items()
         }
         record = {
@@ -350,10 +359,16 @@ class KVMemory(Cache):  # type: ignore[misc]
             "keep_written": self.keep_written,
             "next_summary_id": self.next_summary_id,
             "axes": self.rotary.axes,
-            "layers": [layer.facts() for layer in self.layers],
+            "layers": [layer.facts() for layer in self.managed],
         }
+        for state in self.states:
+            tensors |= {f"state.{state.number}.{name}": tensor for name, tensor in state.tensors().items()}
+        if self.states:
+            record |= {"kinds": [asdict(spec) for spec in self.specs]}
+            record |= {"states": [state.facts() for state in self.states]}
         write_saved(folder, {"memory": tensors, **(beside or {})}, {**record, **(extra or {})})
 
     def state(self) -> Sequence[Tensor]:
         """Every tensor held, in a fixed order, for comparing two memories."""
-        return [tensor for layer in self.layers for tensor in layer.tensors().values()]
+        layers = (*self.managed, *self.states)
+        return [tensor for layer in layers for tensor in layer.tensors().values()]

@@ -253,7 +253,7 @@ def compress_together(policies: Sequence[MemoryPolicy], memory: KVMemory, observ
     for group in groups:
         first, own = policies[group[0]], memory if len(groups) == 1 else memory.select(group)
         asked = observe if len(groups) == 1 else observe.over(own)
-        parts.append(_checked_updates(first, first.compress(own, asked), len(memory.layers)))
+        parts.append(_checked_updates(first, first.compress(own, asked), len(memory.managed)))
         first.archive(own, parts[-1], asked)
     updates = parts[0] if len(groups) == 1 else join_updates(parts, groups)
     compact = reindex_due(policies, memory, compressing=bool(updates))

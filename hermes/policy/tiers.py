@@ -186,7 +186,7 @@ class TieredPolicy(MemoryPolicy):
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
         """Score, select and merge in every layer that is over its budget."""
-        count = len(memory.layers)
+        count = len(memory.managed)
         names, budgets = self._names(count), self.budgets(count)
         if self.trigger == "first_layer":
             active = [memory.lengths[0] > self.room] * count
@@ -202,7 +202,7 @@ class TieredPolicy(MemoryPolicy):
             score, tier = scores[index], self.tiers[names[index]]
             if score is not None:
                 budget = budgets[index] - tier.merger.slots
-                selections.append(Selection(memory.layers[index], score, budget, names[index]))
+                selections.append(Selection(memory.managed[index], score, budget, names[index]))
         kept = self.selector.select(selections)
         updates = {}
         for index, update in zip(chosen, keeping([memory[index] for index in chosen], kept), strict=True):
@@ -217,7 +217,7 @@ class TieredPolicy(MemoryPolicy):
 
     def score(self, memory: KVMemory, observe: Observer, wanted: Sequence[bool]) -> list[torch.Tensor | None]:
         """Smoothed scores ``[B, R, V]`` of the wanted layers; attention is observed once for all of them."""
-        count = len(memory.layers)
+        count = len(memory.managed)
         tier_of = {
             index: (name, layers) for name, layers in self.boundaries(count).items() for index in layers
         }
@@ -229,7 +229,7 @@ class TieredPolicy(MemoryPolicy):
             if needed[index]:
                 layers = tier_of[index][1]
                 contexts[index] = LayerContext(
-                    memory.layers[index],
+                    memory.managed[index],
                     (index - layers.start) / len(layers),
                     self.selector.per_head,
                     lambda kind: self.prompts.render(kind, last),
@@ -252,7 +252,7 @@ class TieredPolicy(MemoryPolicy):
                 shape = f"a tensor [B, R, V], a number for each of {context.length} tokens"
                 raise wrong_result(scorers[index], "score", score, shape)
             raw[index] = score
-        return self.smoother.smooth(raw, weights, memory.layers)
+        return self.smoother.smooth(raw, weights, memory.managed)
 
     def _blended(
         self,

@@ -166,7 +166,12 @@ class Session:
         """Forget every stream and start afresh."""
         self.turns.refuse_while_writing()
         self.execution.restart()
-        memory = KVMemory.of(self.backbone.num_layers, self.backbone.rotary, self.memory_config)
+        memory = KVMemory.of(
+            self.backbone.layer_specs,
+            self.backbone.rotary,
+            self.memory_config,
+            window_rotary=self.backbone.window_rotary,
+        )
         self._encoding, self._compressing = (Stopwatch(self.backbone.device) for _ in range(2))
         for stream in self.streams:
             stream.start(memory, self._encoding, self._compressing)

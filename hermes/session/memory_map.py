@@ -150,8 +150,8 @@ def memory_figure(
 ) -> Figure:
     """The picture of :func:`memory_map`, not saved."""
     cells = held_frames(memory)
-    grid, edges = _grid(cells, len(memory.layers), start, duration, step)
-    figure = Figure(figsize=(9.0, min(1.9 + 0.22 * len(memory.layers), 9.0)), layout="constrained")
+    grid, edges = _grid(cells, len(memory.managed), start, duration, step)
+    figure = Figure(figsize=(9.0, min(1.9 + 0.22 * len(memory.managed), 9.0)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _draw(axes, grid, edges, cells, tiers or {})
@@ -184,7 +184,7 @@ def _seen(session: Watching, start: float) -> dict[str, Any]:
     boundaries = getattr(session.policy, "boundaries", None)
     return {
         "duration": session.now - start,
-        "tiers": boundaries(len(session.memory.layers)) if boundaries else None,
+        "tiers": boundaries(len(session.memory.managed)) if boundaries else None,
         "start": start,
         "step": session.backbone.frames_per_group / session.fps,
     }

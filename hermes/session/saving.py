@@ -109,7 +109,14 @@ def resumed_stream(
         own = {field.name: record[field.name] for field in fields(_Stream) if field.name in record}
         about = build(_Stream, own, str(path / "memory.json"))
         _compare(like, path, record, about, chunk_frames, config)
-        held = memory_of(path, record, like.backbone.rotary, like.backbone.device)
+        held = memory_of(
+            path,
+            record,
+            like.backbone.rotary,
+            like.backbone.device,
+            specs=like.backbone.layer_specs,
+            window_rotary=like.backbone.window_rotary,
+        )
         _check_shapes(like.backbone, path, held)
         held.use(memory.kernels)
         return _restored(like, path, about, held, read_tensors(path, record, "policy"), record["format"] == 1)

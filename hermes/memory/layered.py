@@ -1,0 +1,132 @@
+"""Layers of several kinds behind transformers' cache interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import count
+from typing import Any
+
+from transformers.cache_utils import Cache
+
+from hermes.kernels import Kernels
+from hermes.memory.kinds import LayerKind, LayerSpec
+from hermes.memory.layer import KVLayer
+from hermes.memory.states import RecurrentLayer, SharedLayer, StateLayer, WindowLayer
+from hermes.tokens import Rotary
+
+__all__ = ["LayeredCache"]
+
+
+class LayeredCache(Cache):  # type: ignore[misc]
+    """A transformers cache in which decoder layers of several kinds lie in their true order.
+
+    Iterating, indexing and ``len`` count managed layers: what a policy sees.
+
+    Args:
+        specs: what each decoder layer remembers.
+        rotary, window_rotary: of managed and of window layers.
+        kernels: of managed layers.
+
+    Attributes:
+        layers: every decoder layer's.
+        managed: those of full attention.
+        states: the others.
+    """
+
+    layers: list[KVLayer | StateLayer]
+
+    def __init__(
+        self, specs: Sequence[LayerSpec], rotary: Rotary, window_rotary: Rotary, kernels: Kernels
+    ) -> None:
+        super().__init__(layers=[])
+        self.specs = tuple(specs)
+        self._hold(_layers(self.specs, rotary, window_rotary, kernels))
+
+    def _hold(self, layers: list[KVLayer | StateLayer]) -> None:
+        self.layers = layers
+        self.managed = [layer for layer in layers if isinstance(layer, KVLayer)]
+        self.states = [layer for layer in layers if isinstance(layer, StateLayer)]
+
+    def __iter__(self) -> Iterator[KVLayer]:
+        return iter(self.managed)
+
+    def __getitem__(self, index: int) -> KVLayer:
+        return self.managed[index]
+
+    def __len__(self) -> int:
+        return len(self.managed)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of keys, values, positions, provenance and states of all layers."""
+        return sum(self.bytes_by_kind().values())
+
+    def bytes_by_kind(self) -> dict[LayerKind, int]:
+        """Bytes held by the layers of each kind that holds something of its own."""
+        found: dict[LayerKind, int] = {}
+        for spec, layer in zip(self.specs, self.layers, strict=True):
+            if spec.kind != "shared":
+                own = sum(tensor.nbytes for tensor in layer.tensors().values())
+                found[spec.kind] = found.get(spec.kind, 0) + own
+        return found
+
+    def read_by(self, number: int) -> KVLayer | StateLayer:
+        """The layer whose keys a decoder layer attends to: its own, or the one it borrows them from."""
+        source = self.specs[number].source
+        return self.layers[number if source is None else source]
+
+    @cached_property
+    def last_written(self) -> int:
+        """The last layer that holds something, if it is one of attention; else -1.
+
+        Nothing is written once its attention has been reached.
+        """
+        number = max(at for at, spec in enumerate(self.specs) if spec.kind != "shared")
+        return -1 if self.specs[number].kind == "recurrent" else number
+
+    def begin(self) -> None:
+        """A forward pass is about to write; :func:`hermes.attention.reading` calls this."""
+        for state in self.states:
+            state.begin()
+
+    # -- what transformers asks: the shared clock, but where it names a window layer ------------------------
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """The shared next position, pending tokens included."""
+        return self.managed[0].get_seq_length()
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Where the queries of a layer start: a window counts its own tokens."""
+        return int(self._attended(layer_idx).get_seq_length())
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """How many keys a layer's mask covers, and from which on."""
+        sizes: tuple[int, int] = self._attended(layer_idx).get_mask_sizes(query_length)
+        return sizes
+
+    def _attended(self, layer_idx: int) -> Any:
+        layer = self.layers[layer_idx]
+        return layer if isinstance(layer, KVLayer | WindowLayer) else self.managed[0]
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        """Whether a recurrent layer, the last by default, holds states."""
+        if layer_idx is None:
+            layer_idx = max(i for i, spec in enumerate(self.specs) if spec.kind == "recurrent")
+        return bool(super().has_previous_state(layer_idx, state_idx))
+
+
+def _layers(
+    specs: Sequence[LayerSpec], rotary: Rotary, window_rotary: Rotary, kernels: Kernels
+) -> list[KVLayer | StateLayer]:
+    """Empty layers of these kinds; managed ones are counted among themselves."""
+    out: list[KVLayer | StateLayer] = []
+    index = count()
+    for number, spec in enumerate(specs):
+        if spec.kind == "managed":
+            out.append(KVLayer(next(index), rotary, kernels, number))
+        elif spec.kind == "window":
+            out.append(WindowLayer(number, spec, window_rotary))
+        else:
+            out.append((RecurrentLayer if spec.kind == "recurrent" else SharedLayer)(number, spec))
+    return out
