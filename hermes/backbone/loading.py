@@ -97,7 +97,7 @@ def _serving(config: BackboneConfig) -> type[Backbone]:
     model_type = str(settings.get("model_type", ""))
     if model_type in families:
         return families[model_type]
-    supported = f"Supported: {', '.join(families) or '(none is installed)'}."
+    supported = f"Supported: {', '.join(families) or '(none is installed)'}, and causal language models."
     if "vision_config" not in settings and model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         text: type[Backbone] = registry("backbone").get("text")
         return text

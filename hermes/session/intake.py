@@ -94,7 +94,7 @@ def frames_of(fed: Any, fps: float, *, bgr: bool = False) -> Fed:
     if isinstance(first, Frame):
         return Fed(_frames_alone(items, bgr), "frames", "frames")
     timed = isinstance(first, tuple)
-    if isinstance(first[1] if timed and len(first) == 2 else first, str):
+    if isinstance(first[-1] if isinstance(first, tuple) and len(first) == 2 else first, str):
         return Fed(captions(items, fps), "texts", "frames" if timed else "pictures")
     pictures = open_source(map(_turned, items) if bgr else items, fps=fps)
     return Fed(iter(pictures), "pictures", "frames" if timed else "pictures")

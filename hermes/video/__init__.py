@@ -1,4 +1,4 @@
-"""Video as a stream of frames with true timestamps, from files, folders, arrays, cameras and iterators; or texts in their place."""
+"""Streams of frames with true timestamps, from files, folders, arrays, cameras and iterators; or of texts."""
 
 from hermes.video.av_source import orient
 from hermes.video.captions import Caption

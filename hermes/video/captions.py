@@ -123,9 +123,9 @@ class _Piece(NamedTuple):
 
 
 def read_captions(path: Path, sampling: Sampling) -> CaptionSource:
-    """The captions of an SRT file, or of a JSONL file: one object a line with ``time`` (s), ``text``, ``end``.
+    r"""The captions of an SRT file, or of a JSONL file: objects with ``time`` (s), ``text``, ``end``.
 
-    Captions of the same time are one. Tags of SRT (``<i>``, ``{\\an8}``) are left out, and so are empty cues.
+    Captions of the same time are one. Tags of SRT (``<i>``, ``{\an8}``) are left out, and so are empty cues.
 
     Raises:
         InputError: it cannot be read, holds no caption, a line is not of its form, or times go back; the line

@@ -71,10 +71,11 @@ def open_source(
 
     Args:
         spec: a video file, or one open for reading (``io.BytesIO``); an image, animated or not; a folder of
-            images; captions (``.srt``, ``.jsonl``), whose texts have times of their own; a ``.npy`` or ``.npz`` file, array or tensor, uint8 ``[T, H, W, 3]``; a URL or camera that
-            FFmpeg reads (``rtsp://...``, ``/dev/video0``); a pipe or socket, which is opened once; or an
-            iterable of arrays, PIL images, :class:`Frame` or ``(time, image)``. A path that exists is always
-            that file. A source that is already open is returned as it is, with its own sampling.
+            images; a ``.npy`` or ``.npz`` file, array or tensor, uint8 ``[T, H, W, 3]``; captions (``.srt``,
+            ``.jsonl``), whose texts keep their own times; a URL or camera that FFmpeg reads (``rtsp://...``,
+            ``/dev/video0``); a pipe or socket, which is opened once; or an iterable of arrays, PIL images,
+            :class:`Frame` or ``(time, image)``. A path that exists is always that file. A source that is
+            already open is returned as it is, with its own sampling.
         fps: frames per second to sample.
         start: seconds; where to begin.
         end: seconds, exclusive; ``None`` for all.

@@ -197,7 +197,7 @@ def test_texts_are_fed_as_pairs_alone_and_as_captions_and_times_do_not_go_back()
     session.feed([(0.5, "one"), (0.7, "two")])
     session.feed([(0.9, "three")])
     session.feed(Caption(0.95, text="four"))
-    with pytest.raises(InputError, match="its time, 0.95 s, is not after"):
+    with pytest.raises(InputError, match=r"its time, 0\.95 s, is not after"):
         session.feed([(0.95, "five")])
     with pytest.raises(InputError, match="the text is"):
         session.feed([(2, " \n")])

@@ -15,7 +15,8 @@ from hermes.backbone.checkpoint import _quiet
 from hermes.backbones.tiny import byte_tokenizer
 
 _CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _SIZES = {

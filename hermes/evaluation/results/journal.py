@@ -37,7 +37,7 @@ class Shown:
         frames: how many were taken.
         indices: first and last index of each run of frames that follow each other.
         size: height and width of the first frame, pixels.
-        pixels: CRC-32 of all pixels, or of all texts, in order: another decoder or another file gives another.
+        pixels: CRC-32 of all pixels or texts, in order: another decoder or another file gives another.
         end: seconds; where the last frame that was read ends.
         over: whether that is where the video ends.
     """
@@ -63,7 +63,7 @@ class Shown:
         """Count a frame."""
         self.frames += 1
         if isinstance(frame, Caption):
-            shown = frame.text.encode()
+            shown: bytes | memoryview = frame.text.encode()
         else:
             self.size = self.size or frame.image.shape[:2]
             shown = np.ascontiguousarray(frame.image).data
