@@ -106,7 +106,7 @@ class Qwen3VL(Backbone):
         provenance = Provenance.cat(tokens)
         seen = provenance.kind == int(TokenKind.VISUAL)
         deepstack = []
-        for level in output.deepstack_features:
+        for level in getattr(output, "deepstack_features", None) or ():
             spread = features.new_zeros(1, len(provenance), features.shape[-1])
             spread[:, seen] = visual_features(level, groups * size).to(spread)
             deepstack.append(spread)

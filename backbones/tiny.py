@@ -162,8 +162,10 @@ class TinyQwen3VL(_Tiny, Qwen3VL):
 
 def _sharpen(model: Any) -> None:
     """Make attention depend on content and position: with default weights it is nearly uniform everywhere."""
-    for layer in model.model.language_model.layers:
-        attention = layer.self_attn
+    for layer in model.get_decoder().layers:
+        attention = getattr(layer, "self_attn", None)
+        if attention is None:
+            continue
         if hasattr(attention, "q_norm"):
             # Queries and keys are normalised after projection, which undoes any scale before.
             attention.q_norm.weight.mul_(2.0)

@@ -115,7 +115,7 @@ def page_attention(
     """
     keys = layer.video_keys()[:, :, :count].float()
     held = layer.take(torch.arange(layer.prefix, layer.prefix + count, device=keys.device)[None, None])
-    plain = layer.rotary.rotate(keys, -held.positions)[0] / layer.rotary.scaling
+    plain = layer.rotary.unstretched(layer.rotary.rotate(keys, -held.positions)[0])
     means = torch.stack([part.mean(1) for part in plain.split(page, dim=1)], dim=1)  # [H, P, D]
     means = means.repeat_interleave(queries.shape[0] // means.shape[0], dim=0)
     logits = queries.float().to(means.device) @ means.mT / queries.shape[-1] ** 0.5

@@ -136,6 +136,7 @@ def memory_attention(
         number = int(module.layer_idx)  # type: ignore[arg-type]
         held = scope.memory.read_by(number)
         if isinstance(held, KVLayer):
+            query = held.rotary.canonical(query)
             if held.to_shared_clock is not None:
                 cos, sin = held.to_shared_clock
                 query = rotate_query(query, cos, -sin, key.shape[1], held.kernels)

@@ -18,6 +18,7 @@ from hermes.backbone.pixels import (
     smart_resize,
     stack,
 )
+from hermes.backbone.rotary import read_rotary
 from hermes.backbone.rotation import cast_weights, restore_rotation
 from hermes.backbone.saliency import encode
 from hermes.backbone.self_check import self_check
@@ -37,6 +38,7 @@ __all__ = [
     "patchify",
     "prepare",
     "prepare_patches",
+    "read_rotary",
     "resize",
     "restore_rotation",
     "save_checkpoint",

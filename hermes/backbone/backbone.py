@@ -18,6 +18,7 @@ from hermes.backbone.checkpoint import load_checkpoint
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.layer_specs import layer_specs
 from hermes.backbone.pixels import PixelRecipe
+from hermes.backbone.rotary import read_rotary
 from hermes.backbone.rotation import restore_rotation
 from hermes.dialogue import TemplateParts, chatml, split_template
 from hermes.errors import HermesError, UnsupportedModelError
@@ -44,6 +45,7 @@ class Backbone(ABC):
         frame_markers: what it writes around that; the ``stream`` layout leaves them out.
         default_template: for checkpoints without a chat template.
         pixel_defaults: preprocessor settings a checkpoint may leave out.
+        layer_kinds: which layers of its decoders have full attention, in words.
         own_weights: what it has where no checkpoint is named: nothing, random weights, or trained ones.
 
     Args:
@@ -64,6 +66,7 @@ class Backbone(ABC):
     video_marker: ClassVar[str] = "<video>"
     frame_markers: ClassVar[tuple[str, str]] = ("", "")
     default_template: ClassVar[str] = chatml("<video>")
+    layer_kinds: ClassVar[str] = "all managed"
     own_weights: ClassVar[Literal["", "random", "trained"]] = ""
     pixel_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
@@ -87,6 +90,11 @@ class Backbone(ABC):
     def __repr__(self) -> str:
         weights = self.config.checkpoint or "random weights"
         return f"<{type(self).__name__}: {weights}, {self.num_layers} layers on {self.device}>"
+
+    @property
+    def name(self) -> str:
+        """What errors call it: the checkpoint, or else the family."""
+        return self.config.checkpoint or self.config.family or type(self).__name__
 
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:
@@ -164,14 +172,19 @@ class Backbone(ABC):
         """The decoder's rotary embedding.
 
         Raises:
-            UnsupportedModelError: see :meth:`hermes.tokens.Rotary.of`.
+            UnsupportedModelError: see :func:`hermes.backbone.read_rotary`.
         """
-        return Rotary.of(self.decoder, self.axes)
+        return read_rotary(self, self.managed)
 
-    @property
+    @cached_property
     def window_rotary(self) -> Rotary:
-        """The rotary embedding of window layers, where they have one of their own."""
-        return self.rotary
+        """The rotary embedding of window layers; the managed ones' where there are none.
+
+        Raises:
+            UnsupportedModelError: see :func:`hermes.backbone.read_rotary`.
+        """
+        windows = [number for number, spec in enumerate(self.layer_specs) if spec.kind == "window"]
+        return read_rotary(self, windows) if windows else self.rotary
 
     def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n hidden"]:
         """Input embeddings of token ids."""

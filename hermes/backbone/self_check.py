@@ -54,10 +54,13 @@ def self_check(backbone: Backbone) -> dict[str, float]:
 
     # The first layer shows rotation and probe without the rounding that depth adds up.
     shift = _shifts(backbone, _SHIFT)[..., None].expand(-1, -1, -1, _HELD).to(memory[0].keys.device)
-    turned = backbone.rotary.rotate(plain.layers[first].keys[:, :, :_HELD], shift)
-    weights: Tensor = expected.attentions[first][..., :_HELD].float().mean(dim=(1, 2))
+    keys, expected_keys = (backbone.rotary.canonical(part.layers[first].keys) for part in (plain, moved))
+    turned = backbone.rotary.rotate(keys[:, :, :_HELD], shift)
+    # Recurrent layers have no weights to tell.
+    seen = sum(spec.kind != "recurrent" for spec in backbone.layer_specs[:first])
+    weights: Tensor = expected.attentions[seen][..., :_HELD].float().mean(dim=(1, 2))
     found = {
-        "rotation": _apart(turned, moved.layers[first].keys),
+        "rotation": _apart(turned, expected_keys),
         "attention": _apart(ours.last_hidden_state, expected.last_hidden_state),
         "probe": _apart(probe.result()[0][:, 0], weights),
     }

@@ -176,6 +176,9 @@ def stream_records(
         if tpot:
             measured.append(("tpot", tpot, "ms"))
         measured.append(("memory", [session.memory.memory_bytes / 1e6], "MB"))
+        kinds = session.memory.bytes_by_kind()
+        if len(kinds) > 1:
+            measured += [(f"memory_{kind}", [size / 1e6], "MB") for kind, size in kinds.items()]
         measured.append(("peak_memory", [peak_memory_bytes(device) / 1e9], "GB"))
         for operation, values, unit in measured:
             yield recorder.record(operation, policy, shape, dtype, values, unit=unit)

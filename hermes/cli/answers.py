@@ -163,6 +163,9 @@ def _costs(session: StreamSession, last: Answer, run: Mapping[str, Any]) -> Tabl
     table.add_row("compression", f"{_time(stats.compress_ms)}, {each:.1f} ms a chunk")
     beside = ", and what the policy holds beside them" if policy.resident_bytes else ""
     table.add_row("memory", f"{_bytes(last.memory_bytes)}: keys, values, positions, provenance{beside}")
+    if len(last.bytes_by_kind) > 1:
+        parts = (f"{kind} layers {_bytes(size)}" for kind, size in last.bytes_by_kind.items())
+        table.add_row("", f"of which {', '.join(parts)}; a policy evicts from the managed ones")
     if last.archived_bytes:
         growing = ", growing with the stream" if policy.bound == "growing" else ""
         table.add_row("archive", f"{_bytes(last.archived_bytes)} outside the memory{growing}")

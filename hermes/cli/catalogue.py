@@ -144,10 +144,12 @@ def _backbones() -> Table:
     found = []
     for name in _only_configured("backbone", also_registered=True):
         config = _configured("backbone", name)
-        own = _OWN_WEIGHTS[getattr(registry("backbone").get(config.family), "own_weights", "")]
+        family = registry("backbone").get(config.family)
+        own = _OWN_WEIGHTS[getattr(family, "own_weights", "")]
         fps = f"{config.fps:g}" if config.fps else ""
-        found.append((name, config.checkpoint or own, config.family, fps))
-    return _rows("backbone", ("checkpoint", "family", "frames a second"), found)
+        layers = getattr(family, "layer_kinds", "")
+        found.append((name, config.checkpoint or own, config.family, fps, layers))
+    return _rows("backbone", ("checkpoint", "family", "frames a second", "layers"), found)
 
 
 def _rows(title: str, columns: Sequence[str], rows: Sequence[tuple[str | Text, ...]]) -> Table:

@@ -180,6 +180,7 @@ class KVLayer(DynamicLayer):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor]:
         """Append keys (turned from the shared clock to this layer's own) and values; called by the model."""
         check_scope(self, self.index, self.length)
+        key_states = self.rotary.canonical(key_states)
         if self.to_shared_clock is not None:
             cos, sin = self.to_shared_clock
             key_states = self.kernels.rotate(key_states, cos, -sin)

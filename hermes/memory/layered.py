@@ -10,7 +10,7 @@ from typing import Any
 from transformers.cache_utils import Cache
 
 from hermes.kernels import Kernels
-from hermes.memory.kinds import LayerKind, LayerSpec
+from hermes.memory.kinds import LayerSpec
 from hermes.memory.layer import KVLayer
 from hermes.memory.states import RecurrentLayer, SharedLayer, StateLayer, WindowLayer
 from hermes.tokens import Rotary
@@ -62,9 +62,9 @@ class LayeredCache(Cache):  # type: ignore[misc]
         """Bytes of keys, values, positions, provenance and states of all layers."""
         return sum(self.bytes_by_kind().values())
 
-    def bytes_by_kind(self) -> dict[LayerKind, int]:
+    def bytes_by_kind(self) -> dict[str, int]:
         """Bytes held by the layers of each kind that holds something of its own."""
-        found: dict[LayerKind, int] = {}
+        found: dict[str, int] = {}
         for spec, layer in zip(self.specs, self.layers, strict=True):
             if spec.kind != "shared":
                 own = sum(tensor.nbytes for tensor in layer.tensors().values())
@@ -124,7 +124,7 @@ def _layers(
     index = count()
     for number, spec in enumerate(specs):
         if spec.kind == "managed":
-            out.append(KVLayer(next(index), rotary, kernels, number))
+            out.append(KVLayer(at := next(index), rotary.layer(at), kernels, number))
         elif spec.kind == "window":
             out.append(WindowLayer(number, spec, window_rotary))
         else:

@@ -56,6 +56,10 @@ class StateLayer:
         """The memory's next position moves by so much: keys follow."""
 
     @abstractmethod
+    def reset(self) -> None:
+        """Hold nothing."""
+
+    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor held, by name."""
 
@@ -125,7 +129,9 @@ class WindowLayer(StateLayer, DynamicSlidingWindowLayer):  # type: ignore[misc]
         """Rotate the keys by a distance, the same on every axis."""
         if self.is_initialized and distance and self.keys.shape[2]:
             shift = torch.full((self.rotary.axes, 1, 1, 1), float(distance), device=self.keys.device)
-            self.keys = self.rotary.rotate(self.keys, shift.expand(-1, -1, -1, self.keys.shape[2]))
+            keys = self.rotary.canonical(self.keys)
+            keys = self.rotary.rotate(keys, shift.expand(-1, -1, -1, keys.shape[2]))
+            self.keys = self.rotary.native(keys)
 
     def reset(self) -> None:
         """Empty the window."""

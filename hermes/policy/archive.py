@@ -335,5 +335,5 @@ def mean_keys(layer: KVLayer, blocks: Sequence[Tokens]) -> Float[Tensor, "B N H 
     means = []
     for block in blocks:
         plain = layer.rotary.rotate(block.keys.float(), -block.positions)
-        means.append((plain.mean(dim=2) / layer.rotary.scaling).to(block.keys.dtype))
+        means.append(layer.rotary.unstretched(plain.mean(dim=2)).to(block.keys.dtype))
     return torch.stack(means, dim=1)

@@ -23,7 +23,8 @@ class Answer:
 
     Times are of the stream in seconds (``time_s``) or wall-clock in milliseconds (``*_ms``);
     ``encode_ms`` and ``compress_ms`` are the sums over the stream so far. ``memory_bytes`` are those of the
-    memory and of what the policy holds beside it, ``archived_bytes`` those it keeps elsewhere.
+    memory and of what the policy holds beside it, ``archived_bytes`` those it keeps elsewhere;
+    ``bytes_by_kind`` are the memory's by the kind of layer, of which a policy decides about the managed ones.
     ``tokens_per_layer`` are in the memory, ``read_per_layer`` those the question was answered over, with what
     the policy recalled.
     """
@@ -45,6 +46,7 @@ class Answer:
     ids: Int[Tensor, " n"] = field(repr=False)
     archived_bytes: int = 0
     read_per_layer: list[int] = field(default_factory=list)
+    bytes_by_kind: dict[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         said = self.answer if len(self.answer) <= 60 else f"{self.answer[:57]}..."
@@ -95,6 +97,7 @@ class Answer:
             ids=made.ids,
             archived_bytes=stats.archived_bytes,
             read_per_layer=read_per_layer,
+            bytes_by_kind=stats.bytes_by_kind,
         )
 
 
@@ -110,6 +113,7 @@ class Stats:
     tokens_per_layer: list[int] = field(default_factory=list)
     memory_bytes: int = 0
     archived_bytes: int = 0
+    bytes_by_kind: dict[str, int] = field(default_factory=dict)
 
 
 def letter_odds(

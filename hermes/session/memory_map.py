@@ -48,6 +48,7 @@ _COLUMNS = 400
 _TABLE = ("layer", "frame", "time_s", "tokens", "summaries")
 _EVICTED = "#f4f4f4"
 _SUMMARY = "#e8000b"
+_STATE = "#d8d8e8"
 
 
 @runtime_checkable
@@ -72,6 +73,7 @@ class HeldFrame:
     """What one layer holds of one frame.
 
     Attributes:
+        layer: the number of the decoder layer.
         frame: index of the sampled frame, or of the newest one that a summary stands for.
         time_s: seconds on the stream's clock; of a summary, the mean over the tokens it stands for.
         tokens: visual and timestamp tokens held, a mean over KV heads where those differ.
@@ -98,7 +100,7 @@ def held_frames(memory: KVMemory) -> list[HeldFrame]:
         counts = Counter(zip(time, frame, (k == int(TokenKind.SUMMARY) for k in kind), strict=True))
         for time_us, index in sorted({key[:2] for key in counts}):
             tokens, summaries = counts[time_us, index, False], counts[time_us, index, True]
-            cells.append(HeldFrame(layer.index, index, time_us / 1e6, tokens / rows, summaries / rows))
+            cells.append(HeldFrame(layer.number, index, time_us / 1e6, tokens / rows, summaries / rows))
     return cells
 
 
@@ -114,13 +116,14 @@ def memory_map(
 ) -> Path:
     """Draw what each layer still holds: video time across, layers down, kept tokens per frame as colour.
 
-    Summaries are marked at the mean time of what they stand for. A table with the same
-    content and the suffix ``.csv`` is written beside the picture. Both are complete or not there.
+    Summaries are marked at the mean time of what they stand for. Layers are the decoder's; of those that no
+    policy manages, windows and recurrent states, the kind is said. A table with the same content and the
+    suffix ``.csv`` is written beside the picture. Both are complete or not there.
 
     Args:
         path: of the picture, ``.png``, ``.pdf`` or ``.svg``; missing folders are made.
         duration: seconds of the stream that were seen, from ``start``; default: up to the newest frame held.
-        tiers: layers of each tier, as ``policy.boundaries(num_layers)`` gives them.
+        tiers: managed layers of each tier, as ``policy.boundaries(num_layers)`` gives them.
         title: a line above the picture.
         start: seconds of the first frame.
         step: seconds a column stands for before columns are merged; default: one sampled frame. Families that
@@ -150,11 +153,11 @@ def memory_figure(
 ) -> Figure:
     """The picture of :func:`memory_map`, not saved."""
     cells = held_frames(memory)
-    grid, edges = _grid(cells, len(memory.managed), start, duration, step)
-    figure = Figure(figsize=(9.0, min(1.9 + 0.22 * len(memory.managed), 9.0)), layout="constrained")
+    grid, edges = _grid(cells, len(memory.layers), start, duration, step)
+    figure = Figure(figsize=(9.0, min(1.9 + 0.22 * len(memory.layers), 9.0)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _draw(axes, grid, edges, cells, tiers or {})
+    _draw(axes, grid, edges, cells, _spans(memory, tiers or {}), memory)
     figure.suptitle(in_figure(title), fontsize=11)
     return figure
 
@@ -234,6 +237,7 @@ def _draw(
     edges: Float[np.ndarray, " N+1"],
     cells: Sequence[HeldFrame],
     tiers: Mapping[str, range],
+    memory: KVMemory,
 ) -> None:
     layers = grid.shape[0]
     axes.set_facecolor(_EVICTED)
@@ -249,6 +253,7 @@ def _draw(
     axes.set(xlim=(edges[0], edges[-1]), ylim=(layers - 0.5, -0.5), xlabel="video time (s)", ylabel="layer")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
     legend: list[Artist] = [Patch(facecolor=_EVICTED, edgecolor="grey", label="none kept (evicted)")]
+    legend += _mark_states(axes, memory)
     summaries = [cell for cell in cells if cell.summaries]
     if summaries:
         legend.append(
@@ -267,6 +272,20 @@ def _draw(
         )
     _mark_tiers(axes, tiers)
     axes.legend(handles=legend, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
+
+
+def _spans(memory: KVMemory, tiers: Mapping[str, range]) -> dict[str, range]:
+    """Decoder layers from the first managed one of each tier to that of the next."""
+    numbers = [*(layer.number for layer in memory), len(memory.layers)]
+    return {name: range(numbers[of.start], numbers[of.stop]) for name, of in tiers.items() if len(of)}
+
+
+def _mark_states(axes: Axes, memory: KVMemory) -> list[Artist]:
+    """Layers that no policy manages, in a colour of their own."""
+    for state in memory.states:
+        axes.axhspan(state.number - 0.5, state.number + 0.5, color=_STATE, hatch="//", linewidth=0)
+    kinds = " and ".join(dict.fromkeys(state.spec.kind for state in memory.states))
+    return [Patch(facecolor=_STATE, hatch="//", label=f"{kinds}: nothing to keep or evict")] if kinds else []
 
 
 def _mark_tiers(axes: Axes, tiers: Mapping[str, range]) -> None:

@@ -181,6 +181,7 @@ class Stream:
             tokens_per_layer=memory.lengths,
             memory_bytes=memory.memory_bytes + self.policy.resident_bytes,
             archived_bytes=self.policy.archived_bytes,
+            bytes_by_kind=memory.bytes_by_kind(),
         )
 
 

@@ -34,12 +34,13 @@ __all__ = [
     "Step",
     "Trial",
     "copy_state",
+    "managed",
 ]
 
 CHUNK_FRAMES = 4
 CHUNKS = 5
 
-# Per layer, by name: a copy of everything the memory holds.
+# Per layer, by name: a copy of everything the memory holds; managed layers first, then the others.
 State = list[dict[str, Tensor]]
 
 
@@ -49,7 +50,13 @@ class ContractError(HermesError, AssertionError):
 
 def copy_state(memory: KVMemory) -> State:
     """A copy of everything a memory holds."""
-    return [{name: tensor.clone() for name, tensor in layer.tensors().items()} for layer in memory]
+    layers = (*memory, *memory.states)
+    return [{name: tensor.clone() for name, tensor in layer.tensors().items()} for layer in layers]
+
+
+def managed(state: State) -> State:
+    """The part of a state that a policy decides on."""
+    return [layer for layer in state if "positions" in layer]
 
 
 def fingerprint(model: Any) -> list[object]:
@@ -100,7 +107,8 @@ class Recording:
     def layers(self) -> Iterator[LayerStep]:
         """Every layer of every step."""
         for number, step in enumerate(self.steps):
-            for index, (before, after) in enumerate(zip(step.before, step.after, strict=True)):
+            pairs = zip(managed(step.before), managed(step.after), strict=True)
+            for index, (before, after) in enumerate(pairs):
                 yield LayerStep(
                     f"chunk {number}, layer {index}", index, before, after, step.updates.get(index)
                 )
@@ -226,8 +234,8 @@ class _Recorder(Callback):
     def hooked(self, backbone: Backbone) -> Iterator[None]:
         handles = []
         layers: Any = backbone.decoder.layers
-        for index, block in enumerate(layers):
-            attention = block.self_attn
+        for index, number in enumerate(backbone.managed):
+            attention = layers[number].self_attn
             last = attention.k_norm if hasattr(attention, "k_norm") else attention.k_proj
             self._projected[index] = []
             handles.append(last.register_forward_hook(self._keeper(index, attention.head_dim)))

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Num
-from torch import Tensor, nn
+from torch import Tensor
 
-from hermes.errors import UnsupportedModelError
 from hermes.kernels import Rotation, rotate
-
-# Frequencies that change with the sequence length would make stored keys wrong as the stream grows.
-_UNSUPPORTED_ROPE = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True)
 class Rotary:
     """The rotary embedding of one decoder, reduced to what re-rotation needs.
 
-    ``frequencies[c]`` is the angle per unit position of channel pair ``c`` and
-    ``axis[c]`` the position axis that drives it: always 0 for 1-D RoPE, sections for M-RoPE (Qwen2.5-VL),
-    interleaved for Qwen3-VL. The map is read off the decoder's own module, so no family is special.
-    ``scaling`` is the factor by which the decoder stretches what it rotates (YaRN): stored keys have it.
+    Pair ``c`` is channels ``(c, c + D/2)``, whatever the decoder's own layout: memories store keys with
+    their channels in ``order``, and queries follow (:meth:`canonical`), so that nothing else knows layouts.
+    :func:`hermes.backbone.read_rotary` finds them, so no family is special.
+
+    Attributes:
+        frequencies: angle per unit position of each pair; 0 where it is not rotated.
+        axis: the position axis that drives each pair: always 0 for 1-D RoPE, sections for M-RoPE
+            (Qwen2.5-VL), interleaved for Qwen3-VL.
+        axes: position axes.
+        scaling: the factor by which the decoder stretches what it rotates (YaRN), one number or one a pair:
+            stored keys have it.
+        order: the decoder's channels in the order of pairs ``[D]``; None where they are in it already.
+        each: the rotary embedding of every managed layer, where they differ; this one is the first's.
 
     >>> rotary = Rotary(torch.tensor([1.0, 0.1]), torch.tensor([0, 0]), axes=1)
     >>> cos, sin = rotary.angles(torch.tensor([[0.0, 3.0]]))
@@ -34,33 +38,41 @@ class Rotary:
     frequencies: Float[Tensor, " half"]
     axis: Int[Tensor, " half"]
     axes: int
-    scaling: float = 1.0
+    scaling: float | Float[Tensor, " half"] = 1.0
+    order: Int[Tensor, " D"] | None = None
+    each: tuple[Rotary, ...] = ()
 
-    @staticmethod
-    def of(decoder: nn.Module, axes: int) -> Rotary:
-        """Read frequencies and axes from ``decoder.rotary_emb``.
+    def layer(self, index: int) -> Rotary:
+        """The rotary embedding of one managed layer."""
+        return self.each[index] if self.each else self
 
-        Raises:
-            UnsupportedModelError: the decoder uses ``dynamic`` or ``longrope`` scaling.
+    def canonical(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        """Keys or queries as the decoder gives them, with their channels in this object's order.
+
+        Scores do not change under one order of both.
         """
-        module: Any = decoder.rotary_emb
-        rope_type = str(getattr(module, "rope_type", "default"))
-        if rope_type in _UNSUPPORTED_ROPE:
-            raise UnsupportedModelError(
-                f"this checkpoint uses {rope_type!r} RoPE scaling, whose frequencies change with the length: "
-                "keys kept from an endless stream would be rotated wrongly. Use a checkpoint with 'default', "
-                "'linear' or 'yarn' RoPE."
-            )
-        frequencies: Tensor = module.inv_freq.detach().float()
-        axis = torch.zeros_like(frequencies, dtype=torch.int64)
-        probe = frequencies.new_zeros(1, 1, 1)
-        for a in range(1, axes):
-            # A unit step on axis a moves just the channels of that axis.
-            step = frequencies.new_zeros(axes, 1, 1)
-            step[a] = 1.0
-            _, sin = module(probe, step)
-            axis[sin[0, 0, : frequencies.numel()] != 0] = a
-        return Rotary(frequencies, axis, axes, float(getattr(module, "attention_scaling", 1.0)))
+        if self.order is None:
+            return x
+        return x.index_select(-1, self.order.to(x.device))
+
+    def native(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        """What :meth:`canonical` gave, in the decoder's own order again."""
+        if self.order is None:
+            return x
+        return x.index_select(-1, self.order.argsort().to(x.device))
+
+    def stretched(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of :meth:`angles` with the decoder's own factor."""
+        if not isinstance(self.scaling, Tensor) and self.scaling == 1:
+            return cos, sin
+        factor = self.scaling.to(cos.device) if isinstance(self.scaling, Tensor) else self.scaling
+        return cos * factor, sin * factor
+
+    def unstretched(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        """Rotated keys or queries without that factor."""
+        if not isinstance(self.scaling, Tensor):
+            return x / self.scaling
+        return x / torch.cat((self.scaling, self.scaling)).to(x.device, x.dtype)
 
     def angles(self, positions: Float[Tensor, "A *batch T"]) -> tuple[Tensor, Tensor]:
         """Cosine and sine, float32 ``[*batch, T, D/2]``, of positions ``[A, *batch, T]`` (or differences)."""

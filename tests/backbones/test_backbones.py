@@ -141,6 +141,8 @@ def stock_inputs(backbone: Backbone, frames: list[Frame], fps: float) -> dict[st
         "llava_onevision": ("llava_onevision.processing_llava_onevision", "LlavaOnevisionProcessor"),
         "qwen2_5_vl": ("qwen2_5_vl.processing_qwen2_5_vl", "Qwen2_5_VLProcessor"),
         "qwen3_vl": ("qwen3_vl.processing_qwen3_vl", "Qwen3VLProcessor"),
+        "qwen3_5": ("qwen3_vl.processing_qwen3_vl", "Qwen3VLProcessor"),
+        "qwen3_5_moe": ("qwen3_vl.processing_qwen3_vl", "Qwen3VLProcessor"),
     }[backbone.model.config.model_type]
     processor = getattr(importlib.import_module(f"transformers.models.{module[0]}"), module[1])
     model_type = backbone.model.config.model_type

@@ -56,7 +56,7 @@ def absolute(chunks: list[Chunk]) -> torch.Tensor:
 @torch.no_grad()
 def answer(backbone: Backbone, chunks: list[Chunk], state: VideoState) -> tuple[torch.Tensor, torch.Tensor]:
     """Greedy answer and first logits of the plain decoder, fed chunk by chunk at our explicit positions."""
-    cache, clock = DynamicCache(), 0
+    cache, clock = DynamicCache(config=backbone.text_config), 0
 
     def forward(embeds: torch.Tensor, positions: torch.Tensor, **extra: object) -> torch.Tensor:
         position_ids = positions if backbone.axes == 1 else positions.unsqueeze(1)

@@ -309,7 +309,7 @@ def prefill(
 
 
 def new_memory(backbone: Backbone, **options: Any) -> KVMemory:
-    return KVMemory(backbone.num_layers, backbone.rotary, **options)
+    return KVMemory(backbone.layer_specs, backbone.rotary, window_rotary=backbone.window_rotary, **options)
 
 
 def cloned(memory: KVMemory) -> list[Tensor]:

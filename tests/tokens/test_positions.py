@@ -89,7 +89,7 @@ def test_text_is_at_one_position_on_every_axis():
 class WideQwen2_5VL(TinyQwen2_5VL):
     text: ClassVar = {
         "num_hidden_layers": 1,
-        "head_dim": 128,
+        "hidden_size": 512,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
     }
 

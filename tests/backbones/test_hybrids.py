@@ -1,0 +1,68 @@
+"""Decoders of gated delta-nets and full attention: against stock `generate`, and against a dense one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from hermes.backbone import self_check
+from hermes.decoding.generation import GenerationConfig
+from hermes.policies.full import Full
+from hermes.session.session import StreamSession
+from tests.backbones.test_backbones import stock_inputs
+from tests.support.families import NEW_TOKENS, QUESTION, answer, encode, make_frames
+from tests.support.memory_cases import random_update
+from tests.support.references import new_memory, noise_chunk, prefill
+from tests.support.tiny_qwen3_5 import DenseHybrid, tiny_hybrid
+from tests.support.tolerances import close
+
+pytestmark = pytest.mark.model
+
+each_kind = pytest.mark.parametrize("experts", [False, True], ids=["dense", "experts"])
+
+
+@each_kind
+@pytest.mark.parametrize(("count", "cuts", "fps"), [(8, [2, 6], 2.0), (20, [4, 6], 1.0)])
+def test_native_layout_answers_like_stock_generate(experts, count, cuts, fps):
+    backbone, frames = tiny_hybrid("native", experts=experts), make_frames(count, fps)
+    inputs = stock_inputs(backbone, frames, fps)
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+    stock = backbone.model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
+    expected = stock.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    chunks, state = encode(backbone, frames, cuts, fps)
+    tokens, logits = answer(backbone, chunks, state)
+    close("one_shot", logits, stock.logits[0][0])
+    assert tokens.tolist() == expected
+
+    session = StreamSession(
+        backbone,
+        Full(),
+        fps=fps,
+        chunk_frames=2,
+        generation=GenerationConfig(NEW_TOKENS, repetition_penalty=1),
+    )
+    session.feed(frames)
+    assert session.ask(QUESTION).ids.tolist() == expected
+
+
+@each_kind
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_ragged_memory_beside_states_is_a_dense_one(experts, heads):
+    backbone, rng = tiny_hybrid(experts=experts), random.Random(3)
+    memory, dense = new_memory(backbone), DenseHybrid(backbone)
+    for seed, length in ((0, 5), (1, 20), (2, 12), (3, 9)):
+        chunk = noise_chunk(backbone, length, seed, first_id=100 * seed, text=seed == 0)
+        ours = prefill(backbone, memory, chunk, prefix=seed == 0)
+        expected, _ = dense.run(chunk.embeds[0], chunk.positions, chunk.tokens.id.tolist())
+        dense.memory.prefix = memory.prefix
+        close("one_shot", ours[0], expected.float())
+        if seed:
+            updates = {layer.index: random_update(rng, layer, heads=heads) for layer in memory}
+            memory.apply(updates, compact=seed == 2)
+            dense.memory.apply(updates, seed == 2)
+
+
+def test_the_self_check_understands_it():
+    assert max(self_check(tiny_hybrid()).values()) < 1e-4
+    assert max(self_check(tiny_hybrid(experts=True)).values()) < 1e-4
