@@ -40,17 +40,17 @@ class Text(Backbone):
         return cls(config=config, **load_checkpoint(config, "AutoModelForCausalLM")._asdict())
 
     def check(self) -> None:
-        """Refuse a decoder whose positions are not rotations, and what every backbone refuses.
+        """Refuse a decoder without layers and a rotary embedding of its own, and what every backbone refuses.
 
         Raises:
             UnsupportedModelError: learned positions, ALiBi, or what :meth:`hermes.Backbone.check` refuses.
         """
-        if getattr(self.decoder, "rotary_emb", None) is None:
+        if not all(hasattr(self.decoder, part) for part in ("layers", "rotary_emb")):
             raise UnsupportedModelError(
                 f"{self.config.checkpoint or type(self.model).__name__}: the decoder of model type "
-                f"{self.text_config.model_type!r} has no rotary embedding (its positions are learned, biases "
-                "or none): keys kept from an endless stream cannot be moved. Use a model with RoPE, such as "
-                "Llama, Qwen or Mistral"
+                f"{self.text_config.model_type!r} has no 'layers' and 'rotary_emb' (its positions are "
+                "learned or biases, it has none, or each block rotates by itself), so that keys kept from an endless "
+                "stream cannot be moved. Use a model such as Llama, Qwen or Mistral"
             )
         super().check()
 

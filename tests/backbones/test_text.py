@@ -21,7 +21,7 @@ from hermes.tokens import TokenKind, VideoState
 from hermes.video import Caption
 from tests.session.test_streaming import of_memory
 from tests.support.streaming_cases import PLAIN, Raw
-from tests.support.tiny_text import PLAIN_TYPES, text_model, write_text_model
+from tests.support.tiny_text import SERVED, text_model, write_text_model
 from tests.support.tolerances import close
 
 pytestmark = pytest.mark.model
@@ -45,7 +45,7 @@ def session_on(backbone: Backbone, policy: MemoryPolicy | None = None, **options
 
 
 @pytest.mark.parametrize(
-    ("model_type", "layout"), [*((name, "stream") for name in PLAIN_TYPES), ("llama", "native")]
+    ("model_type", "layout"), [*((name, "stream") for name in SERVED), ("llama", "native")]
 )
 def test_chunk_by_chunk_is_what_stock_generate_does_with_the_same_ids(model_type, layout):
     backbone = text_model(model_type, layout)
@@ -64,7 +64,7 @@ def test_chunk_by_chunk_is_what_stock_generate_does_with_the_same_ids(model_type
     held = [backbone.prefix(VideoState()), backbone.video(stream, VideoState(), fps=1.0)]
     text = backbone.prefix_text() + lines + backbone.question_text(QUESTION)
     assert text == stock
-    table = backbone.model.get_input_embeddings().weight
+    table = backbone.embed(torch.arange(backbone.text_config.vocab_size)[None])[0]
     ids = [int((row - table).abs().sum(-1).argmin()) for chunk in held for row in chunk.embeds[0]]
     prompt = torch.tensor([[*ids, *backbone.question_ids(QUESTION)[0].tolist()]])
     assert backbone.tokenizer.decode(prompt[0]) == stock
@@ -174,11 +174,19 @@ def test_a_base_model_without_a_template_reads_the_texts_and_the_question_as_par
     assert session.ask(QUESTION, max_new_tokens=3).ids.shape == (3,)
 
 
-def test_a_model_without_rotary_positions_is_refused_by_name(tmp_path):
-    for model_type in ("gpt2", "bloom", "opt"):
-        folder = write_text_model(tmp_path / model_type, model_type)
-        with pytest.raises(UnsupportedModelError, match=f"model type '{model_type}' has no rotary embedding"):
-            load_backbone(str(folder))
+@pytest.mark.parametrize(
+    ("model_type", "said"),
+    [
+        *((name, rf"model type '{name}'.*rotary_emb") for name in ("gpt2", "bloom", "opt", "gptj", "mamba")),
+        ("deepseek_v3", "latent attention"),
+        ("gemma2", r"Gemma2Attention asks its attention for capped logits \(softcap\)"),
+        ("gpt_oss", r"GptOssAttention asks its attention for attention sinks \(s_aux\)"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_by_name(model_type, said, tmp_path):
+    folder = write_text_model(tmp_path / model_type, model_type)
+    with pytest.raises(UnsupportedModelError, match=said):
+        session_on(load_backbone(str(folder)))
 
 
 def test_pictures_and_texts_are_not_taken_for_each_other():

@@ -28,8 +28,10 @@ _SIZES = {
     "head_dim": 16,
     "max_position_embeddings": 4096,
 }
+_WINDOWS = {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"] * 2}
+_EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 # What each model type has beside these sizes.
-OWN: dict[str, dict[str, Any]] = {
+SERVED: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {},
     "qwen3": {},
@@ -37,16 +39,43 @@ OWN: dict[str, dict[str, Any]] = {
     "gemma": {},
     "granite": {"attention_multiplier": 0.3, "residual_multiplier": 0.7, "embedding_multiplier": 3.0},
     "phi3": {},
+    "olmo2": {},
+    "starcoder2": {},
+    "mixtral": {**_EXPERTS, "sliding_window": None},
+    "qwen3_moe": _EXPERTS,
+    # Some channels rotate.
+    "gpt_neox": {"rotary_pct": 0.25, "num_key_value_heads": 4},
+    "stablelm": {},
+    # Even and odd channels are pairs.
     "glm": {},
     "cohere": {},
-    "gpt_neox": {"rotary_pct": 0.25, "num_key_value_heads": 4},
-    "gemma3_text": {"sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    # Some layers do not rotate.
+    "smollm3": {"no_rope_layers": [1, 0, 1, 1]},
+    # Windows or recurrent layers beside those of full attention.
+    "gemma3_text": _WINDOWS,
+    "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"] * 2},
+}
+REFUSED: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "bloom": {},
     "opt": {},
+    "gptj": {"n_embd": 64, "n_layer": 4, "n_head": 4, "rotary_dim": 8, "n_inner": 128},
+    "mamba": {},
+    "gemma2": _WINDOWS,
+    "gpt_oss": {**_EXPERTS, "layer_types": ["full_attention"] * 4},
+    "deepseek_v3": {
+        "kv_lora_rank": 16,
+        "q_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 16,
+        "first_k_dense_replace": 4,
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_experts_per_tok": 2,
+    },
 }
-# Those with plain rotation and full attention in every layer.
-PLAIN_TYPES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "granite", "phi3")
 
 
 def write_text_model(folder: Path, model_type: str, *, chat: bool = True, **changes: Any) -> Path:
@@ -57,7 +86,13 @@ def write_text_model(folder: Path, model_type: str, *, chat: bool = True, **chan
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = AutoConfig.for_model(
         model_type,
-        **{**_SIZES, **OWN.get(model_type, {}), **ids, "bos_token_id": None, "vocab_size": len(tokenizer)},
+        **{
+            **_SIZES,
+            **(SERVED | REFUSED)[model_type],
+            **ids,
+            "bos_token_id": None,
+            "vocab_size": len(tokenizer),
+        },
         **changes,
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
