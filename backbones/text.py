@@ -49,8 +49,8 @@ class Text(Backbone):
             raise UnsupportedModelError(
                 f"{self.config.checkpoint or type(self.model).__name__}: the decoder of model type "
                 f"{self.text_config.model_type!r} has no 'layers' and 'rotary_emb' (its positions are "
-                "learned or biases, it has none, or each block rotates by itself), so that keys kept from an endless "
-                "stream cannot be moved. Use a model such as Llama, Qwen or Mistral"
+                "learned or biases, it has none, or each block rotates by itself), so that keys kept from an "
+                "endless stream cannot be moved. Use a model such as Llama, Qwen or Mistral"
             )
         super().check()
 
