@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from hermes.backbone.backbone import Backbone, visual_features
+from hermes.backbone.checkpoint import load_checkpoint
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.fingerprint import weights_fingerprint
 from hermes.backbone.layer_specs import layer_specs
@@ -37,6 +38,7 @@ __all__ = [
     "encode",
     "layer_specs",
     "load_backbone",
+    "load_checkpoint",
     "normalize",
     "patchify",
     "per_frame_limits",

@@ -40,6 +40,7 @@ class Backbone(ABC):
     values it serves, which is how a hub id or a folder finds its family.
 
     Attributes:
+        sees: whether its frames are pictures; else they are texts (:class:`hermes.video.Caption`).
         video_marker: what the chat template writes for a video.
         frame_markers: what it writes around that; the ``stream`` layout leaves them out.
         default_template: for checkpoints without a chat template.
@@ -57,6 +58,7 @@ class Backbone(ABC):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
+    sees: ClassVar[bool] = True
     axes: int = 1
     default_fps: ClassVar[float] = 1.0
     frames_per_group: int = 1
@@ -107,7 +109,7 @@ class Backbone(ABC):
         return cls(config=config, **load_checkpoint(config)._asdict())
 
     def check(self) -> None:
-        """Refuse a decoder that cannot serve an endless stream; a rotation that was cast is float32 again.
+        """Refuse a decoder that cannot serve an endless stream; frequencies that were cast are mended.
 
         Raises:
             UnsupportedModelError: a kind of layer that no memory is written for, or RoPE whose frequencies

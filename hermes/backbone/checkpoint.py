@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from hermes.backbone.config import BackboneConfig
@@ -36,11 +37,14 @@ class Checkpoint(NamedTuple):
     processor_settings: dict[str, Any]
 
 
-def load_checkpoint(config: BackboneConfig) -> Checkpoint:
+def load_checkpoint(config: BackboneConfig, kind: str = "AutoModelForImageTextToText") -> Checkpoint:
     """Load a checkpoint's model and tokenizer and read its chat template and preprocessor settings.
 
     The processor's chat template and video settings are looked for where Hugging
     Face's processors keep them, in the order in which those do.
+
+    Args:
+        kind: the class of transformers that chooses the model's.
 
     Raises:
         SettingError: ``device``, ``dtype`` or ``device_map`` cannot be had here.
@@ -56,7 +60,7 @@ def load_checkpoint(config: BackboneConfig) -> Checkpoint:
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            model, report = AutoModelForImageTextToText.from_pretrained(
+            model, report = getattr(transformers, kind).from_pretrained(
                 folder, dtype=dtype, output_loading_info=True, **placed
             )
     except Exception as error:

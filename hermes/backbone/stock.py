@@ -50,7 +50,7 @@ def stock_processor(
     standing: Any = type(
         kind.__name__, (kind,), {"check_argument_for_proper_class": lambda self, name, given: None}
     )
-    asked = inspect.signature(kind.__init__).parameters
+    asked = inspect.signature(kind).parameters
     parts = {
         key: SimpleNamespace(**settings) for key in ("image_processor", "video_processor") if key in asked
     }
