@@ -170,7 +170,7 @@ def test_a_probe_that_sees_wrongly(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("model_type", "what"), [("gemma2", "soft-capped scores"), ("gpt_oss", "attention sinks")]
+    ("model_type", "what"), [("gemma2", "capped logits"), ("gpt_oss", "attention sinks")]
 )
 def test_attention_that_ours_does_not_do(model_type, what):
     with pytest.raises(UnsupportedModelError, match=what):
