@@ -12,6 +12,7 @@ from hermes.backbone.pixels import (
     PixelRecipe,
     normalize,
     patchify,
+    per_frame_limits,
     prepare,
     prepare_patches,
     resize,
@@ -22,12 +23,16 @@ from hermes.backbone.rotary import read_rotary
 from hermes.backbone.rotation import cast_weights, restore_rotation
 from hermes.backbone.saliency import encode
 from hermes.backbone.self_check import self_check
+from hermes.backbone.stock import FramePrompt, FrameShape, StockPrompt, stock_processor
 from hermes.forwarding import former_names
 
 __all__ = [
     "Backbone",
     "BackboneConfig",
+    "FramePrompt",
+    "FrameShape",
     "PixelRecipe",
+    "StockPrompt",
     "backbone_fallback",
     "cast_weights",
     "encode",
@@ -36,6 +41,7 @@ __all__ = [
     "load_checkpoint",
     "normalize",
     "patchify",
+    "per_frame_limits",
     "prepare",
     "prepare_patches",
     "read_rotary",
@@ -45,6 +51,7 @@ __all__ = [
     "self_check",
     "smart_resize",
     "stack",
+    "stock_processor",
     "visual_features",
     "weights_fingerprint",
 ]

@@ -34,6 +34,7 @@ class Checkpoint(NamedTuple):
     tokenizer: Any
     chat_template: str | None
     preprocessor: dict[str, Any]
+    processor_settings: dict[str, Any]
 
 
 def load_checkpoint(config: BackboneConfig, kind: str = "AutoModelForImageTextToText") -> Checkpoint:
@@ -71,7 +72,9 @@ def load_checkpoint(config: BackboneConfig, kind: str = "AutoModelForImageTextTo
     if device is not None:
         model = model.to(device)
     model.eval().requires_grad_(False)
-    return Checkpoint(model, tokenizer, _chat_template(folder), _preprocessor(folder))
+    return Checkpoint(
+        model, tokenizer, _chat_template(folder), _preprocessor(folder), _processor_settings(folder)
+    )
 
 
 def save_weights(model: Any, folder: Path) -> None:
@@ -87,6 +90,11 @@ def _chat_template(folder: Path) -> str | None:
         return str(legacy["chat_template"])
     path = folder / "chat_template.jinja"
     return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _processor_settings(folder: Path) -> dict[str, Any]:
+    settings = _read_json(folder / "processor_config.json") or {}
+    return {key: value for key, value in settings.items() if not isinstance(value, dict)}
 
 
 def _preprocessor(folder: Path) -> dict[str, Any]:
