@@ -128,8 +128,9 @@ class WindowLayer(StateLayer, DynamicSlidingWindowLayer):  # type: ignore[misc]
     def turn(self, distance: float) -> None:
         """Rotate the keys by a distance, the same on every axis."""
         if self.is_initialized and distance and self.keys.shape[2]:
-            shift = torch.full((self.rotary.axes, 1, 1, 1), float(distance), device=self.keys.device)
-            self.keys = self.rotary.rotate(self.keys, shift.expand(-1, -1, -1, self.keys.shape[2]))
+            shape = (self.rotary.axes, self.keys.shape[0], 1, self.keys.shape[2])
+            shift = torch.full(shape, float(distance), device=self.keys.device)
+            self.keys = self.rotary.rotate(self.keys, shift)
 
     def reset(self) -> None:
         """Empty the window."""
