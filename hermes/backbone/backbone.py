@@ -172,12 +172,17 @@ class Backbone(ABC):
         Raises:
             UnsupportedModelError: see :func:`hermes.backbone.read_rotary`.
         """
-        return read_rotary(self)
+        return read_rotary(self, self.managed)
 
-    @property
+    @cached_property
     def window_rotary(self) -> Rotary:
-        """The rotary embedding of window layers, where they have one of their own."""
-        return self.rotary
+        """The rotary embedding of window layers; the managed ones' where there are none.
+
+        Raises:
+            UnsupportedModelError: see :func:`hermes.backbone.read_rotary`.
+        """
+        windows = [number for number, spec in enumerate(self.layer_specs) if spec.kind == "window"]
+        return read_rotary(self, windows) if windows else self.rotary
 
     def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n hidden"]:
         """Input embeddings of token ids."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -33,7 +33,6 @@ class _Backbone(Protocol):
     axes: int
     model: Any
     text_config: Any
-    managed: tuple[int, ...]
 
     @property
     def dtype(self) -> torch.dtype: ...
@@ -81,8 +80,8 @@ class KeyMotion:
         return torch.maximum(turned, others).clamp(min=0).sqrt()
 
 
-def key_motions(backbone: _Backbone, *, far: bool = True) -> list[KeyMotion]:
-    """How the keys of every managed layer move; one forward of the decoder with tokens side by side.
+def key_motions(backbone: _Backbone, numbers: Sequence[int], *, far: bool = True) -> list[KeyMotion]:
+    """How the keys of decoder layers move; one forward of the decoder with tokens side by side.
 
     Args:
         far: move them beyond the positions the decoder was built for, as rotations allow.
@@ -105,15 +104,15 @@ def key_motions(backbone: _Backbone, *, far: bool = True) -> list[KeyMotion]:
             f"{backbone.name}: its decoder cannot be run on embeddings at any position over a cache ({error})"
         ) from error
     found = []
-    for number in backbone.managed:
+    for number in numbers:
         keys = cache.layers[number].keys.detach().to("cpu", torch.float64)  # [moves tokens, H, 1, D]
         found.append(KeyMotion(keys.squeeze(2).unflatten(0, (-1, _TOKENS)).flatten(1, 2), axes))
     return found
 
 
 @torch.no_grad()
-def read_rotary(backbone: _Backbone) -> Rotary:
-    """The rotary embedding of a decoder's managed layers.
+def read_rotary(backbone: _Backbone, numbers: Sequence[int]) -> Rotary:
+    """The rotary embedding of some layers of a decoder, by their numbers.
 
     Frequencies are read from the decoder (buffers named ``inv_freq``); which channels they turn, in pairs of
     which layout and along which position axis, is found by moving tokens: half-split or even and odd
@@ -124,25 +123,22 @@ def read_rotary(backbone: _Backbone) -> Rotary:
             move as no layout explains.
     """
     sources = list(_frequencies(backbone.model.get_decoder()))
-    motions = key_motions(backbone, far=bool(sources))
+    motions = key_motions(backbone, numbers, far=bool(sources))
     allowed = allowed_misfit(backbone.dtype)
     found: list[Rotary] = []
-    for index, motion in enumerate(motions):
+    for number, motion in zip(numbers, motions, strict=True):
         rotary = next((known for known in found if misfit(motion, known) <= allowed), None)
         rotary = rotary or _explanation(motion, sources, allowed)
         if rotary is None:
             raise UnsupportedModelError(
                 f"{backbone.name}: the rotation of the decoder's layer "
-                f"{backbone.managed[index]} is not understood: its keys do not turn in pairs of channels by "
+                f"{number} is not understood: its keys do not turn in pairs of channels by "
                 f"its frequencies ({', '.join(name for name, *_ in sources) or 'no inv_freq'}). Stored keys "
                 "could not be moved to other positions"
             )
         found.append(rotary)
-    if len({id(rotary) for rotary in found}) > 1:
-        raise UnsupportedModelError(
-            f"{backbone.name}: layers with full attention rotate by frequencies of their own"
-        )
-    return found[0]
+    same = all(rotary is found[0] for rotary in found)
+    return found[0] if same else replace(found[0], each=tuple(found))
 
 
 def allowed_misfit(dtype: torch.dtype) -> float:

@@ -110,6 +110,8 @@ class LayerwiseDecoder:
         """Why the layers cannot be run one by one over this memory; None where they can."""
         if memory.states:
             return f"the decoder has layers of other kinds ({describe_layers(memory.specs)})"
+        if self.backbone.rotary.each:
+            return "the decoder's layers rotate by frequencies of their own"
         if any(layer.rows > 1 for layer in memory.managed):
             return "KV heads hold tokens at positions of their own"
         if len({layer.keys.device for layer in memory.managed if layer.keys is not None}) > 1:

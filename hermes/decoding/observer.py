@@ -25,7 +25,7 @@ from hermes.attention import (
 from hermes.backbone import Backbone
 from hermes.errors import InputError
 from hermes.memory import KVLayer, KVMemory
-from hermes.tokens import Rotary, expand_axes
+from hermes.tokens import expand_axes
 
 # What the tokens of a pseudo-query depend on: its text, and how control tokens in it are read.
 _Name = tuple[str, bool]
@@ -141,7 +141,7 @@ class DecoderObserver(Observer):
         ids = self.backbone.encode_plain(text)
         n, batch, axes = ids.shape[1], max(self.memory.batch_size, 1), self.backbone.axes
         positions = self.memory.next_position + torch.arange(n, dtype=torch.float32, device=ids.device)
-        seen = _Queries(self.memory, self.backbone.rotary, len(self.memory.managed))
+        seen = _Queries(self.memory, len(self.memory.managed))
         fork = self.memory.fork()
         with memory_attention_set(self.backbone.model), reading(fork, seen):
             embeds = self.backbone.embed(ids).expand(batch, -1, -1)
@@ -154,7 +154,7 @@ class DecoderObserver(Observer):
         self, guidance: Guidance, layers: Sequence[int], out: dict[tuple[int, Guidance], Tensor]
     ) -> None:
         held = [self.memory.managed[index] for index in layers]
-        if len({(layer.clock.shape, layer.keys.device) for layer in held}) > 1:
+        if len({(layer.clock.shape, layer.keys.device, id(layer.rotary)) for layer in held}) > 1:
             for index in layers:
                 self._embedding(guidance, [index], out)
             return
@@ -164,7 +164,7 @@ class DecoderObserver(Observer):
         query, own = (x.repeat_interleave(batch, dim=0) if batch > 1 else x for x in both)
         steps = torch.arange(query.shape[2], device=query.device)
         positions = torch.cat([layer.clock for layer in held]).to(query.device)[..., None] + steps
-        rotary, kernels = self.backbone.rotary, held[0].kernels
+        rotary, kernels = held[0].rotary, held[0].kernels
         cos, sin = rotary.stretched(*rotary.angles(expand_axes(positions, rotary.axes)))
         query = rotate_query(query, cos, sin, own.shape[1], kernels)
         own = rotate_query(own, cos, sin, own.shape[1], kernels)
@@ -283,9 +283,8 @@ class _Watch(AttentionProbe):
 class _Queries(AttentionProbe):
     """Takes the rotation off every layer's queries."""
 
-    def __init__(self, memory: KVMemory, rotary: Rotary, count: int) -> None:
+    def __init__(self, memory: KVMemory, count: int) -> None:
         self.memory = memory
-        self.rotary = rotary
         self.found: list[Tensor] = [torch.empty(0)] * count
 
     def observe(self, view: AttentionView) -> None:
@@ -294,10 +293,10 @@ class _Queries(AttentionProbe):
         # A layer without a turn of its own rotates at the shared clock.
         start = (shared if held.to_shared_clock is None else held.clock).to(view.query.device)
         steps = torch.arange(view.query.shape[2], device=start.device)
-        cos, sin = self.rotary.angles(expand_axes(start[..., None] + steps, self.rotary.axes))
+        cos, sin = held.rotary.angles(expand_axes(start[..., None] + steps, held.rotary.axes))
         kv_heads = view.own.shape[1]
         plain = rotate_query(view.query.float(), cos, -sin, kv_heads, held.kernels)
-        self.found[view.index] = self.rotary.unstretched(plain)
+        self.found[view.index] = held.rotary.unstretched(plain)
 
 
 def _mass(

@@ -28,7 +28,7 @@ def append_memory(memory: KVMemory, other: KVMemory) -> None:
         prefix, held = more.prefix, more.positions
         start = torch.floor(held[..., :prefix].amax(dim=(0, -1))) + 1 if prefix else 0 * own.clock
         shift = (own.clock - start)[None, :, :, None].expand(*held.shape[:-1], held.shape[-1] - prefix)
-        keys, places = memory.rotary.rotate(more.video_keys(), shift), held[..., prefix:] + shift
+        keys, places = own.rotary.rotate(more.video_keys(), shift), held[..., prefix:] + shift
         own.keys = torch.cat((own.keys[:, :, : own.length], keys), dim=2)
         own.values = torch.cat((own.values[:, :, : own.length], more.video_values()), dim=2)
         if own.written is not None:

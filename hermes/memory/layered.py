@@ -124,7 +124,7 @@ def _layers(
     index = count()
     for number, spec in enumerate(specs):
         if spec.kind == "managed":
-            out.append(KVLayer(next(index), rotary, kernels, number))
+            out.append(KVLayer(at := next(index), rotary.layer(at), kernels, number))
         elif spec.kind == "window":
             out.append(WindowLayer(number, spec, window_rotary))
         else:

@@ -109,7 +109,7 @@ def memory_of(
         held[index][name] = tensor
     for layer, facts in zip(memory, about.layers, strict=True):
         tensors = held[str(layer.index)]
-        if flaw := _flaw(tensors, rotary, facts.prefix, about.keep_written):
+        if flaw := _flaw(tensors, layer.rotary, facts.prefix, about.keep_written):
             raise InputError(f"{path}: layer {layer.index}: {flaw}")
         layer.load(vars(facts), tensors)
     if len({(layer.prefix, layer.length and layer.dtype) for layer in memory}) != 1:

@@ -298,11 +298,12 @@ class KVMemory(LayeredCache):
             layer.start = self.next_position
             layer.to_shared_clock = None
             if any(clock != self.next_position for clock in clocks[start:end]):
-                behind.setdefault((layer.clock.device, layer.clock.shape), []).append(layer)
+                kind = (layer.clock.device, layer.clock.shape, id(layer.rotary))
+                behind.setdefault(kind, []).append(layer)
         if self.clock_mode == "per_layer":
             for group in behind.values():
                 shift = (self.next_position - torch.stack([layer.clock for layer in group]))[None, ..., None]
-                angles = self.rotary.angles(shift.expand(self.rotary.axes, -1, -1, -1, -1))
+                angles = group[0].rotary.angles(shift.expand(self.rotary.axes, -1, -1, -1, -1))
                 for layer, cos, sin in zip(group, *angles, strict=True):
                     layer.to_shared_clock = (cos, sin)
         return [bool(flag) for flag in flags]

@@ -19,7 +19,7 @@ from hermes.tokens import Provenance, Rotary, TokenKind, compacted
 def group_alike(layers: Iterable[KVLayer], updates: Mapping[int, LayerUpdate]) -> list[list[KVLayer]]:
     """Layers grouped so that those of a group can be taken as one layer with more streams.
 
-    They hold equally many tokens, keep and mix equally many, and lie on one device.
+    They hold equally many tokens, keep and mix equally many, lie on one device and rotate alike.
     Layers that keep a second copy of their keys go alone.
     """
     groups: dict[Hashable, list[KVLayer]] = {}
@@ -38,6 +38,7 @@ def group_alike(layers: Iterable[KVLayer], updates: Mapping[int, LayerUpdate]) -
                 None if mix.targets is None else tuple(mix.targets.shape),
             ),
             layer.index if layer.written is not None else -1,
+            id(layer.rotary),
         )
         groups.setdefault(key, []).append(layer)
     return list(groups.values())

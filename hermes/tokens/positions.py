@@ -27,6 +27,7 @@ class Rotary:
         scaling: the factor by which the decoder stretches what it rotates (YaRN), one number or one a pair:
             stored keys have it.
         order: the decoder's channels in the order of pairs ``[D]``; None where they are in it already.
+        each: the rotary embedding of every managed layer, where they differ; this one is the first's.
 
     >>> rotary = Rotary(torch.tensor([1.0, 0.1]), torch.tensor([0, 0]), axes=1)
     >>> cos, sin = rotary.angles(torch.tensor([[0.0, 3.0]]))
@@ -39,6 +40,11 @@ class Rotary:
     axes: int
     scaling: float | Float[Tensor, " half"] = 1.0
     order: Int[Tensor, " D"] | None = None
+    each: tuple[Rotary, ...] = ()
+
+    def layer(self, index: int) -> Rotary:
+        """The rotary embedding of one managed layer."""
+        return self.each[index] if self.each else self
 
     def canonical(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         """Keys or queries as the decoder gives them, with their channels in this object's order.
@@ -48,6 +54,12 @@ class Rotary:
         if self.order is None:
             return x
         return x.index_select(-1, self.order.to(x.device))
+
+    def native(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        """What :meth:`canonical` gave, in the decoder's own order again."""
+        if self.order is None:
+            return x
+        return x.index_select(-1, self.order.argsort().to(x.device))
 
     def stretched(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine of :meth:`angles` with the decoder's own factor."""

@@ -9,7 +9,7 @@ from hermes.backbone import read_rotary
 from hermes.backbone.rotary import key_motions, misfit
 from hermes.errors import UnsupportedModelError
 from tests.support.decoders import decoder, fresh_decoder
-from tests.support.references import FAMILIES, tiny
+from tests.support.references import FAMILIES, new_memory, tiny
 
 HALF16, HALF32 = list(range(16)), list(range(32))
 PAIRS = [0, 2, 4, 6, 8, 9, 10, 11, 1, 3, 5, 7, 12, 13, 14, 15]
@@ -35,7 +35,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("model_type", LAYOUTS)
 def test_layouts_are_found(model_type, dtype):
     backbone = decoder(model_type, dtype)
-    rotary = read_rotary(backbone)
+    rotary = read_rotary(backbone, backbone.managed)
     order, axes, count = LAYOUTS[model_type]
     found = list(range(len(order))) if rotary.order is None else rotary.order.tolist()
     assert found == order
@@ -68,20 +68,20 @@ def test_one_frequency_that_is_off_by_a_hair_is_refused(dtype, channel):
 
     module.forward = off
     with pytest.raises(UnsupportedModelError, match="the rotation of the decoder's layer 0"):
-        read_rotary(backbone)
+        read_rotary(backbone, backbone.managed)
 
 
 @pytest.mark.model
 def test_positions_that_are_not_rotations_are_refused():
     with pytest.raises(UnsupportedModelError, match="gpt2"):
-        read_rotary(decoder("gpt2"))
+        decoder("gpt2").check()
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("model_type", ["glm4v", "qwen3_5_text", "gemma4_text"])
 def test_keys_turn_as_it_says(model_type):
     backbone = decoder(model_type)
-    motions = key_motions(backbone)
+    motions = key_motions(backbone, backbone.managed)
     assert len(motions) == backbone.num_layers
     assert max(misfit(motion, backbone.rotary) for motion in motions) < 1e-5
     # Moved by hand: 64 along the last axis is the third of its shifts.
@@ -91,3 +91,11 @@ def test_keys_turn_as_it_says(model_type):
     still, moved = motion.keys[0].float(), motion.keys[1 + 9 * (rotary.axes - 1) + 2].float()
     turned = rotary.rotate(rotary.canonical(still)[None, :, None], shift)
     assert torch.allclose(turned[0, :, 0], rotary.canonical(moved), atol=1e-4 * float(still.abs().max()))
+
+
+@pytest.mark.model
+def test_layers_may_rotate_each_by_its_own_frequencies():
+    rotary = decoder("smollm3").rotary
+    assert [int(each.frequencies.count_nonzero()) for each in rotary.each] == [8, 8, 8, 0]
+    memory = new_memory(decoder("smollm3"))
+    assert [layer.rotary for layer in memory] == list(rotary.each)
