@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes.backbone import Backbone, PixelRecipe, prepare_patches, visual_features
+from hermes.backbone import Backbone, PixelRecipe, per_frame_limits, prepare_patches, visual_features
 from hermes.dialogue import chatml
 from hermes.tokens import Chunk, Provenance, TokenKind, VideoState
 from hermes.video import Frame
-
-# The most tokens a frame may have, as in the family's reference preprocessing.
-_FRAME_TOKENS = 768
 
 
 class Qwen3VL(Backbone):
@@ -50,11 +46,7 @@ class Qwen3VL(Backbone):
 
     def checkpoint_recipe(self) -> PixelRecipe:
         """The checkpoint's recipe with a clip's pixel limits turned into those of one frame."""
-        clip = super().checkpoint_recipe()
-        pair = clip.temporal_patch_size
-        most = min(_FRAME_TOKENS * clip.factor**2, clip.size["longest_edge"] // pair)
-        least = min(most, math.ceil(clip.size["shortest_edge"] / pair))
-        return replace(clip, size={"shortest_edge": least, "longest_edge": most}, grow_small=True)
+        return per_frame_limits(super().checkpoint_recipe(), "Qwen3VLVideoProcessor")
 
     def tokens_per_frame(self, height: int, width: int) -> int:
         """Tokens one frame of this size (pixels) costs: half of its pair's with the timestamp, rounded up.

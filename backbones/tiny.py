@@ -176,7 +176,7 @@ def _sharpen(model: Any) -> None:
             projection.bias.normal_(std=0.5)
 
 
-def byte_tokenizer(chat_template: str) -> Any:
+def byte_tokenizer(chat_template: str | None) -> Any:
     """A byte-level BPE tokenizer with Qwen's special tokens, trained on the spot."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -33,5 +33,6 @@ from hermes.tokens import Chunk as Chunk
 from hermes.tokens import Provenance as Provenance
 from hermes.tokens import VideoState as VideoState
 from hermes.version import __version__ as __version__
+from hermes.video import Caption as Caption
 from hermes.video import Frame as Frame
 from hermes.video import open_source as open_source

@@ -100,6 +100,11 @@ class Archived(Archiving):
         return self.live.needs_saliency
 
     @property
+    def needs_pixels(self) -> bool:
+        """Whether the inner policy needs pictures."""
+        return self.inner.needs_pixels
+
+    @property
     def reindexing(self) -> Reindexer:
         """The inner policy's re-indexer."""
         return getattr(self, "live", self.inner).reindexing

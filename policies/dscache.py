@@ -62,6 +62,11 @@ class DSCache(MemoryPolicy):
         return self.buffer.push(frames, room)
 
     @property
+    def needs_pixels(self) -> bool:
+        """It holds pictures."""
+        return True
+
+    @property
     def resident_bytes(self) -> int:
         """Bytes of the raw frames."""
         return self.buffer.resident_bytes

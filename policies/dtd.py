@@ -63,6 +63,11 @@ class Dtd(MemoryPolicy):
             self.images = {**self.images, **pixels}
         return frames
 
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether pixels are compared."""
+        return self.mode == "pixel"
+
     def reduce(self, chunk: Chunk) -> Chunk:
         """Only the tokens that have changed.
 

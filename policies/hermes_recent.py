@@ -71,6 +71,11 @@ class HermesRecent(TieredPolicy):
         return self.buffer.push(frames, max(min(self.frames, fit) // group * group, group))
 
     @property
+    def needs_pixels(self) -> bool:
+        """It holds pictures."""
+        return True
+
+    @property
     def resident_bytes(self) -> int:
         """Of the raw frames, and of what scorers follow."""
         return super().resident_bytes + self.buffer.resident_bytes

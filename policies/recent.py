@@ -46,6 +46,11 @@ class Recent(MemoryPolicy):
         return ()
 
     @property
+    def needs_pixels(self) -> bool:
+        """It holds pictures."""
+        return True
+
+    @property
     def resident_bytes(self) -> int:
         """Bytes of the raw frames."""
         return self.buffer.resident_bytes

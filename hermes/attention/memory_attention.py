@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,9 @@ from hermes.memory import KVLayer, KVMemory, Scope, current_scope
 from hermes.tokens import Provenance
 
 NAME = "hermes_memory"
+
+# What blocks may ask of an attention by keyword, and ours would leave out.
+_BEYOND: Mapping[str, str] = MappingProxyType({"softcap": "capped logits", "s_aux": "attention sinks"})
 
 
 @dataclass(kw_only=True)
@@ -126,7 +130,16 @@ def memory_attention(
 
     Registered as ``hermes_memory``. Queries are turned to the layer's own clock
     where it is behind the shared one.
+
+    Raises:
+        UnsupportedModelError: the block asks for what is more than scaled dot products.
     """
+    for name in _BEYOND.keys() & kwargs.keys():
+        if kwargs[name] is not None:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} asks its attention for {_BEYOND[name]} ({name}), which memory "
+                "attention does not do: use a model without"
+            )
     # Decoding in place needs no memory, and a compiled step cannot look into a context variable.
     scope = None if kwargs.get("in_place") else _current()
     queries, columns = query.shape[2], key.shape[2]

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from hermes.backbone.backbone import Backbone, visual_features
+from hermes.backbone.checkpoint import load_checkpoint
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.fingerprint import weights_fingerprint
 from hermes.backbone.layer_specs import layer_specs
@@ -11,6 +12,7 @@ from hermes.backbone.pixels import (
     PixelRecipe,
     normalize,
     patchify,
+    per_frame_limits,
     prepare,
     prepare_patches,
     resize,
@@ -21,19 +23,25 @@ from hermes.backbone.rotary import read_rotary
 from hermes.backbone.rotation import cast_weights, restore_rotation
 from hermes.backbone.saliency import encode
 from hermes.backbone.self_check import self_check
+from hermes.backbone.stock import FramePrompt, FrameShape, StockPrompt, stock_processor
 from hermes.forwarding import former_names
 
 __all__ = [
     "Backbone",
     "BackboneConfig",
+    "FramePrompt",
+    "FrameShape",
     "PixelRecipe",
+    "StockPrompt",
     "backbone_fallback",
     "cast_weights",
     "encode",
     "layer_specs",
     "load_backbone",
+    "load_checkpoint",
     "normalize",
     "patchify",
+    "per_frame_limits",
     "prepare",
     "prepare_patches",
     "read_rotary",
@@ -43,6 +51,7 @@ __all__ = [
     "self_check",
     "smart_resize",
     "stack",
+    "stock_processor",
     "visual_features",
     "weights_fingerprint",
 ]

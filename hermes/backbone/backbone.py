@@ -40,6 +40,7 @@ class Backbone(ABC):
     values it serves, which is how a hub id or a folder finds its family.
 
     Attributes:
+        sees: whether its frames are pictures; else they are texts (:class:`hermes.video.Caption`).
         video_marker: what the chat template writes for a video.
         frame_markers: what it writes around that; the ``stream`` layout leaves them out.
         default_template: for checkpoints without a chat template.
@@ -53,16 +54,18 @@ class Backbone(ABC):
         config: how it was asked for.
         chat_template: the processor's, which precedes the tokenizer's own.
         preprocessor: the checkpoint's video preprocessor settings.
+        processor_settings: those of the checkpoint's processor.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ()
-    axes: ClassVar[int] = 1
+    sees: ClassVar[bool] = True
+    axes: int = 1
     default_fps: ClassVar[float] = 1.0
-    frames_per_group: ClassVar[int] = 1
+    frames_per_group: int = 1
     # Whether tokens may be evicted under the native layout: not where stock positions go back in time.
     native_evicts: ClassVar[bool] = True
-    video_marker: ClassVar[str] = "<video>"
-    frame_markers: ClassVar[tuple[str, str]] = ("", "")
+    video_marker: str = "<video>"
+    frame_markers: tuple[str, str] = ("", "")
     default_template: ClassVar[str] = chatml("<video>")
     layer_kinds: ClassVar[str] = "all managed"
     own_weights: ClassVar[Literal["", "random", "trained"]] = ""
@@ -76,12 +79,14 @@ class Backbone(ABC):
         *,
         chat_template: str | None = None,
         preprocessor: Mapping[str, Any] | None = None,
+        processor_settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
         self.chat_template = chat_template
         self.preprocessor = dict(preprocessor or {})
+        self.processor_settings = dict(processor_settings or {})
         # Set once the self-check has passed.
         self.checked = False
 
@@ -104,7 +109,7 @@ class Backbone(ABC):
         return cls(config=config, **load_checkpoint(config)._asdict())
 
     def check(self) -> None:
-        """Refuse a decoder that cannot serve an endless stream; rotation goes back to float32 where it was cast.
+        """Refuse a decoder that cannot serve an endless stream; frequencies that were cast are mended.
 
         Raises:
             UnsupportedModelError: a kind of layer that no memory is written for, or RoPE whose frequencies
@@ -283,17 +288,22 @@ class Backbone(ABC):
         return None
 
     @cached_property
-    def template_parts(self) -> TemplateParts:
-        """The chat template cut at the video and the question, as the layout wants it.
+    def native_parts(self) -> TemplateParts:
+        """The chat template cut at the video and the question.
 
         Raises:
             InputError: no chat template can be cut, see :func:`hermes.dialogue.split_template`.
         """
         templates = [self.chat_template] if self.chat_template else []
         prompt = self.config.system_prompt
-        parts = split_template(
+        return split_template(
             self.tokenizer, [*templates, None, self.default_template], prompt, self.video_marker
         )
+
+    @cached_property
+    def template_parts(self) -> TemplateParts:
+        """:attr:`native_parts` as the layout wants them; raises likewise."""
+        parts = self.native_parts
         if self.config.layout == "native":
             return parts
         opening, ending = self.frame_markers
@@ -388,8 +398,8 @@ class Backbone(ABC):
         return Chunk.text(self.embed(ids), self.axes, TokenKind.PREFIX)
 
 
-def visual_features(output: Any, count: int) -> Float[Tensor, "1 n hidden"]:
-    """The first ``count`` embeddings of a vision tower, in whatever form transformers returns them.
+def visual_features(output: Any, count: int | None = None) -> Float[Tensor, "1 n hidden"]:
+    """The first ``count`` embeddings of a vision tower, or all, in whatever form transformers returns them.
 
     Outputs may be tensors, tuples with one tensor a video, or objects that hold
     either; newer versions append an image newline, which ``count`` leaves out.
@@ -404,6 +414,7 @@ def visual_features(output: Any, count: int) -> Float[Tensor, "1 n hidden"]:
     if not isinstance(features, Tensor):
         features = torch.cat([part.flatten(0, -2) for part in features])
     features = features.flatten(0, -2)
+    count = features.shape[0] if count is None else count
     if features.shape[0] < count:
         raise HermesError(
             f"the vision tower returned {features.shape[0]} embeddings where {count} were expected"

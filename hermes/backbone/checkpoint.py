@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from hermes.backbone.config import BackboneConfig
@@ -33,13 +34,17 @@ class Checkpoint(NamedTuple):
     tokenizer: Any
     chat_template: str | None
     preprocessor: dict[str, Any]
+    processor_settings: dict[str, Any]
 
 
-def load_checkpoint(config: BackboneConfig) -> Checkpoint:
+def load_checkpoint(config: BackboneConfig, kind: str = "AutoModelForImageTextToText") -> Checkpoint:
     """Load a checkpoint's model and tokenizer and read its chat template and preprocessor settings.
 
     The processor's chat template and video settings are looked for where Hugging
     Face's processors keep them, in the order in which those do.
+
+    Args:
+        kind: the class of transformers that chooses the model's.
 
     Raises:
         SettingError: ``device``, ``dtype`` or ``device_map`` cannot be had here.
@@ -55,7 +60,7 @@ def load_checkpoint(config: BackboneConfig) -> Checkpoint:
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            model, report = AutoModelForImageTextToText.from_pretrained(
+            model, report = getattr(transformers, kind).from_pretrained(
                 folder, dtype=dtype, output_loading_info=True, **placed
             )
     except Exception as error:
@@ -67,7 +72,9 @@ def load_checkpoint(config: BackboneConfig) -> Checkpoint:
     if device is not None:
         model = model.to(device)
     model.eval().requires_grad_(False)
-    return Checkpoint(model, tokenizer, _chat_template(folder), _preprocessor(folder))
+    return Checkpoint(
+        model, tokenizer, _chat_template(folder), _preprocessor(folder), _processor_settings(folder)
+    )
 
 
 def save_weights(model: Any, folder: Path) -> None:
@@ -83,6 +90,11 @@ def _chat_template(folder: Path) -> str | None:
         return str(legacy["chat_template"])
     path = folder / "chat_template.jinja"
     return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _processor_settings(folder: Path) -> dict[str, Any]:
+    settings = _read_json(folder / "processor_config.json") or {}
+    return {key: value for key, value in settings.items() if not isinstance(value, dict)}
 
 
 def _preprocessor(folder: Path) -> dict[str, Any]:

@@ -35,4 +35,7 @@ class BackboneConfig(Settings):
         "are read as plain text",
         later=True,
     )
+    written_times: bool = setting(
+        True, help="of a text model: each text of the stream follows its time, as in [12.5 s]", later=True
+    )
     seed: int = setting(0, help="of the weights, for the tiny random families")

@@ -8,6 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import transformers
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
 from hermes.backbone.backbone import Backbone
 from hermes.backbone.checkpoint import _folder, _quiet, _read_json, save_weights
 from hermes.backbone.config import BackboneConfig
@@ -95,16 +101,20 @@ def _serving(config: BackboneConfig) -> type[Backbone]:
     model_type = str(settings.get("model_type", ""))
     if model_type in families:
         return families[model_type]
-    supported = f"Supported: {', '.join(families) or '(none is installed)'}."
-    if "vision_config" not in settings:
-        raise UnsupportedModelError(
-            f"{config.checkpoint!r} is a text-only checkpoint (model type {model_type!r}): it cannot see. "
-            f"{supported}"
-        )
+    # One that asks the model itself.
+    for known, name in (
+        (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, "auto"),
+        (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "text"),
+    ):
+        if model_type in known:
+            general: type[Backbone] = registry("backbone").get(name)
+            return general
     raise UnsupportedModelError(
-        f"{config.checkpoint!r} is of model type {model_type!r}, which no family serves. {supported} "
-        "To add one, subclass hermes.backbone.Backbone and name it: backbone.family=my_module.MyFamily, or "
-        "the entry point group 'hermes.backbones' of your package."
+        f"{config.checkpoint!r} is of model type {model_type!r}, which the installed transformers "
+        f"({transformers.__version__}) does not know as a model that watches or reads. Supported: "
+        f"{', '.join(families) or '(none is installed)'}, and causal language models. To add one, subclass "
+        "hermes.backbone.Backbone and name it: backbone.family=my_module.MyFamily, or the entry point group "
+        "'hermes.backbones' of your package."
     )
 
 

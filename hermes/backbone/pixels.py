@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ __all__ = [
     "PixelRecipe",
     "normalize",
     "patchify",
+    "per_frame_limits",
     "prepare",
     "prepare_patches",
     "resize",
@@ -136,6 +137,28 @@ class PixelRecipe:
             allowed = f"a number up to backbone.max_pixels, here {size['longest_edge']}"
             raise SettingError("backbone.min_pixels", size["shortest_edge"], allowed)
         return PixelRecipe(**{**vars(self), "size": size})
+
+
+# Video processors whose limits are those of a whole clip, and the most tokens of one frame of theirs.
+_OF_CLIPS = {"Qwen3VLVideoProcessor": 768}
+
+
+def per_frame_limits(recipe: PixelRecipe, processor: str) -> PixelRecipe:
+    """A recipe with pixel limits of one frame, where its processor takes them for a whole clip's.
+
+    A stream has no length, so that the limits of one frame are: at least the clip's minimum spread over one
+    group of frames, at most 768 tokens or the clip's maximum spread over one group.
+
+    Args:
+        processor: the video processor's class (``video_processor_type``).
+    """
+    most = _OF_CLIPS.get(processor)
+    if most is None or "longest_edge" not in recipe.size:
+        return recipe
+    group = recipe.temporal_patch_size
+    longest = min(most * recipe.factor**2, recipe.size["longest_edge"] // group)
+    shortest = min(longest, math.ceil(recipe.size["shortest_edge"] / group))
+    return replace(recipe, size={"shortest_edge": shortest, "longest_edge": longest}, grow_small=True)
 
 
 def stack(frames: Sequence[Frame]) -> UInt8[Tensor, "T 3 H W"]:

@@ -29,10 +29,14 @@ _ALLOWED = {torch.float32: 2e-3, torch.float16: 1e-2}
 class _Backbone(Protocol):
     """What of a backbone is needed here, before it has a rotary embedding."""
 
-    name: str
     axes: int
     model: Any
-    text_config: Any
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def text_config(self) -> Any: ...
 
     @property
     def dtype(self) -> torch.dtype: ...

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
@@ -224,6 +225,9 @@ class DecoderObserver(Observer):
         blocks: Any = decoder.layers
         positions = (self.memory.next_position + steps).float().unsqueeze(0)
         cos, sin = rotary(hidden, expand_axes(positions, axes) if axes > 1 else positions)
+        # Older blocks (GPT-NeoX) name their cache otherwise, and take the usual name for nothing.
+        older = "layer_past" in signature(blocks[0].forward).parameters
+        cache = {"layer_past" if older else "past_key_values": fork}
 
         def layer(index: int, hidden: Tensor, mask: Tensor | None) -> Tensor:
             rows = hidden.shape[1]
@@ -231,9 +235,9 @@ class DecoderObserver(Observer):
             output = block(
                 hidden,
                 attention_mask=mask,
-                past_key_values=fork,
                 use_cache=True,
                 position_embeddings=(cos[:, :rows], sin[:, :rows]),
+                **cache,
             )
             out: Tensor = output[0] if isinstance(output, tuple) else output
             return out

@@ -157,6 +157,11 @@ class MemoryPolicy(Part, ABC):
         return False
 
     @property
+    def needs_pixels(self) -> bool:
+        """Whether it works on the pictures themselves, which a stream of texts does not have."""
+        return self.needs_saliency
+
+    @property
     def archived_bytes(self) -> int:
         """Bytes kept outside the memory, on the host or on disk; they may grow with the stream."""
         return 0

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from hermes.errors import InputError, SettingError
-from hermes.video import Frame, FrameSource, open_source
+from hermes.video import Caption, Frame, FrameSource, open_source
+from hermes.video.captions import captions
 
 __all__ = ["Door", "Fed", "Notes", "check_time", "frames_of", "placed"]
 
@@ -93,6 +94,8 @@ def frames_of(fed: Any, fps: float, *, bgr: bool = False) -> Fed:
     if isinstance(first, Frame):
         return Fed(_frames_alone(items, bgr), "frames", "frames")
     timed = isinstance(first, tuple)
+    if isinstance(first[-1] if isinstance(first, tuple) and len(first) == 2 else first, str):
+        return Fed(captions(items, fps), "texts", "frames" if timed else "pictures")
     pictures = open_source(map(_turned, items) if bgr else items, fps=fps)
     return Fed(iter(pictures), "pictures", "frames" if timed else "pictures")
 
@@ -145,7 +148,7 @@ def _frames_alone(items: Iterable[Any], bgr: bool) -> Iterator[Frame]:
             raise InputError(
                 f"among frames there is a {type(item).__name__}: feed frames or pictures, not both"
             )
-        yield replace(item, image=item.image[..., ::-1]) if bgr else item
+        yield replace(item, image=item.image[..., ::-1]) if bgr and not isinstance(item, Caption) else item
 
 
 def _turned(item: Any) -> Any:
@@ -181,6 +184,7 @@ class Door:
         fps: at which the session samples.
         tokens_per_frame: of a size; refuses one that cannot be encoded.
         notes: for what is to be said once.
+        sees: whether frames are pictures; else they are captions.
 
     Attributes:
         size: height and width of the stream's frames; None before the first.
@@ -191,6 +195,7 @@ class Door:
     fps: float
     tokens_per_frame: Callable[[int, int], int]
     notes: Notes
+    sees: bool = True
     size: tuple[int, int] | None = None
     time: float = -math.inf
     index: int = -1
@@ -207,7 +212,7 @@ class Door:
         if sampled is None:
             return None
         time = check_time(sampled.time, f"frame {frame.index}")
-        size = self._checked_size(sampled.image)
+        size = self._checked(sampled, f"frame {frame.index}")
         twice = sampled.arrival is not None and sampled.index == self._given and time == self.time
         if not twice:
             if time <= self.time + _TOLERANCE:
@@ -218,9 +223,10 @@ class Door:
             self._compare_spacing(sampled, time)
             self.index = max(self.index + 1, sampled.index)
         self.size, self.time, self._given = size, time, sampled.index
-        return replace(
-            sampled, image=np.ascontiguousarray(sampled.image), time=time, index=self.index, fps=self.fps
-        )
+        let_in = replace(sampled, time=time, index=self.index, fps=self.fps)
+        if isinstance(let_in, Caption):
+            return let_in
+        return replace(let_in, image=np.ascontiguousarray(sampled.image))
 
     def pass_by(self, time: float, index: int) -> None:
         """Count frames that came in by another way, up to this one."""
@@ -245,6 +251,22 @@ class Door:
         )
         return None if frame.index % each else replace(frame, index=frame.index // each)
 
+    def _checked(self, frame: Frame, where: str) -> tuple[int, int] | None:
+        """The size of its picture; a text has none."""
+        if isinstance(frame, Caption):
+            if self.sees:
+                raise InputError(
+                    f"{where} is a text, and this model is shown pictures: open the session on a text model"
+                )
+            frame.check(where)
+            return None
+        if not self.sees:
+            raise InputError(
+                f"{where} is a picture, and this model reads text: feed captions (an .srt or .jsonl file, "
+                "pairs of time and text, hermes.video.Caption), or open the session on a model that sees"
+            )
+        return self._checked_size(frame.image)
+
     def _checked_size(self, image: Any) -> tuple[int, int]:
         shape = getattr(image, "shape", None)
         kind = f"{getattr(image, 'dtype', type(image).__name__)} of shape {list(shape or ())}"
@@ -264,7 +286,7 @@ class Door:
 
     def _compare_spacing(self, frame: Frame, time: float) -> None:
         """Say so where frames that do not know their rate come at another than the session's."""
-        if frame.fps is not None or math.isinf(self.time):
+        if frame.fps is not None or math.isinf(self.time) or isinstance(frame, Caption):
             return
         steps, expected = (time - self.time) * self.fps, max(frame.index - self._given, 1)
         if abs(steps - expected) > 0.1 * expected:

@@ -60,7 +60,8 @@ class Session:
         streams: what belongs to each stream alone.
 
     Raises:
-        SettingError: ``chunk_frames`` below 1, or a policy that evicts where the layout forbids it.
+        SettingError: ``chunk_frames`` below 1, a policy that evicts where the layout forbids it, or one that
+            works on pictures where frames are texts.
         UnsupportedModelError: the self-check failed.
     """
 
@@ -89,6 +90,7 @@ class Session:
         self.backbone = backbone
         self.policy = policies[0]
         self._check_layout()
+        self._check_pixels()
         self.fps = fps or backbone.fps
         self.chunk_frames = _checked_chunk(chunk_frames, backbone.frames_per_group)
         seed = check(int, seed, "seed", {"ge": 0})
@@ -148,6 +150,15 @@ class Session:
                 "native",
                 "stream, for a policy that evicts",
                 "This family's stock positions go back in time; native goes with policy=full.",
+            )
+
+    def _check_pixels(self) -> None:
+        if self.policy.needs_pixels and not self.backbone.sees:
+            raise SettingError(
+                "policy",
+                type(self.policy).__name__,
+                "for a text model, a policy that works on tokens",
+                "This one works on pictures: it keeps them, compares them, or asks the vision encoder.",
             )
 
     @alone

@@ -173,7 +173,8 @@ class StreamSession(Session):
         Args:
             frames: a path, URL or open source; an array ``[T, H, W, 3]``; one picture (an array
                 ``[H, W, 3]``, a tensor, a PIL image); or an iterable of pictures, of ``(time, picture)`` or
-                of :class:`~hermes.video.Frame`.
+                of :class:`~hermes.video.Frame`. For a text model a file of captions, or texts in place of
+                the pictures.
             at: seconds of the stream at which they begin; by default their own times, if those come later
                 than all before.
             bgr: channels are blue, green, red, as OpenCV gives them.

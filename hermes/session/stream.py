@@ -101,7 +101,7 @@ class Stream:
             guiding=functools.lru_cache(maxsize=1)(guiding),
         )
         self.policy.start(self.context)
-        self.door = Door(self.fps, backbone.tokens_per_frame, self.notes)
+        self.door = Door(self.fps, backbone.tokens_per_frame, self.notes, backbone.sees)
         self.waiting: list[Frame] = []
         # Of the frames that wait, how many were offered to the policy, and those it took.
         self._offered, self._admitted = 0, list[Frame]()

@@ -22,7 +22,7 @@ from hermes.memory import KVMemory, LayerUpdate
 from hermes.policy import MemoryPolicy
 from hermes.session.session import Callback, StreamSession
 from hermes.tokens import Chunk, VideoState
-from hermes.video import Frame
+from hermes.video import Caption, Frame
 
 __all__ = [
     "CHUNKS",
@@ -138,8 +138,12 @@ class Trial:
         self.found = fingerprint(self.backbone.model)
 
     def frames(self, count: int, seed: int = 0) -> list[Frame]:
-        """Frames of noise, sampled at the backbone's rate."""
+        """Frames of noise, sampled at the backbone's rate; of a text model, texts of random figures."""
         random = np.random.default_rng(seed)
+        if not self.backbone.sees:
+            figures = random.integers(0, 10, (count, 9))
+            texts = ("".join(map(str, row)) for row in figures)
+            return [Caption(i / self.backbone.fps, i, text=text) for i, text in enumerate(texts)]
         images = [random.integers(0, 256, (84, 84, 3), dtype=np.uint8) for _ in range(count)]
         return [Frame(image, index / self.backbone.fps, index) for index, image in enumerate(images)]
 

@@ -1,6 +1,7 @@
-"""Video as a stream of frames with true timestamps, from files, folders, arrays, cameras and iterators."""
+"""Streams of frames with true timestamps, from files, folders, arrays, cameras and iterators; or of texts."""
 
 from hermes.video.av_source import orient
+from hermes.video.captions import Caption
 from hermes.video.config import VideoConfig
 from hermes.video.link import Link
 from hermes.video.opening import open_source
@@ -8,6 +9,7 @@ from hermes.video.source import Frame, FrameSource, Sampling, TimedImage, sample
 from hermes.video.writing import video_encoders, write_video
 
 __all__ = [
+    "Caption",
     "Frame",
     "FrameSource",
     "Link",

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from hermes.errors import InputError, SettingError, did_you_mean
 from hermes.video.array_files import load_array
 from hermes.video.av_source import VideoSource
+from hermes.video.captions import CAPTIONS, read_captions
 from hermes.video.container import Media
 from hermes.video.limits import MAX_BYTES, MAX_PIXELS, Limits
 from hermes.video.pictures import PictureSource, image_folder, is_picture
@@ -70,10 +71,11 @@ def open_source(
 
     Args:
         spec: a video file, or one open for reading (``io.BytesIO``); an image, animated or not; a folder of
-            images; a ``.npy`` or ``.npz`` file, array or tensor, uint8 ``[T, H, W, 3]``; a URL or camera that
-            FFmpeg reads (``rtsp://...``, ``/dev/video0``); a pipe or socket, which is opened once; or an
-            iterable of arrays, PIL images, :class:`Frame` or ``(time, image)``. A path that exists is always
-            that file. A source that is already open is returned as it is, with its own sampling.
+            images; a ``.npy`` or ``.npz`` file, array or tensor, uint8 ``[T, H, W, 3]``; captions (``.srt``,
+            ``.jsonl``), whose texts keep their own times; a URL or camera that FFmpeg reads (``rtsp://...``,
+            ``/dev/video0``); a pipe or socket, which is opened once; or an iterable of arrays, PIL images,
+            :class:`Frame` or ``(time, image)``. A path that exists is always that file. A source that is
+            already open is returned as it is, with its own sampling.
         fps: frames per second to sample.
         start: seconds; where to begin.
         end: seconds, exclusive; ``None`` for all.
@@ -121,6 +123,8 @@ def open_source(
             return image_folder(path, sampling, source_fps=rate, limits=limits)
         if path is not None and path.suffix.lower() in (".npy", ".npz"):
             return array_frames(load_array(path, limits), sampling, name=str(path), source_fps=rate)
+        if path is not None and path.suffix.lower() in CAPTIONS:
+            return read_captions(path, sampling)
         media = _at(text, texts) if path is None else _of_path(path, texts, references)
     elif hasattr(spec, "read"):
         media = _of_file(spec, texts)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from hermes.errors import InputError
+from hermes.video.captions import Caption
 from hermes.video.clock import Clock
 from hermes.video.limits import Limits
 from hermes.video.source import Frame, FrameSource, Pixels, Sampling, TimedImage
@@ -93,6 +94,8 @@ class IteratorSource(FrameSource):
         clock: Clock | None = None
         for i, item in enumerate(self._items):
             time, duration, image = i / self._source_fps, 1 / self._source_fps, item
+            if isinstance(item, Caption):
+                raise InputError(f"{self.name}: item {i} is a text: texts are fed as they are, not sampled")
             if isinstance(item, Frame):
                 time, duration, image = item.time, 0.0, item.image
             elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Real):

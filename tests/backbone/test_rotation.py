@@ -37,9 +37,11 @@ def test_a_tiny_model_in_bfloat16_rotates_as_one_in_float32_far_into_a_stream(fa
     half = load_backbone(BackboneConfig(family=f"tiny_{family}", dtype="bfloat16"))
     assert half.dtype == torch.bfloat16
     whole = frequencies(tiny(family).model)
-    assert whole and frequencies(half.model).keys() == whole.keys()
+    assert whole
+    assert frequencies(half.model).keys() == whole.keys()
     for name, given in frequencies(half.model).items():
-        assert given.dtype == torch.float32 and torch.equal(given, whole[name])
+        assert given.dtype == torch.float32
+        assert torch.equal(given, whole[name])
     # A million positions into the stream, with the model's own module.
     at = torch.full((half.axes, 1, 1), 1_000_003.0)
     like = torch.zeros(1, 1, 1)
@@ -65,10 +67,12 @@ def test_a_model_that_was_cast_as_users_do_gets_its_frequencies_back(model_type,
     with caplog.at_level(logging.WARNING, "hermes"):
         restore_rotation(model)
     for name, given in frequencies(model).items():
-        assert given.dtype == torch.float32 and torch.equal(given, before[name])
+        assert given.dtype == torch.float32
+        assert torch.equal(given, before[name])
     assert {weights.dtype for weights in model.parameters()} == {dtype}
     (said,) = [record.getMessage() for record in caplog.records]
-    assert str(dtype).removeprefix("torch.") in said and "float32 again" in said
+    assert str(dtype).removeprefix("torch.") in said
+    assert "float32 again" in said
     caplog.clear()
     restore_rotation(model)
     assert not caplog.records

@@ -17,7 +17,7 @@ from hermes.evaluation.results.rows import AnswerRow
 from hermes.evaluation.results.run_folder import read_manifest, run_file
 from hermes.files import append_text, json_line, remove_file, write_text_whole, writing
 from hermes.reading import Count, Number, parse_json, read_lines, typed
-from hermes.video import Frame
+from hermes.video import Caption, Frame
 
 __all__ = ["Broken", "Journal", "Shown", "amend", "gather", "read_broken", "read_run"]
 
@@ -37,7 +37,7 @@ class Shown:
         frames: how many were taken.
         indices: first and last index of each run of frames that follow each other.
         size: height and width of the first frame, pixels.
-        pixels: CRC-32 of all pixels, in order: another decoder or another file gives another.
+        pixels: CRC-32 of all pixels or texts, in order: another decoder or another file gives another.
         end: seconds; where the last frame that was read ends.
         over: whether that is where the video ends.
     """
@@ -62,8 +62,12 @@ class Shown:
     def add(self, frame: Frame) -> None:
         """Count a frame."""
         self.frames += 1
-        self.size = self.size or frame.image.shape[:2]
-        self.pixels = zlib.crc32(np.ascontiguousarray(frame.image).data, self.pixels)
+        if isinstance(frame, Caption):
+            shown: bytes | memoryview = frame.text.encode()
+        else:
+            self.size = self.size or frame.image.shape[:2]
+            shown = np.ascontiguousarray(frame.image).data
+        self.pixels = zlib.crc32(shown, self.pixels)
         if self.indices and frame.index == self.indices[-1][1] + 1:
             self.indices[-1][1] = frame.index
         else:

@@ -1,0 +1,274 @@
+"""One backbone for any video language model of transformers whose prompt writes frame after frame."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hermes.backbone import (
+    Backbone,
+    BackboneConfig,
+    FramePrompt,
+    FrameShape,
+    PixelRecipe,
+    StockPrompt,
+    per_frame_limits,
+    prepare,
+    prepare_patches,
+    stock_processor,
+    visual_features,
+)
+from hermes.errors import UnsupportedModelError
+from hermes.tokens import Chunk, Provenance, TokenKind, VideoState
+from hermes.video import Frame
+
+# What the names of control tokens around pictures and videos have in them.
+_OF_PICTURES = re.compile(r"vision|video|image|img|frame|vid", re.IGNORECASE)
+
+
+class Auto(Backbone):
+    """A model that no family file serves, through transformers' public calls alone.
+
+    What is found out: the decoder (``get_decoder``), the vision features (``get_video_features``, or
+    ``get_image_features`` frame by frame), what stands for a frame in the prompt (the processor's own
+    ``replace_video_token``, a group of frames at a time, each with its own time), which tokens are visual,
+    and positions: counted, or ``get_rope_index``. What cannot be found out is refused, naming the part.
+
+    ``native`` is the model's own prompt. ``stream`` leaves out the markers that the chat template writes
+    around the whole video; what belongs to each frame stays.
+    """
+
+    default_fps = 1.0
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: BackboneConfig,
+        *,
+        chat_template: str | None = None,
+        preprocessor: Mapping[str, Any] | None = None,
+        processor_settings: Mapping[str, Any] | None = None,
+        processor: Any = None,
+    ) -> None:
+        super().__init__(
+            model,
+            tokenizer,
+            config,
+            chat_template=chat_template,
+            preprocessor=preprocessor,
+            processor_settings=processor_settings,
+        )
+        self.core: Any = next(
+            (part for part in (getattr(model, "model", None), model) if _encoder_of(part) is not None), None
+        )
+        if self.core is None:
+            raise UnsupportedModelError(
+                f"{self.name}: vision features: {type(model).__name__} has neither get_video_features nor "
+                "get_image_features"
+            )
+        self.processor = processor or stock_processor(
+            model.config.model_type, tokenizer, self.preprocessor, self.processor_settings, chat_template
+        )
+        self.prompt = StockPrompt(self.processor, self.name)
+        sections = (getattr(self.text_config, "rope_parameters", None) or {}).get("mrope_section")
+        self.axes = 3 if sections else 1
+        self.video_marker = str(self.processor.video_token)
+        self.frames_per_group = self.recipe.temporal_patch_size if self._patches else 1
+
+    # -- pixels ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _asked(self) -> frozenset[str]:
+        """Names of what the model's encoder takes."""
+        return frozenset(inspect.signature(_encoder_of(self.core)).parameters)
+
+    @property
+    def _patches(self) -> bool:
+        """Whether frames are read as one row of patches with their grid, else as pictures."""
+        return "video_grid_thw" in self._asked
+
+    def checkpoint_recipe(self) -> PixelRecipe:
+        """What the checkpoint says of its frames; limits of a whole clip become those of a frame."""
+        recipe = super().checkpoint_recipe()
+        if not recipe.size:
+            raise UnsupportedModelError(
+                f"{self.name}: pixels: its video preprocessor's settings say no size of a frame ('size')"
+            )
+        return per_frame_limits(recipe, str(self.preprocessor.get("video_processor_type", "")))
+
+    def _shape(self, height: int, width: int) -> FrameShape:
+        high, wide = self.recipe.target(height, width)
+        return FrameShape(high, wide, self.recipe.patch_size, self.recipe.merge_size)
+
+    @torch.no_grad()
+    def _seen(self, frames: Sequence[Frame]) -> tuple[Any, int]:
+        """What the encoder makes of frames, and how many groups they are."""
+        encode: Any = _encoder_of(self.core)
+        weight = next(p for p in self.core.parameters() if p.is_floating_point())
+        if not self._patches:
+            pixels = prepare(frames, self.recipe, weight.device).to(weight.dtype)
+            if "pixel_values_videos" in self._asked:
+                return encode(pixel_values_videos=pixels.unsqueeze(0)), len(frames)
+            return encode(pixel_values=pixels), len(frames)
+        pixels, grid = prepare_patches(frames, self.recipe, weight)
+        given = {"pixel_values_videos": pixels, "video_grid_thw": torch.tensor([grid], device=pixels.device)}
+        if "video_merge_sizes" in self._asked:
+            given["video_merge_sizes"] = torch.tensor([self.recipe.merge_size], device=pixels.device)
+        return encode(**given), grid[0]
+
+    # -- the prompt -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def plan(self) -> FramePrompt:
+        """How frames follow each other in the prompt.
+
+        Raises:
+            UnsupportedModelError: not one by one.
+        """
+        return self.prompt.plan(self.frames_per_group, self._shape(360, 640))
+
+    @cached_property
+    def frame_markers(self) -> tuple[str, str]:  # type: ignore[override]
+        """Control tokens that the chat template writes right around the whole video."""
+        # Not those around a turn.
+        names = [token for token in self._control_tokens.values() if _OF_PICTURES.search(token)]
+        before, behind = self.native_parts.prefix, self.native_parts.before
+        opening = max((name for name in names if before.endswith(name)), key=len, default="")
+        return opening, max((name for name in names if behind.startswith(name)), key=len, default="")
+
+    @lru_cache(maxsize=64)  # noqa: B019
+    def _ids(self, times: tuple[float, ...], number: int, shape: FrameShape) -> list[int]:
+        text = self.prompt.group(times, number, self.plan, shape)
+        ids: list[int] = self.encode(text)[0].tolist()
+        return ids
+
+    def _placeholder(self, ids: Sequence[int], count: int) -> int:
+        """The token that stands for one feature."""
+        holders = (self.processor, self.model.config)
+        names = ("video_token_id", "image_token_id", "video_token_index", "image_token_index")
+        known = [getattr(holder, name, None) for name in names for holder in holders]
+        found = [token for token in known if token is not None and ids.count(token) == count]
+        if not found:
+            held = {token: ids.count(token) for token in known if token is not None}
+            raise UnsupportedModelError(
+                f"{self.name}: vision features: the encoder gives {count} for a frame, and the prompt has "
+                f"room for {max(held.values(), default=0)}"
+            )
+        return int(found[0])
+
+    # -- chunks ---------------------------------------------------------------------------------------------
+
+    def tokens_per_frame(self, height: int, width: int) -> int:
+        """Tokens one frame of this size (pixels) costs: its share of a group, at 9 999 999 s (115 days)."""
+        times = tuple(9_999_999.0 for _ in range(self.frames_per_group))
+        ids = self._ids(times, 999_999, self._shape(height, width))
+        return math.ceil(len(ids) / self.frames_per_group)
+
+    def video(self, frames: Sequence[Frame], state: VideoState, *, fps: float) -> Chunk:
+        """Encode frames into a chunk of frames as the prompt writes them and advance ``state``.
+
+        Raises:
+            InputError: frames of different sizes, not uint8 RGB, or too narrow.
+            UnsupportedModelError: features and prompt do not fit each other.
+        """
+        output, groups = self._seen(frames)
+        shape, pair = self._shape(*frames[0].image.shape[:2]), self.frames_per_group
+        features = visual_features(output).to(self.device, self.dtype)
+        size = features.shape[1] // groups
+        ids, tables, visual = list[int](), [], []
+        for at in range(groups):
+            own = frames[at * pair : at * pair + pair]
+            # An incomplete group is completed by doubling its last frame.
+            times = tuple(frame.time for frame in [*own, *[own[-1]] * (pair - len(own))])
+            group = self._ids(times, state.groups + at, shape)
+            seen = torch.tensor(group) == self._placeholder(group, size)
+            first = state.next_id + len(ids)
+            tables.append(_provenance(seen, own[0], first, self._rows(size, shape)))
+            ids += group
+            visual.append(seen)
+        where = torch.cat(visual)
+        every = torch.tensor([ids], device=self.device)
+        embeds = self.embed(every).clone()
+        embeds[:, where.to(embeds.device)] = features
+        positions = self._positions(every, where, groups, shape)
+        advance = int(positions.max()) + 1
+        state.add(frames=len(frames), groups=groups, advance=advance, tokens=len(ids))
+        return Chunk(
+            embeds=embeds,
+            positions=positions.to(self.device),
+            advance=advance,
+            tokens=Provenance.cat(tables),
+            frames=len(frames),
+            deepstack=_spread(getattr(output, "deepstack_features", None) or (), where, features),
+        )
+
+    @staticmethod
+    def _rows(size: int, shape: FrameShape) -> tuple[int, int]:
+        """Rows and columns of a frame's tokens."""
+        side = shape.patch * shape.merge
+        rows, cols = shape.height // side, shape.width // side
+        if rows * cols == size:
+            return rows, cols
+        square = math.isqrt(size)
+        return (square, square) if square**2 == size else (1, size)
+
+    def _positions(
+        self, ids: Int[Tensor, "1 n"], visual: Tensor, groups: int, shape: FrameShape
+    ) -> Float[Tensor, "A n"]:
+        """Positions of a chunk's tokens, from 0."""
+        if self.axes == 1:
+            return torch.arange(ids.shape[1], dtype=torch.float32)[None]
+        core: Any = self.core
+        grid = [groups, shape.height // shape.patch, shape.width // shape.patch]
+        positions, _ = core.get_rope_index(
+            ids.cpu(), mm_token_type_ids=2 * visual[None].long(), video_grid_thw=torch.tensor([grid])
+        )
+        found: Tensor = positions[:, 0].float()
+        return found - found.min()
+
+    def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
+        """The deepstack features of the chunk and where its visual tokens are."""
+        if not chunk.deepstack:
+            return {}
+        seen = (chunk.tokens.kind == int(TokenKind.VISUAL)).to(chunk.embeds.device)
+        seen = seen.expand(chunk.embeds.shape[0], -1)
+        return {
+            "visual_pos_masks": seen,
+            "deepstack_visual_embeds": [level[seen] for level in chunk.deepstack],
+        }
+
+
+def _encoder_of(core: Any) -> Any:
+    """What encodes frames: a video, or else pictures."""
+    return getattr(core, "get_video_features", None) or getattr(core, "get_image_features", None)
+
+
+def _provenance(seen: Tensor, frame: Frame, first_id: int, grid: tuple[int, int]) -> Provenance:
+    """Origins of a group's tokens: visual ones in raster order, what is written around them of that time."""
+    mark: dict[str, Any] = {"kind": TokenKind.TIMESTAMP, "frame": frame.index, "time": frame.time}
+    table = Provenance.text(len(seen), first_id=first_id, **mark).table
+    place = Provenance.visual(
+        first_id=0, frame=frame.index, time=frame.time, rows=grid[0], cols=grid[1]
+    ).table
+    # All but the ids, which count every token.
+    table[1:, seen] = place[1:]
+    return Provenance(table)
+
+
+def _spread(levels: Sequence[Any], visual: Tensor, like: Tensor) -> tuple[Tensor, ...]:
+    """Deepstack features at their tokens, zero elsewhere, ``[1, n, hidden]`` a level."""
+    out = []
+    for level in levels:
+        spread = like.new_zeros(1, len(visual), like.shape[-1])
+        spread[:, visual.to(like.device)] = visual_features(level).to(spread)
+        out.append(spread)
+    return tuple(out)

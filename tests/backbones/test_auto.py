@@ -1,0 +1,118 @@
+"""Models that no file of ours knows: against stock `generate` on the same pixels, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from hermes.backbone import Backbone, prepare, prepare_patches, self_check
+from hermes.decoding.generation import GenerationConfig
+from hermes.errors import UnsupportedModelError
+from hermes.policies.full import Full
+from hermes.session.session import StreamSession
+from hermes.tokens import TokenKind
+from tests.support.families import NEW_TOKENS, QUESTION, answer, encode, make_frames
+from tests.support.tiny_models import TINY, tiny_model
+from tests.support.tolerances import close
+
+pytestmark = pytest.mark.model
+
+each_model = pytest.mark.parametrize("name", TINY)
+
+
+def stock_inputs(backbone: Any, frames: list[Any]) -> dict[str, Any]:
+    """What transformers' own processor gives for the whole video, the text cut into tokens at once."""
+    group = backbone.frames_per_group
+    times = [
+        [
+            frame.time
+            for frame in [*frames[i : i + group], *[frames[-1]] * (group - len(frames[i : i + group]))]
+        ]
+        for i in range(0, len(frames), group)
+    ]
+    written = backbone.prompt.whole(times, backbone._shape(*frames[0].image.shape[:2]))
+    parts = backbone.native_parts
+    ids = backbone.encode(f"{parts.prefix}{written}{parts.before}{QUESTION}{parts.after}")
+    weight = next(backbone.core.parameters())
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if not backbone._patches:
+        pixels = prepare(frames, backbone.recipe)
+        video = hasattr(backbone.core, "get_video_features")
+        return {**inputs, **({"pixel_values_videos": pixels[None]} if video else {"pixel_values": pixels})}
+    patches, grid = prepare_patches(frames, backbone.recipe, weight)
+    inputs |= {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([grid])}
+    if "video_merge_sizes" in backbone._asked:
+        inputs["video_merge_sizes"] = torch.tensor([backbone.recipe.merge_size])
+    if backbone.axes > 1:
+        inputs["mm_token_type_ids"] = torch.tensor(backbone.processor.create_mm_token_type_ids(ids.tolist()))
+    return inputs
+
+
+@each_model
+@pytest.mark.parametrize(("count", "cuts"), [(8, [2, 6]), (13, [4, 12])])
+def test_native_layout_answers_like_stock_generate(name, count, cuts):
+    backbone, frames = tiny_model(name), make_frames(count)
+    inputs = stock_inputs(backbone, frames)
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+    stock = backbone.model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
+    expected = stock.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    chunks, state = encode(backbone, frames, cuts, 2.0)
+    ids = torch.cat([backbone.encode(backbone.prefix_text())[0]])
+    assert inputs["input_ids"].shape[1] == sum(map(len, chunks)) + len(
+        backbone.encode(backbone.question_text(QUESTION))[0]
+    )
+    assert len(ids) == len(chunks[0])
+    tokens, logits = answer(backbone, chunks, state)
+    close("one_shot", logits, stock.logits[0][0])
+    assert tokens.tolist() == expected
+
+    chunk, generation = backbone.frames_per_group, GenerationConfig(NEW_TOKENS, repetition_penalty=1)
+    session = StreamSession(backbone, Full(), fps=2, chunk_frames=chunk, generation=generation)
+    session.feed(frames)
+    assert session.ask(QUESTION).ids.tolist() == expected
+
+
+@each_model
+def test_what_is_read_of_a_frame(name):
+    backbone = tiny_model(name, "stream")
+    frames = make_frames(4)
+    chunks, state = encode(backbone, frames, [2], 2.0)
+    for chunk in chunks[1:]:
+        visual = chunk.tokens.kind == int(TokenKind.VISUAL)
+        assert visual.any()
+        assert (chunk.tokens.frame >= 0).all()
+        assert (chunk.tokens.row[visual] >= 0).all()
+        assert (chunk.tokens.row[~visual] == -1).all()
+        assert (chunk.tokens.id.diff() == 1).all()
+        assert len(chunk) <= backbone.tokens_per_frame(72, 128) * chunk.frames
+    assert state.next_id == sum(map(len, chunks))
+    assert max(self_check(backbone).values()) < 1e-4
+    assert backbone.prefix_text() + backbone.template_parts.before in (
+        backbone.native_parts.prefix + backbone.native_parts.before
+    ).replace("".join(backbone.frame_markers), "")
+
+
+class Introduced:
+    """A processor that says how many frames there are before the first."""
+
+    video_token = "<video>"
+
+    def replace_video_token(self, inputs: dict[str, Any], video_idx: int) -> str:
+        count = inputs["pixel_values_videos"].shape[1]
+        return f"{count} frames: " + "<img>" * count
+
+
+def test_a_prompt_that_is_not_written_frame_by_frame_is_refused():
+    from hermes.backbone import FrameShape, StockPrompt
+
+    with pytest.raises(UnsupportedModelError, match=r"prompt.*frame by frame"):
+        StockPrompt(Introduced(), "model").plan(1, FrameShape(32, 32, 8, 2))
+
+
+def test_features_for_which_the_prompt_has_no_room_are_refused():
+    backbone: Backbone = tiny_model("internvl")
+    ids = backbone._ids((0.0,), 0, backbone._shape(72, 128))  # type: ignore[attr-defined]
+    with pytest.raises(UnsupportedModelError, match=r"vision features.* 5 for a frame.*room for 4"):
+        backbone._placeholder(ids, 5)  # type: ignore[attr-defined]
