@@ -128,10 +128,11 @@ class WindowLayer(StateLayer, DynamicSlidingWindowLayer):  # type: ignore[misc]
     def turn(self, distance: float) -> None:
         """Rotate the keys by a distance, the same on every axis."""
         if self.is_initialized and distance and self.keys.shape[2]:
-            shift = torch.full((self.rotary.axes, 1, 1, 1), float(distance), device=self.keys.device)
             keys = self.rotary.canonical(self.keys)
-            keys = self.rotary.rotate(keys, shift.expand(-1, -1, -1, keys.shape[2]))
-            self.keys = self.rotary.native(keys)
+            shift = keys.new_full(
+                (self.rotary.axes, len(keys), 1, keys.shape[2]), distance, dtype=torch.float32
+            )
+            self.keys = self.rotary.native(self.rotary.rotate(keys, shift))
 
     def reset(self) -> None:
         """Empty the window."""

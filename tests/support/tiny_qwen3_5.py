@@ -49,9 +49,9 @@ class TinyQwen3_5(_Tiny, Qwen3_5):
         with torch.no_grad():
             for number in backbone.managed:
                 attention: Any = backbone.decoder.layers[number].self_attn  # type: ignore[index]
-                # Norms of this family are centred on 1.
+                # Norms of this family are centred on 1; keys of one length would all score alike.
                 attention.q_norm.weight.add_(2.0)
-                attention.k_norm.weight.add_(2.0)
+                attention.k_norm.weight.add_(torch.linspace(0.5, 3.5, attention.head_dim))
         return backbone
 
 
