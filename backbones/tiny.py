@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 import torch
 
 from hermes.backbone import Backbone, BackboneConfig, cast_weights
+from hermes.dialogue import chatml
 from hermes.errors import SettingError
 from hermes.machine.device import resolve_device
 
 from .llava_onevision import LlavaOnevision
 from .qwen2_5_vl import Qwen2_5VL
 from .qwen3_vl import Qwen3VL
+from .text import Text
 
 _TEXT = {
     "hidden_size": 64,
@@ -56,8 +58,6 @@ class _Tiny(Backbone):
 
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:
-        from transformers import AutoConfig, AutoModelForImageTextToText
-
         if config.checkpoint:
             raise SettingError("backbone.checkpoint", config.checkpoint, "empty: this family is random")
         tokenizer = byte_tokenizer(cls.default_template)
@@ -66,21 +66,24 @@ class _Tiny(Backbone):
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": None,
         }
-        settings = AutoConfig.for_model(
-            cls.model_type,
-            text_config={**_TEXT, **cls.text, **ids, "vocab_size": len(tokenizer)},
-            vision_config=cls.vision,
-            **{key: tokenizer.convert_tokens_to_ids(token) for key, token in cls.token_ids.items()},
-        )
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(config.seed)
-            model = AutoModelForImageTextToText.from_config(settings)
+            model = cls.made({**_TEXT, **cls.text, **ids, "vocab_size": len(tokenizer)}, tokenizer)
             _sharpen(model)
         model.generation_config.update(**ids)
         dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
         cast_weights(model, dtype)
         model = model.to(resolve_device(config.device)).eval().requires_grad_(False)
         return cls(model, tokenizer, config, preprocessor={**cls.pixel_defaults, **cls.pixels})
+
+    @classmethod
+    def made(cls, text: dict[str, Any], tokenizer: Any) -> Any:
+        """The model, with weights as transformers draws them; ``text``: settings of its decoder."""
+        from transformers import AutoConfig, AutoModelForImageTextToText
+
+        ids = {key: tokenizer.convert_tokens_to_ids(token) for key, token in cls.token_ids.items()}
+        settings = AutoConfig.for_model(cls.model_type, text_config=text, vision_config=cls.vision, **ids)
+        return AutoModelForImageTextToText.from_config(settings)
 
 
 class TinyLlavaOnevision(_Tiny, LlavaOnevision):
@@ -158,6 +161,22 @@ class TinyQwen3VL(_Tiny, Qwen3VL):
         "size": {"shortest_edge": 2 * 32 * 32, "longest_edge": 2 * 9 * 32 * 32}
     }
     token_ids: ClassVar[dict[str, str]] = TinyQwen2_5VL.token_ids
+
+
+class TinyText(_Tiny, Text):
+    """A random Qwen3 that reads texts, 10 layers."""
+
+    model_type = "qwen3"
+    text: ClassVar[dict[str, Any]] = {"head_dim": 16}
+    pixels: ClassVar[dict[str, Any]] = {}
+    default_template = chatml(Text.video_marker)
+
+    @classmethod
+    def made(cls, text: dict[str, Any], tokenizer: Any) -> Any:
+        """The model, with weights as transformers draws them; ``text``: its settings."""
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(cls.model_type, **text))
 
 
 def _sharpen(model: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -29,7 +29,7 @@ __all__ = ["Projections"]
 class _Backbone(Protocol):
     """What of a backbone is needed here."""
 
-    axes: ClassVar[int]
+    axes: int
     model: Any
 
     @property

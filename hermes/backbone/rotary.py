@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -29,7 +29,7 @@ _ALLOWED = {torch.float32: 2e-3, torch.float16: 1e-2}
 class _Backbone(Protocol):
     """What of a backbone is needed here, before it has a rotary embedding."""
 
-    axes: ClassVar[int]
+    axes: int
     model: Any
 
     @property
