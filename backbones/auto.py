@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -109,21 +109,50 @@ class Auto(Backbone):
         high, wide = self.recipe.target(height, width)
         return FrameShape(high, wide, self.recipe.patch_size, self.recipe.merge_size)
 
+    @cached_property
     @torch.no_grad()
-    def _seen(self, frames: Sequence[Frame]) -> tuple[Any, int]:
-        """What the encoder makes of frames, and how many groups they are."""
+    def _batched(self) -> int:
+        """Leading axes before a picture's own that the encoder of pictures wants, besides the pictures'."""
+        weight = next(p for p in self.core.parameters() if p.is_floating_point())
+        high, wide = self.recipe.target(360, 640)
+        trial, failure = torch.zeros(1, 3, high, wide, dtype=weight.dtype, device=weight.device), None
+        for axes in (0, 1):
+            try:
+                _encoder_of(self.core)(pixel_values=trial[(None,) * axes])
+            except Exception as error:
+                failure = error
+            else:
+                return axes
+        raise UnsupportedModelError(
+            f"{self.name}: vision features: get_image_features takes no pictures of {high}x{wide} pixels: "
+            f"{type(failure).__name__}: {failure}"
+        )
+
+    @torch.no_grad()
+    def _seen(self, frames: Sequence[Frame], state: VideoState) -> tuple[Any, list[Tensor | None]]:
+        """What the encoder makes of frames, and for each group which of its tokens are kept (None: all)."""
         encode: Any = _encoder_of(self.core)
         weight = next(p for p in self.core.parameters() if p.is_floating_point())
         if not self._patches:
             pixels = prepare(frames, self.recipe, weight.device).to(weight.dtype)
+            kept: list[Tensor | None] = [None] * len(frames)
             if "pixel_values_videos" in self._asked:
-                return encode(pixel_values_videos=pixels.unsqueeze(0)), len(frames)
-            return encode(pixel_values=pixels), len(frames)
-        pixels, grid = prepare_patches(frames, self.recipe, weight)
-        given = {"pixel_values_videos": pixels, "video_grid_thw": torch.tensor([grid], device=pixels.device)}
+                return encode(pixel_values_videos=pixels.unsqueeze(0)), kept
+            return encode(pixel_values=pixels[(None,) * self._batched]), kept
+        pixels, grid = prepare_patches(frames, self.recipe, weight.new_empty(0, dtype=torch.float32))
+        given = {
+            "pixel_values_videos": pixels.to(weight.dtype),
+            "video_grid_thw": torch.tensor([grid], device=pixels.device),
+        }
         if "video_merge_sizes" in self._asked:
             given["video_merge_sizes"] = torch.tensor([self.recipe.merge_size], device=pixels.device)
-        return encode(**given), grid[0]
+        return encode(**given), self.kept(pixels, grid, state)
+
+    def kept(
+        self, pixels: Float[Tensor, "n values"], grid: tuple[int, int, int], state: VideoState
+    ) -> list[Tensor | None]:
+        """For each group of frames which of its tokens are kept, in raster order; None where all are."""
+        return [None] * grid[0]
 
     # -- the prompt -----------------------------------------------------------------------------------------
 
@@ -145,9 +174,10 @@ class Auto(Backbone):
         opening = max((name for name in names if before.endswith(name)), key=len, default="")
         return opening, max((name for name in names if behind.startswith(name)), key=len, default="")
 
-    @lru_cache(maxsize=64)  # noqa: B019
-    def _ids(self, times: tuple[float, ...], number: int, shape: FrameShape) -> list[int]:
-        text = self.prompt.group(times, number, self.plan, shape)
+    def _ids(
+        self, times: Sequence[float], number: int, shape: FrameShape, kept: Tensor | None = None
+    ) -> list[int]:
+        text = self.prompt.group(times, number, self.plan, shape, kept)
         ids: list[int] = self.encode(text)[0].tolist()
         return ids
 
@@ -169,7 +199,7 @@ class Auto(Backbone):
 
     def tokens_per_frame(self, height: int, width: int) -> int:
         """Tokens one frame of this size (pixels) costs: its share of a group, at 9 999 999 s (115 days)."""
-        times = tuple(9_999_999.0 for _ in range(self.frames_per_group))
+        times = [9_999_999.0] * self.frames_per_group
         ids = self._ids(times, 999_999, self._shape(height, width))
         return math.ceil(len(ids) / self.frames_per_group)
 
@@ -180,26 +210,30 @@ class Auto(Backbone):
             InputError: frames of different sizes, not uint8 RGB, or too narrow.
             UnsupportedModelError: features and prompt do not fit each other.
         """
-        output, groups = self._seen(frames)
-        shape, pair = self._shape(*frames[0].image.shape[:2]), self.frames_per_group
+        output, kept = self._seen(frames, state)
+        shape, pair, groups = self._shape(*frames[0].image.shape[:2]), self.frames_per_group, len(kept)
         features = visual_features(output).to(self.device, self.dtype)
         size = features.shape[1] // groups
+        if any(mask is not None for mask in kept):
+            every = [torch.ones(size, dtype=torch.bool) if mask is None else mask.cpu() for mask in kept]
+            features = features[:, torch.cat(every).to(features.device)]
         ids, tables, visual = list[int](), [], []
-        for at in range(groups):
+        for at, mask in enumerate(kept):
             own = frames[at * pair : at * pair + pair]
             # An incomplete group is completed by doubling its last frame.
-            times = tuple(frame.time for frame in [*own, *[own[-1]] * (pair - len(own))])
-            group = self._ids(times, state.groups + at, shape)
-            seen = torch.tensor(group) == self._placeholder(group, size)
+            times = [frame.time for frame in [*own, *[own[-1]] * (pair - len(own))]]
+            group = self._ids(times, state.groups + at, shape, None if mask is None else mask.cpu())
+            count = size if mask is None else int(mask.sum())
+            seen = torch.tensor(group) == self._placeholder(group, count)
             first = state.next_id + len(ids)
-            tables.append(_provenance(seen, own[0], first, self._rows(size, shape)))
+            tables.append(_provenance(seen, own[0], first, self._rows(size, shape), mask))
             ids += group
             visual.append(seen)
         where = torch.cat(visual)
-        every = torch.tensor([ids], device=self.device)
-        embeds = self.embed(every).clone()
+        written = torch.tensor([ids], device=self.device)
+        embeds = self.embed(written).clone()
         embeds[:, where.to(embeds.device)] = features
-        positions = self._positions(every, where, groups, shape)
+        positions = self._positions(written, where, groups, shape)
         advance = int(positions.max()) + 1
         state.add(frames=len(frames), groups=groups, advance=advance, tokens=len(ids))
         return Chunk(
@@ -252,7 +286,9 @@ def _encoder_of(core: Any) -> Any:
     return getattr(core, "get_video_features", None) or getattr(core, "get_image_features", None)
 
 
-def _provenance(seen: Tensor, frame: Frame, first_id: int, grid: tuple[int, int]) -> Provenance:
+def _provenance(
+    seen: Tensor, frame: Frame, first_id: int, grid: tuple[int, int], kept: Tensor | None
+) -> Provenance:
     """Origins of a group's tokens: visual ones in raster order, what is written around them of that time."""
     mark: dict[str, Any] = {"kind": TokenKind.TIMESTAMP, "frame": frame.index, "time": frame.time}
     table = Provenance.text(len(seen), first_id=first_id, **mark).table
@@ -260,7 +296,7 @@ def _provenance(seen: Tensor, frame: Frame, first_id: int, grid: tuple[int, int]
         first_id=0, frame=frame.index, time=frame.time, rows=grid[0], cols=grid[1]
     ).table
     # All but the ids, which count every token.
-    table[1:, seen] = place[1:]
+    table[1:, seen] = place[1:] if kept is None else place[1:, kept.cpu()]
     return Provenance(table)
 
 

@@ -28,7 +28,9 @@ from hermes.tokens import Provenance
 NAME = "hermes_memory"
 
 # What blocks may ask of an attention by keyword, and ours would leave out.
-_BEYOND: Mapping[str, str] = MappingProxyType({"softcap": "capped logits", "s_aux": "attention sinks"})
+_BEYOND: Mapping[str, str] = MappingProxyType(
+    {"softcap": "capped logits", "s_aux": "attention sinks", "position_bias": "biased logits"}
+)
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,7 @@ from hermes.backbone.checkpoint import load_checkpoint
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.layer_specs import layer_specs
 from hermes.backbone.pixels import PixelRecipe
+from hermes.backbone.projections import Projections
 from hermes.backbone.rotary import read_rotary
 from hermes.backbone.rotation import restore_rotation
 from hermes.dialogue import TemplateParts, chatml, split_template
@@ -197,18 +198,17 @@ class Backbone(ABC):
     def project(self, layer: int, hidden: Float[Tensor, "B n hidden"]) -> tuple[Tensor, Tensor]:
         """Queries ``[B, Hq, n, D]`` and keys ``[B, Hkv, n, D]`` of one managed layer, before rotation.
 
-        ``hidden`` is the layer's input (before its norm).
+        Channels are in the order of :attr:`rotary`. ``hidden`` is the layer's input (before its norm).
         """
-        block: Any = self.decoder.layers[self.managed[layer]]  # type: ignore[index]
-        attention = block.self_attn
-        # Called piece by piece, no hook moves its input to where the layer is.
-        x = block.input_layernorm(hidden.to(block.input_layernorm.weight.device))
-        shape = (*x.shape[:-1], -1, attention.head_dim)
-        query = attention.q_proj(x).view(shape)
-        key = attention.k_proj(x).view(shape)
-        if hasattr(attention, "q_norm"):
-            query, key = attention.q_norm(query), attention.k_norm(key)
-        return query.transpose(1, 2), key.transpose(1, 2)
+        return self._projections(layer, hidden)
+
+    def scaling(self, layer: int) -> float:
+        """The factor of a managed layer's attention scores."""
+        return self._projections.scalings[layer]
+
+    @cached_property
+    def _projections(self) -> Projections:
+        return Projections(self)
 
     def run(
         self,

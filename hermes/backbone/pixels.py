@@ -40,8 +40,9 @@ class PixelRecipe:
     The fields mean what they mean in Hugging Face's video processors.
 
     Attributes:
-        size: ``height`` and ``width`` of every frame, or ``shortest_edge`` and ``longest_edge``: the least
-            and the most pixels of one frame.
+        size: ``height`` and ``width`` of every frame; or ``shortest_edge`` and ``longest_edge``: the least
+            and the most pixels of one frame; or ``shortest_edge`` alone: the pixels of its shorter side.
+        crop_size: ``height`` and ``width`` of the middle that is kept of a resized frame.
         resample: PIL's code, 2 (bilinear) or 3 (bicubic).
         mean: per channel, of pixels after rescaling.
         std: per channel, likewise.
@@ -65,18 +66,21 @@ class PixelRecipe:
     merge_size: int = 2
     temporal_patch_size: int = 2
     grow_small: bool = False
+    crop_size: Mapping[str, int] | None = None
 
     @staticmethod
     def of(settings: Mapping[str, Any]) -> PixelRecipe:
         """Read a preprocessor's settings; null means unset, what is not about pixels is ignored.
 
         Raises:
-            UnsupportedModelError: it crops, or resizes by another rule than bilinear or bicubic.
+            UnsupportedModelError: it pads, or resizes by another rule than bilinear or bicubic.
         """
         given = {key: value for key, value in settings.items() if value is not None}
-        if given.get("do_center_crop"):
+        if not given.get("do_center_crop"):
+            given.pop("crop_size", None)
+        if given.get("do_pad"):
             raise UnsupportedModelError(
-                "this checkpoint's preprocessor crops its frames, which is not supported"
+                "this checkpoint's preprocessor pads its frames, which is not supported"
             )
         recipe = {name: given[name] for name in PixelRecipe.__dataclass_fields__ if name in given}
         recipe["size"] = dict(given.get("size", {}))
@@ -100,7 +104,13 @@ class PixelRecipe:
         return self.patch_size * self.merge_size
 
     def target(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width a frame is resized to.
+        """Height and width of a frame as the model sees it; raises as :meth:`resized`."""
+        if self.crop_size is not None:
+            return self.crop_size["height"], self.crop_size["width"]
+        return self.resized(height, width)
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width a frame is resized to, before it is cropped.
 
         Raises:
             InputError: one side is over 200 times the other.
@@ -109,6 +119,9 @@ class PixelRecipe:
             return height, width
         if "height" in self.size:
             return self.size["height"], self.size["width"]
+        if "longest_edge" not in self.size:
+            edge, shorter = self.size["shortest_edge"], min(height, width)
+            return int(edge * height / shorter), int(edge * width / shorter)
         return smart_resize(
             height,
             width,
@@ -187,8 +200,23 @@ def prepare(
         InputError: frames that cannot be stacked, or are too narrow.
     """
     images = stack(frames)
-    images = resize(images, recipe.target(*images.shape[-2:]), recipe.resample)
-    return normalize(images.to(device), recipe)
+    images = resize(images, recipe.resized(*images.shape[-2:]), recipe.resample)
+    return normalize(cropped(images, recipe.target(*images.shape[-2:])).to(device), recipe)
+
+
+def cropped(images: UInt8[Tensor, "T 3 H W"], size: tuple[int, int]) -> UInt8[Tensor, "T 3 h w"]:
+    """The middle of the images, to the pixel what torchvision's ``center_crop`` keeps.
+
+    Raises:
+        InputError: they are smaller.
+    """
+    (height, width), (high, wide) = images.shape[-2:], size
+    if high > height or wide > width:
+        raise InputError(
+            f"a frame of {height}x{width}, resized, is smaller than the {high}x{wide} kept of it"
+        )
+    top, left = round((height - high) / 2), round((width - wide) / 2)
+    return images[..., top : top + high, left : left + wide]
 
 
 def prepare_patches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.video_utils import VideoMetadata
 
@@ -104,11 +106,12 @@ class StockPrompt:
         self.processor = processor
         self.name = name
 
-    def whole(self, times: Sequence[Sequence[float]], shape: FrameShape) -> str:
+    def whole(self, times: Sequence[Sequence[float]], shape: FrameShape, kept: Tensor | None = None) -> str:
         """What stands in the prompt for a video.
 
         Args:
             times: seconds at which the frames of each group were seen.
+            kept: which of all tokens a family that drops some keeps; all by default.
 
         Raises:
             UnsupportedModelError: the processor asks for more than frames have to tell.
@@ -118,7 +121,10 @@ class StockPrompt:
         grid = [len(times), shape.height // shape.patch, shape.width // shape.patch]
         numbers = [round(time * _RATE) for time in frames]
         metadata = VideoMetadata(total_num_frames=len(frames), fps=_RATE, frames_indices=numbers)
+        if kept is None:
+            kept = torch.ones(math.prod(grid) // shape.merge**2, dtype=torch.bool)
         inputs = {
+            "video_compression_mask": kept,
             "pixel_values_videos": pixels,
             "pixel_values": pixels,
             "video_grid_thw": torch.tensor([grid]),
@@ -164,9 +170,16 @@ class StockPrompt:
             f"{_short(both)!r} for two), so a stream cannot go on from chunk to chunk as it does"
         )
 
-    def group(self, times: Sequence[float], number: int, plan: FramePrompt, shape: FrameShape) -> str:
+    def group(
+        self,
+        times: Sequence[float],
+        number: int,
+        plan: FramePrompt,
+        shape: FrameShape,
+        kept: Tensor | None = None,
+    ) -> str:
         """What stands for one group, the joiner before it included; ``number`` counts groups from 0."""
-        text = self.whole([times], shape)
+        text = self.whole([times], shape, kept)
         if plan.numbered:
             text = _renumbered(text, number + 1) or text
         return (plan.joiner if number else "") + text

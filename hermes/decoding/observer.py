@@ -172,7 +172,8 @@ class DecoderObserver(Observer):
         parts = zip(layers, held, query.split(batch), own.split(batch), strict=True)
         for index, layer, asked, text in parts:
             keys = layer.keys[:, :, : layer.length]
-            out[index, guidance] = _mass(asked, keys, text, layer, guidance, causal=False)
+            scaling = self.backbone.scaling(index)
+            out[index, guidance] = _mass(asked, keys, text, layer, guidance, causal=False, scaling=scaling)
 
     def _exact(self, wanted: dict[int, list[Guidance]], out: dict[tuple[int, Guidance], Tensor]) -> None:
         """All pseudo-queries through the decoder at once, each over the memory and itself only.
@@ -311,9 +312,8 @@ def _mass(
     guidance: Guidance,
     *,
     causal: bool,
-    scaling: float | None = None,
+    scaling: float,
 ) -> Tensor:
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     per_head, prefix = guidance.per_head or layer.rows > 1, layer.prefix
     tail: Tensor | None = own
     if guidance.among == "video":

@@ -67,6 +67,7 @@ def save_stream(stream: Stream, folder: str | Path, chunk_frames: int) -> None:
         InputError: the folder cannot be written to; what was saved there before is as it was.
     """
     own = {f"policy.{name}": tensor for name, tensor in stream.policy.state().items()}
+    own |= {f"video.{name}": tensor for name, tensor in stream.video.tensors.items()}
     record = {
         "video": asdict(stream.video),
         "policy": type(stream.policy).__name__,
@@ -132,7 +133,8 @@ def _restored(
     stream.start(held, Stopwatch(like.backbone.device), Stopwatch(like.backbone.device))
     try:
         stream.context.generator.set_state(tensors.pop("generator"))
-        own = {key.removeprefix("policy."): tensor for key, tensor in tensors.items()}
+        seen = {key.removeprefix("video."): x for key, x in tensors.items() if key.startswith("video.")}
+        own = {key.removeprefix("policy."): x for key, x in tensors.items() if key.startswith("policy.")}
         fresh.restore(own)
         # Nothing was noted of what an earlier version wrote: at least it is what such a policy would write.
         if unsure and _shapes(fresh.state()) != _shapes(own):
@@ -141,6 +143,7 @@ def _restored(
         told = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: policy: damaged: what the policy held cannot be read ({told})") from error
     stream.video, stream.now = about.video, about.now
+    stream.video.tensors = seen
     stream.frames_seen, stream.chunks, stream.questions = about.frames_seen, about.chunks, about.questions
     stream.context.history.extend(
         Round(one.question, one.answer, tuple(one.choices)) for one in about.history

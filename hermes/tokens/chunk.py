@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,13 +84,17 @@ class VideoState:
 
     ``advanced`` is how far the clock has moved since the first frame (needed by native layouts, whose
     positions restart from the first frame), ``frames`` and ``groups`` count what was encoded, ``next_id``
-    is the next unused token id.
+    is the next unused token id. ``tensors`` is for what a family compares the next frame with; tensors in
+    it are replaced, never changed, and the mapping as well.
     """
 
     frames: int = 0
     groups: int = 0
     advanced: int = 0
     next_id: int = 0
+
+    def __post_init__(self) -> None:
+        self.tensors: Mapping[str, Tensor] = {}
 
     def add(self, *, frames: int, groups: int, advance: int, tokens: int) -> None:
         """Count a chunk that was encoded."""

@@ -19,6 +19,7 @@ from hermes.backbone import (
     smart_resize,
     stack,
 )
+from hermes.backbone.pixels import cropped
 from hermes.backbones.qwen2_5_vl import Qwen2_5VL
 from hermes.backbones.qwen3_vl import Qwen3VL
 from hermes.errors import InputError, SettingError, UnsupportedModelError
@@ -168,11 +169,25 @@ def test_pixel_limits():
 
 
 def test_settings_that_are_not_supported():
-    with pytest.raises(UnsupportedModelError, match="crops"):
-        PixelRecipe.of({**LLAVA, "do_center_crop": True})
+    with pytest.raises(UnsupportedModelError, match="pads"):
+        PixelRecipe.of({**LLAVA, "do_pad": True})
     with pytest.raises(UnsupportedModelError, match="PIL's rule 1"):
         PixelRecipe.of({**LLAVA, "resample": 1})
     assert PixelRecipe.of({**LLAVA, "do_center_crop": None, "resample": None}).resample == 3
+
+
+def test_the_middle_of_a_frame_whose_shorter_side_is_given():
+    crop = {"do_center_crop": True, "crop_size": {"height": 24, "width": 24}}
+    recipe = PixelRecipe.of({**LLAVA, "size": {"shortest_edge": 30}, **crop})
+    assert recipe.resized(72, 128) == (30, 53)
+    assert recipe.resized(128, 72) == (53, 30)
+    assert recipe.target(72, 128) == (24, 24)
+    ramp = np.arange(41 * 31 * 3, dtype=np.uint8).reshape(41, 31, 3)
+    kept = cropped(torch.from_numpy(ramp).permute(2, 0, 1)[None], (24, 24))
+    assert kept[0].permute(1, 2, 0).tolist() == ramp[8:32, 4:28].tolist()
+    with pytest.raises(InputError, match="smaller than the 42x24"):
+        cropped(kept, (42, 24))
+    assert PixelRecipe.of({**LLAVA, "crop_size": {"height": 24, "width": 24}}).crop_size is None
 
 
 def test_frames_that_cannot_be_stacked():

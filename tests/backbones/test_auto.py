@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from hermes.decoding.generation import GenerationConfig
 from hermes.errors import UnsupportedModelError
 from hermes.policies.full import Full
 from hermes.session.session import StreamSession
-from hermes.tokens import TokenKind
+from hermes.tokens import TokenKind, VideoState
 from tests.support.families import NEW_TOKENS, QUESTION, answer, encode, make_frames
 from tests.support.tiny_models import TINY, tiny_model
 from tests.support.tolerances import close
@@ -32,9 +34,12 @@ def stock_inputs(backbone: Any, frames: list[Any]) -> dict[str, Any]:
         ]
         for i in range(0, len(frames), group)
     ]
-    written = backbone.prompt.whole(times, backbone._shape(*frames[0].image.shape[:2]))
-    parts = backbone.native_parts
-    ids = backbone.encode(f"{parts.prefix}{written}{parts.before}{QUESTION}{parts.after}")
+    shape, parts = backbone._shape(*frames[0].image.shape[:2]), backbone.native_parts
+
+    def asked(written: str) -> torch.Tensor:
+        return backbone.encode(f"{parts.prefix}{written}{parts.before}{QUESTION}{parts.after}")
+
+    ids = asked(backbone.prompt.whole(times, shape))
     weight = next(backbone.core.parameters())
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if not backbone._patches:
@@ -45,25 +50,34 @@ def stock_inputs(backbone: Any, frames: list[Any]) -> dict[str, Any]:
     inputs |= {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([grid])}
     if "video_merge_sizes" in backbone._asked:
         inputs["video_merge_sizes"] = torch.tensor([backbone.recipe.merge_size])
+        inputs["video_compression_mask"] = kept = torch.cat(backbone.kept(patches, grid, VideoState()))
+        ids = asked(backbone.prompt.whole(times, shape, kept))
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if backbone.axes > 1:
         inputs["mm_token_type_ids"] = torch.tensor(backbone.processor.create_mm_token_type_ids(ids.tolist()))
     return inputs
 
 
+def still_in_parts(count: int) -> list[Any]:
+    """Frames of which every second is the one before, but for a corner."""
+    frames = make_frames(count)
+    for before, frame in pairwise(frames):
+        if frame.index % 2:
+            frame.image[20:] = before.image[20:]
+    return frames
+
+
 @each_model
 @pytest.mark.parametrize(("count", "cuts"), [(8, [2, 6]), (13, [4, 12])])
 def test_native_layout_answers_like_stock_generate(name, count, cuts):
-    backbone, frames = tiny_model(name), make_frames(count)
+    backbone, frames = tiny_model(name), still_in_parts(count)
     inputs = stock_inputs(backbone, frames)
     options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
     stock = backbone.model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
     expected = stock.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     chunks, state = encode(backbone, frames, cuts, 2.0)
-    ids = torch.cat([backbone.encode(backbone.prefix_text())[0]])
-    assert inputs["input_ids"].shape[1] == sum(map(len, chunks)) + len(
-        backbone.encode(backbone.question_text(QUESTION))[0]
-    )
-    assert len(ids) == len(chunks[0])
+    question = backbone.encode(backbone.question_text(QUESTION))
+    assert inputs["input_ids"].shape[1] == sum(map(len, chunks)) + question.shape[1]
     tokens, logits = answer(backbone, chunks, state)
     close("one_shot", logits, stock.logits[0][0])
     assert tokens.tolist() == expected
@@ -72,6 +86,36 @@ def test_native_layout_answers_like_stock_generate(name, count, cuts):
     session = StreamSession(backbone, Full(), fps=2, chunk_frames=chunk, generation=generation)
     session.feed(frames)
     assert session.ask(QUESTION).ids.tolist() == expected
+
+
+@each_model
+def test_a_wrong_position_shows(name):
+    backbone = tiny_model(name)
+    chunks, state = encode(backbone, make_frames(4), [2], 2.0)
+    _, right = answer(backbone, chunks, state)
+    # The video shifted by 7: only its distance to the prefix and the question changes.
+    moved = [chunks[0], *(replace(chunk, positions=chunk.positions + 7) for chunk in chunks[1:])]
+    _, wrong = answer(backbone, moved, state)
+    assert (right - wrong).abs().max() > 0.05 * right.std()
+
+
+def test_what_has_not_changed_since_the_frame_before_is_not_written(tmp_path):
+    backbone, frames = tiny_model("video_llama_3"), still_in_parts(8)
+    whole, _ = encode(backbone, frames, [], 2.0)
+    cut, _ = encode(backbone, frames, [3, 4], 2.0)
+    kept = [int((torch.cat([c.tokens.frame for c in cut]) == at).sum()) for at in range(8)]
+    assert kept == [int((whole[1].tokens.frame == at).sum()) for at in range(8)]
+    assert all(kept[at] < kept[at - 1] for at in range(1, 8, 2))
+
+    options: dict[str, Any] = {"fps": 2, "chunk_frames": 1, "generation": GenerationConfig(4)}
+    session, other = (StreamSession(backbone, Full(), **options) for _ in range(2))
+    session.feed(frames[:5])
+    session.save(tmp_path / "stream")
+    other.resume(tmp_path / "stream")
+    for stream in (session, other):
+        stream.feed(frames[5:])
+    assert session.memory.lengths == other.memory.lengths
+    assert all(map(torch.equal, session.memory.state(), other.memory.state()))
 
 
 @each_model

@@ -140,6 +140,7 @@ def stock_inputs(backbone: Backbone, frames: list[Frame], fps: float) -> dict[st
     module = {
         "llava_onevision": ("llava_onevision.processing_llava_onevision", "LlavaOnevisionProcessor"),
         "qwen2_5_vl": ("qwen2_5_vl.processing_qwen2_5_vl", "Qwen2_5_VLProcessor"),
+        "qwen2_vl": ("qwen2_vl.processing_qwen2_vl", "Qwen2VLProcessor"),
         "qwen3_vl": ("qwen3_vl.processing_qwen3_vl", "Qwen3VLProcessor"),
         "qwen3_5": ("qwen3_vl.processing_qwen3_vl", "Qwen3VLProcessor"),
         "qwen3_5_moe": ("qwen3_vl.processing_qwen3_vl", "Qwen3VLProcessor"),

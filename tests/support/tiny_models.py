@@ -50,6 +50,56 @@ class Tiny:
 
 
 TINY: dict[str, Tiny] = {
+    "video_llama_3": Tiny(
+        model_type="video_llama_3",
+        text={"model_type": "qwen2"},
+        vision={
+            "model_type": "video_llama_3_vision",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "patch_size": 8,
+        },
+        tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
+        token_ids={"image_token_id": "image_token", "video_token_id": "video_token"},
+        video={
+            "video_processor_type": "VideoLlama3VideoProcessor",
+            "size": {"shortest_edge": 16 * 16, "longest_edge": 9 * 16 * 16},
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+            "patch_size": 8,
+            "merge_size": 2,
+            "temporal_patch_size": 1,
+        },
+        template=chatml("<|video_pad|>\n"),
+    ),
+    "llava_next_video": Tiny(
+        model_type="llava_next_video",
+        text={"model_type": "llama"},
+        vision={
+            "model_type": "clip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        tokens={"image_token": "<image>", "video_token": "<video>"},
+        token_ids={"image_token_index": "image_token", "video_token_index": "video_token"},
+        model={"vision_feature_layer": -2, "vision_feature_select_strategy": "default"},
+        video={
+            "video_processor_type": "LlavaNextVideoVideoProcessor",
+            "size": {"shortest_edge": 36},
+            "do_center_crop": True,
+            "crop_size": {"height": 32, "width": 32},
+            "image_mean": [0.481, 0.458, 0.408],
+            "image_std": [0.269, 0.261, 0.276],
+        },
+        processor={"patch_size": 8, "vision_feature_select_strategy": "default"},
+        template=chatml("<video>\n"),
+    ),
     "internvl": Tiny(
         model_type="internvl",
         text={"model_type": "qwen2"},
