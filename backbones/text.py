@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from hermes.backbone import Backbone, BackboneConfig, load_checkpoint
+from hermes.dialogue import TemplateParts, split_template
 from hermes.errors import InputError, UnsupportedModelError
 from hermes.tokens import Chunk, Provenance, TokenKind, VideoState
 from hermes.video import Caption, Frame
@@ -53,6 +56,25 @@ class Text(Backbone):
                 "endless stream cannot be moved. Use a model such as Llama, Qwen or Mistral"
             )
         super().check()
+
+    @cached_property
+    def template_parts(self) -> TemplateParts:
+        """The chat template cut at the texts and the question.
+
+        Where it has no system turn, the system prompt stands before the texts; a model without a template has
+        paragraphs.
+
+        Raises:
+            InputError: no template can be cut, see :func:`hermes.dialogue.split_template`.
+        """
+        own = [self.chat_template, None] if self.chat_template else [None]
+        prompt, marker = self.config.system_prompt, self.video_marker
+        before = f"{prompt}\n\n" if prompt else ""
+        for system, leading in ((prompt, ""), (None, before)):
+            with suppress(InputError):
+                parts = split_template(self.tokenizer, own, system, f"{leading}{marker}")
+                return parts._replace(prefix=f"{parts.prefix}{leading}")
+        return split_template(self.tokenizer, [self.default_template], prompt, marker)
 
     def tokens_per_frame(self, height: int, width: int) -> int:
         """No size says how many tokens a text has.

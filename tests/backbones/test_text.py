@@ -21,7 +21,7 @@ from hermes.tokens import TokenKind, VideoState
 from hermes.video import Caption
 from tests.session.test_streaming import of_memory
 from tests.support.streaming_cases import PLAIN, Raw
-from tests.support.tiny_text import SERVED, text_model, write_text_model
+from tests.support.tiny_text import CHAT, SERVED, text_model, write_text_model
 from tests.support.tolerances import close
 
 pytestmark = pytest.mark.model
@@ -166,12 +166,24 @@ def test_times_are_written_or_not_and_line_breaks_and_control_tokens_are_plain_t
 
 
 def test_a_base_model_without_a_template_reads_the_texts_and_the_question_as_paragraphs(tmp_path):
-    backbone = load_backbone(str(write_text_model(tmp_path / "base", "llama", chat=False)))
+    backbone = load_backbone(str(write_text_model(tmp_path / "base", "llama", template=None)))
     assert backbone.prefix_text() == "You are a helpful assistant.\n\n"
     assert backbone.question_text("Who?") == "\nWho?\n\n"
     session = session_on(backbone)
     session.feed(["It rains.", "It stops."])
     assert session.ask(QUESTION, max_new_tokens=3).ids.shape == (3,)
+
+
+def test_a_template_without_a_system_turn_has_the_system_prompt_before_the_texts(tmp_path):
+    refuses = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    )
+    folder = str(write_text_model(tmp_path / "model", "llama", template=refuses + CHAT))
+    backbone = load_backbone(folder)
+    assert backbone.prefix_text() == "<|im_start|>user\nYou are a helpful assistant.\n\n"
+    assert backbone.question_text("Who?") == "\nWho?<|im_end|>\n<|im_start|>assistant\n"
+    without = load_backbone({"checkpoint": folder, "system_prompt": None})
+    assert without.prefix_text() == "<|im_start|>user\n"
 
 
 @pytest.mark.parametrize(

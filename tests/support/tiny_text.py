@@ -14,7 +14,7 @@ from hermes.backbone import Backbone, load_backbone
 from hermes.backbone.checkpoint import _quiet
 from hermes.backbones.tiny import byte_tokenizer
 
-_CHAT = (
+CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -78,11 +78,11 @@ REFUSED: dict[str, dict[str, Any]] = {
 }
 
 
-def write_text_model(folder: Path, model_type: str, *, chat: bool = True, **changes: Any) -> Path:
+def write_text_model(folder: Path, model_type: str, *, template: str | None = CHAT, **changes: Any) -> Path:
     """A random model of this type with a byte tokenizer, written as transformers writes them."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = byte_tokenizer(_CHAT if chat else None)
+    tokenizer = byte_tokenizer(template)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = AutoConfig.for_model(
         model_type,
