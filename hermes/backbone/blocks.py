@@ -16,7 +16,7 @@ __all__ = ["block_masks"]
 
 
 def block_masks(
-    model: Any, embeds: Float[Tensor, "B n hidden"], visual: Bool[Tensor, " n"], cache: Any
+    model: Any, embeds: Float[Tensor, "B n hidden"], visual: Bool[Tensor, "*streams n"], cache: Any
 ) -> Mapping[str, Tensor | None] | Tensor | None:
     """What a decoder is to be given as ``attention_mask`` for a chunk; None where that is causal everywhere.
 
