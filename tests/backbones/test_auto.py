@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hermes.backbone import Backbone, prepare, prepare_patches, self_check
+from hermes.backbone import Backbone, prepare_patches, self_check
 from hermes.decoding.generation import GenerationConfig
 from hermes.errors import UnsupportedModelError
 from hermes.policies.full import Full
@@ -43,9 +43,10 @@ def stock_inputs(backbone: Any, frames: list[Any]) -> dict[str, Any]:
     weight = next(backbone.core.parameters())
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if not backbone._patches:
-        pixels = prepare(frames, backbone.recipe)
-        video = hasattr(backbone.core, "get_video_features")
-        return {**inputs, **({"pixel_values_videos": pixels[None]} if video else {"pixel_values": pixels})}
+        pixels = backbone.pictures(frames)
+        if hasattr(backbone.core, "get_video_features"):
+            return {**inputs, "pixel_values_videos": pixels[None]}
+        return {**inputs, "pixel_values": pixels[(None,) * backbone._batched]}
     patches, grid = prepare_patches(frames, backbone.recipe, weight)
     inputs |= {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([grid])}
     if "video_merge_sizes" in backbone._asked:

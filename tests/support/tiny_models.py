@@ -53,6 +53,38 @@ class Tiny:
 
 
 TINY: dict[str, Tiny] = {
+    "smolvlm": Tiny(
+        model_type="smolvlm",
+        text={"model_type": "llama"},
+        vision={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        tokens={
+            "image_token": "<image>",
+            "fake_image_token": "<fake_token_around_image>",
+            "global_image_token": "<global-img>",
+            "video_token": "<video>",
+            "end_of_utterance_token": "<end_of_utterance>",
+        },
+        token_ids={"image_token_id": "image_token"},
+        model={"scale_factor": 2},
+        image="SmolVLMImageProcessor",
+        video={
+            "video_processor_type": "SmolVLMVideoProcessor",
+            "size": {"longest_edge": 48},
+            "max_image_size": {"longest_edge": 32},
+            "do_pad": True,
+            "resample": 1,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+        },
+        processor={"image_seq_len": 4},
+    ),
     "glm4v": Tiny(**GLM4V),
     "glm46v": Tiny(**GLM46V),
     "video_llama_3": Tiny(
