@@ -241,6 +241,11 @@ class Backbone(ABC):
         """Extra decoder keywords for a chunk (Qwen3-VL: deepstack features)."""
         return {}
 
+    @classmethod
+    def stock_fps(cls, config: BackboneConfig) -> float:
+        """Frames sampled per second where nobody says otherwise, before any weights are loaded."""
+        return cls.default_fps
+
     @property
     def fps(self) -> float:
         """Frames sampled per second."""
