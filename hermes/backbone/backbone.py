@@ -23,7 +23,7 @@ from hermes.backbone.rotary import read_rotary
 from hermes.backbone.rotation import restore_rotation
 from hermes.dialogue import TemplateParts, chatml, split_template
 from hermes.errors import HermesError, UnsupportedModelError
-from hermes.memory import LayerSpec
+from hermes.memory import LayerSpec, describe_layers
 from hermes.tokens import Chunk, Rotary, TokenKind, VideoState
 from hermes.video import Frame
 
@@ -93,7 +93,9 @@ class Backbone(ABC):
 
     def __repr__(self) -> str:
         weights = self.config.checkpoint or "random weights"
-        return f"<{type(self).__name__}: {weights}, {self.num_layers} layers on {self.device}>"
+        specs = self.layer_specs
+        kinds = f" ({describe_layers(specs)})" if len(specs) > self.num_layers else ""
+        return f"<{type(self).__name__}: {weights}, {len(specs)} layers{kinds} on {self.device}>"
 
     @property
     def name(self) -> str:
