@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hermes.backbone.blocks import block_masks
 from hermes.backbone.checkpoint import load_checkpoint
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.layer_specs import layer_specs
+from hermes.backbone.per_layer import per_layer_inputs
 from hermes.backbone.pixels import PixelRecipe
 from hermes.backbone.projections import Projections
 from hermes.backbone.rotary import read_rotary
@@ -230,6 +232,12 @@ class Backbone(ABC):
         batch = embeds.shape[0]
         at = positions.to(embeds.device)
         at = (at[:, None] if at.ndim == 2 else at).expand(-1, batch, -1)
+        if chunk is not None:
+            visual = chunk.tokens.kind == int(TokenKind.VISUAL)
+            masks = block_masks(self.model, embeds, visual, cache)
+            options |= {} if masks is None else {"attention_mask": masks}
+        layers = per_layer_inputs(self.decoder, embeds)
+        options |= {} if layers is None else {"per_layer_inputs": layers}
         return self.decoder(
             inputs_embeds=embeds,
             position_ids=at if self.axes > 1 else at[0],

@@ -14,6 +14,7 @@ import torch
 from hermes.backbone import Backbone, BackboneConfig, load_backbone
 from hermes.backbones.tiny import byte_tokenizer
 from hermes.dialogue import chatml
+from tests.support.tiny_glm import GLM4V, GLM46V
 
 TEXT = {
     "hidden_size": 64,
@@ -52,6 +53,8 @@ class Tiny:
 
 
 TINY: dict[str, Tiny] = {
+    "glm4v": Tiny(**GLM4V),
+    "glm46v": Tiny(**GLM46V),
     "video_llama_3": Tiny(
         model_type="video_llama_3",
         text={"model_type": "qwen2"},
