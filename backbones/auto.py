@@ -23,6 +23,7 @@ from hermes.backbone import (
     per_frame_limits,
     prepare,
     prepare_patches,
+    preprocessor_of,
     stock_processor,
     visual_features,
 )
@@ -83,6 +84,16 @@ class Auto(Backbone):
         self.axes = 3 if sections else 1
         self.video_marker = str(self.processor.video_token)
         self.frames_per_group = self.recipe.temporal_patch_size if self._patches else 1
+
+    @classmethod
+    def stock_fps(cls, config: BackboneConfig) -> float:
+        """The rate that the checkpoint's video preprocessor samples at, else 1."""
+        return _rate(preprocessor_of(config))
+
+    @property
+    def fps(self) -> float:
+        """Frames sampled per second."""
+        return self.config.fps or _rate(self.preprocessor)
 
     # -- pixels ---------------------------------------------------------------------------------------------
 
@@ -279,6 +290,12 @@ class Auto(Backbone):
             "visual_pos_masks": seen,
             "deepstack_visual_embeds": [level[seen] for level in chunk.deepstack],
         }
+
+
+def _rate(preprocessor: Mapping[str, Any]) -> float:
+    """Frames per second that a preprocessor samples, 1 where it says none."""
+    found = preprocessor.get("fps")
+    return float(found) if isinstance(found, int | float) and 0 < found < math.inf else Auto.default_fps
 
 
 def _encoder_of(core: Any) -> Any:

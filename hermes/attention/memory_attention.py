@@ -93,19 +93,22 @@ def _current() -> AttentionScope | None:
 
 
 def memory_mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """The mask transformers prepares for us: none over the memory, unless a batch is padded; a window's own.
+    """The mask transformers prepares for us: none over the memory, unless a batch is padded or tokens attend
+    both ways; a window's own.
 
     A window layer (``local_size``) counts its own tokens, which a padding mask does not know: its last
     columns are those of the window.
     """
     padded = attention_mask is not None and not bool(attention_mask.all())
+    # transformers says so where a mask is more than causal.
+    more = not kwargs.get("allow_is_causal_skip", True)
     kwargs["allow_is_causal_skip"] = False
     if kwargs.get("local_size") is not None:
         window: Tensor | None = sdpa_mask(*args, attention_mask=None, **kwargs)
         if padded and attention_mask is not None and window is not None:
             window = window & attention_mask[:, None, None, -window.shape[-1] :].bool()
         return window
-    if not padded:
+    if not padded and not more:
         return None
     mask: Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
     return mask

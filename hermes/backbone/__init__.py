@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from hermes.backbone.backbone import Backbone, visual_features
-from hermes.backbone.checkpoint import load_checkpoint
+from hermes.backbone.checkpoint import load_checkpoint, preprocessor_of
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.fingerprint import weights_fingerprint
 from hermes.backbone.layer_specs import layer_specs
@@ -44,6 +44,7 @@ __all__ = [
     "per_frame_limits",
     "prepare",
     "prepare_patches",
+    "preprocessor_of",
     "read_rotary",
     "resize",
     "restore_rotation",

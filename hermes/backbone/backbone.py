@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hermes.backbone.blocks import block_masks
 from hermes.backbone.checkpoint import load_checkpoint
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.layer_specs import layer_specs
+from hermes.backbone.per_layer import per_layer_inputs
 from hermes.backbone.pixels import PixelRecipe
 from hermes.backbone.projections import Projections
 from hermes.backbone.rotary import read_rotary
@@ -24,7 +26,7 @@ from hermes.backbone.rotation import restore_rotation
 from hermes.backbone.wrapping import check_model, checkpoint_of, config_of
 from hermes.dialogue import TemplateParts, chatml, split_template
 from hermes.errors import HermesError, UnsupportedModelError
-from hermes.memory import LayerSpec
+from hermes.memory import LayerSpec, describe_layers
 from hermes.tokens import Chunk, Rotary, TokenKind, VideoState
 from hermes.video import Frame
 
@@ -94,8 +96,9 @@ class Backbone(ABC):
 
     def __repr__(self) -> str:
         own = f"a {type(self.model).__name__}" if not self.own_weights else f"{self.own_weights} weights"
-        weights = self.config.checkpoint or own
-        return f"<{type(self).__name__}: {weights}, {self.num_layers} layers on {self.device}>"
+        weights, specs = self.config.checkpoint or own, self.layer_specs
+        kinds = f" ({describe_layers(specs)})" if len(specs) > self.num_layers else ""
+        return f"<{type(self).__name__}: {weights}, {len(specs)} layers{kinds} on {self.device}>"
 
     @property
     def name(self) -> str:
@@ -248,6 +251,12 @@ class Backbone(ABC):
         batch = embeds.shape[0]
         at = positions.to(embeds.device)
         at = (at[:, None] if at.ndim == 2 else at).expand(-1, batch, -1)
+        if chunk is not None:
+            visual = chunk.tokens.kind == int(TokenKind.VISUAL)
+            masks = block_masks(self.model, embeds, visual, cache)
+            options |= {} if masks is None else {"attention_mask": masks}
+        layers = per_layer_inputs(self.decoder, embeds)
+        options |= {} if layers is None else {"per_layer_inputs": layers}
         return self.decoder(
             inputs_embeds=embeds,
             position_ids=at if self.axes > 1 else at[0],
@@ -260,6 +269,11 @@ class Backbone(ABC):
     def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
         """Extra decoder keywords for a chunk (Qwen3-VL: deepstack features)."""
         return {}
+
+    @classmethod
+    def stock_fps(cls, config: BackboneConfig) -> float:
+        """Frames sampled per second where nobody says otherwise, before any weights are loaded."""
+        return cls.default_fps
 
     @property
     def fps(self) -> float:

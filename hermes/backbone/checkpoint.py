@@ -94,6 +94,16 @@ def read_processor(config: BackboneConfig) -> Checkpoint:
     )
 
 
+def preprocessor_of(config: BackboneConfig) -> dict[str, Any]:
+    """The video preprocessor's settings of a checkpoint, without its weights.
+
+    Raises:
+        InputError: no such checkpoint, or its settings are broken.
+    """
+    with _quiet():
+        return _preprocessor(_folder(config, ["*.json"]))
+
+
 def save_weights(model: Any, folder: Path) -> None:
     """Write a model's weights and settings, as transformers does; what the machine refuses is an OSError."""
     try:

@@ -79,7 +79,7 @@ def native_fps(config: BackboneConfig) -> float:
     >>> native_fps(BackboneConfig(family="tiny_llava_onevision"))
     0.5
     """
-    return config.fps or _family(config).default_fps
+    return config.fps or _family(config).stock_fps(config)
 
 
 def backbone_fallback(name: str) -> dict[str, object] | None:

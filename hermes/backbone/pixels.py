@@ -153,7 +153,7 @@ class PixelRecipe:
 
 
 # Video processors whose limits are those of a whole clip, and the most tokens of one frame of theirs.
-_OF_CLIPS = {"Qwen3VLVideoProcessor": 768}
+_OF_CLIPS = {"Qwen3VLVideoProcessor": 768, "Glm4vVideoProcessor": 768, "Glm46VVideoProcessor": 768}
 
 
 def per_frame_limits(recipe: PixelRecipe, processor: str) -> PixelRecipe:

@@ -182,8 +182,9 @@ class DecoderObserver(Observer):
         attention that is wanted.
         """
         segments = sorted(self._segments(wanted), key=lambda segment: -segment.last)
-        if self.memory.states:
-            # A recurrence, or a window that counts its own tokens, takes one text at a time.
+        if self.memory.states or self.backbone.rotary.each:
+            # A recurrence, or a window that counts its own tokens, takes one text at a time; and where layers
+            # rotate each in its own way, the decoder alone knows how.
             for segment in segments:
                 self._alone(segment, out)
             return

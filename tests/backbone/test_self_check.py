@@ -29,6 +29,9 @@ UNDERSTOOD = [
     "glm4v",
     "qwen3_5_text",
     "gemma4_text",
+    "gemma4",
+    "gemma4 small",
+    "molmo2",
 ]
 
 

@@ -26,6 +26,26 @@ _COMMON = {
     "eos_token_id": 2,
 }
 _WINDOWS = ["sliding_attention", "full_attention"] * 2
+_EYES = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+_GEMMA4 = {
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "num_global_key_value_heads": 1,
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    "sliding_window": 9,
+    "hidden_size_per_layer_input": 0,
+    "num_kv_shared_layers": 0,
+    "attention_k_eq_v": True,
+    "use_bidirectional_attention": "vision",
+}
 # What differs between model types; those with three axes say it themselves.
 SETTINGS: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 32},
@@ -64,6 +84,32 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 0,
         "num_kv_shared_layers": 0,
     },
+    "gemma4": {
+        "text_config": _GEMMA4,
+        "vision_config": _EYES,
+        "audio_config": None,
+        "image_token_id": 250,
+        "video_token_id": 251,
+        "audio_token_id": 252,
+    },
+    # As the small ones of the family are: embeddings per layer, keys that later layers borrow.
+    "gemma4 small": {
+        "text_config": {
+            **_GEMMA4,
+            "attention_k_eq_v": False,
+            "num_kv_shared_layers": 3,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 256,
+            "use_bidirectional_attention": None,
+        },
+        "vision_config": _EYES,
+        "audio_config": None,
+    },
+    "molmo2": {
+        "text_config": {"head_dim": 16, "qk_norm_type": "qwen3", "additional_vocab_size": 8},
+        "vision_config": _EYES,
+        "adapter_config": {**_EYES, "text_hidden_size": 64, "vision_feature_layer": [0, 1]},
+    },
     "gemma2": {"head_dim": 16, "layer_types": _WINDOWS},
     "gpt_oss": {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": _WINDOWS},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4},
@@ -95,6 +141,7 @@ def decoder(model_type: str, dtype: str = "float32") -> Decoder:
 def fresh_decoder(model_type: str, dtype: str = "float32", **more: Any) -> Decoder:
     """One of its own, to be changed as a test likes."""
     given = {**SETTINGS[model_type], **more}
+    model_type = model_type.split()[0]
     if "text_config" in given:
         config = AutoConfig.for_model(model_type, **{**given, "text_config": _COMMON | given["text_config"]})
         kind: Any = AutoModelForImageTextToText
@@ -114,6 +161,9 @@ def fresh_decoder(model_type: str, dtype: str = "float32", **more: Any) -> Decod
 def sharpen(decoder: Any) -> None:
     """Make attention depend on content and position: with default weights it is nearly uniform everywhere."""
     for name, parameter in decoder.named_parameters():
+        if decoder.config.model_type.startswith("gemma4"):
+            # Its scores are not scaled down, and sharp as they are.
+            return
         if name.endswith(("q_norm.weight", "k_norm.weight")):
             # Queries and keys are normalised after projection, which undoes any scale before.
             parameter.mul_(2.0)

@@ -14,6 +14,7 @@ import torch
 from hermes.backbone import Backbone, BackboneConfig, load_backbone
 from hermes.backbones.tiny import byte_tokenizer
 from hermes.dialogue import chatml
+from tests.support.tiny_glm import GLM4V, GLM46V
 
 TEXT = {
     "hidden_size": 64,
@@ -35,6 +36,7 @@ class Tiny:
         tokens: control tokens by the names that the processor and the settings know them by.
         video: settings of the video preprocessor.
         processor: settings of the processor.
+        image: what prepares pictures, which no stream has.
         template: a chat template.
     """
 
@@ -46,10 +48,13 @@ class Tiny:
     model: dict[str, Any] = field(default_factory=dict)
     token_ids: dict[str, str] = field(default_factory=dict)
     processor: dict[str, Any] = field(default_factory=dict)
+    image: str = "Qwen2VLImageProcessor"
     template: str = chatml("<video>")
 
 
 TINY: dict[str, Tiny] = {
+    "glm4v": Tiny(**GLM4V),
+    "glm46v": Tiny(**GLM46V),
     "video_llama_3": Tiny(
         model_type="video_llama_3",
         text={"model_type": "qwen2"},
@@ -63,6 +68,7 @@ TINY: dict[str, Tiny] = {
         },
         tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
         token_ids={"image_token_id": "image_token", "video_token_id": "video_token"},
+        image="VideoLlama3ImageProcessor",
         video={
             "video_processor_type": "VideoLlama3VideoProcessor",
             "size": {"shortest_edge": 16 * 16, "longest_edge": 9 * 16 * 16},
@@ -89,6 +95,7 @@ TINY: dict[str, Tiny] = {
         tokens={"image_token": "<image>", "video_token": "<video>"},
         token_ids={"image_token_index": "image_token", "video_token_index": "video_token"},
         model={"vision_feature_layer": -2, "vision_feature_select_strategy": "default"},
+        image="LlavaNextImageProcessor",
         video={
             "video_processor_type": "LlavaNextVideoVideoProcessor",
             "size": {"shortest_edge": 36},
@@ -119,6 +126,7 @@ TINY: dict[str, Tiny] = {
             "video_token": "<video>",
         },
         token_ids={"image_token_id": "context_image_token"},
+        image="GotOcr2ImageProcessor",
         video={
             "video_processor_type": "InternVLVideoProcessor",
             "size": {"height": 32, "width": 32},
@@ -208,6 +216,7 @@ def write(name: str, folder: Path, seed: int = 0) -> None:
     path.write_text(json.dumps(known))
     (folder / "chat_template.jinja").write_text(tiny.template)
     (folder / "video_preprocessor_config.json").write_text(json.dumps(tiny.video))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": tiny.image}))
     (folder / "processor_config.json").write_text(json.dumps(tiny.processor))
 
 

@@ -1,0 +1,72 @@
+"""Pixels and prompts against transformers' own processors, where torchvision is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+from transformers.video_utils import VideoMetadata
+
+from hermes.backbone import prepare, prepare_patches, stack
+from hermes.tokens import VideoState
+from tests.support.families import QUESTION, encode, make_frames
+from tests.support.tiny_models import TINY, tiny_checkpoint, tiny_model
+
+pytestmark = [
+    pytest.mark.model,
+    pytest.mark.skipif(
+        importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed"
+    ),
+]
+
+each_model = pytest.mark.parametrize("name", TINY)
+
+
+def processed(name: str, frames: list[Any], fps: float) -> Any:
+    """What the checkpoint's own processor makes of a question about these frames."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(tiny_checkpoint(name))
+    system = {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]}
+    user = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": QUESTION}]}
+    text = processor.apply_chat_template([system, user], tokenize=False, add_generation_prompt=True)
+    count = len(frames)
+    metadata = VideoMetadata(total_num_frames=count, fps=fps, frames_indices=list(range(count)))
+    given = {"do_sample_frames": False, "video_metadata": [[metadata]]}
+    # Limits of a whole clip are so wide here that each frame has those of a stream's.
+    if name == "qwen3_vl_moe":
+        side = 32 * 32 * count
+        given["size"] = {"shortest_edge": side, "longest_edge": 9 * side}
+    if name == "video_llama_3":
+        given["size"] = {"shortest_edge": 16 * 16, "longest_edge": 9 * 16 * 16 * count}
+    return processor(text=[text], videos=[stack(frames)], return_tensors="pt", **given)
+
+
+@each_model
+@pytest.mark.parametrize("size", [(72, 128), (50, 40)], ids=str)
+def test_the_prompt_and_the_pixels_are_the_processors(name, size):
+    backbone: Any = tiny_model(name)
+    frames = make_frames(6, 2.0, *size)
+    for frame in frames[1::2]:
+        frame.image[20:] = frames[frame.index - 1].image[20:]
+    stock = processed(name, frames, 2.0)
+    if backbone._patches:
+        patches, grid = prepare_patches(frames, backbone.recipe, torch.empty(0))
+        assert stock.video_grid_thw.tolist() == [list(grid)]
+        assert torch.equal(patches, stock.pixel_values_videos)
+        if "video_compression_mask" in stock:
+            kept = torch.cat(backbone.kept(patches, grid, VideoState()))
+            assert torch.equal(kept, stock.video_compression_mask)
+    else:
+        pixels = stock["pixel_values_videos" if "pixel_values_videos" in stock else "pixel_values"]
+        assert torch.equal(prepare(frames, backbone.recipe), pixels.reshape(-1, *pixels.shape[-3:]))
+
+    chunks, _ = encode(backbone, frames, [2, 4], 2.0)
+    question = backbone.encode(backbone.question_text(QUESTION))
+    embeds = backbone.embed(stock.input_ids)
+    ours = torch.cat([*(chunk.embeds for chunk in chunks), backbone.embed(question)], dim=1)
+    assert ours.shape == embeds.shape
+    text = ~torch.cat([*(chunk.tokens.row >= 0 for chunk in chunks), torch.zeros(question.shape[1]).bool()])
+    assert torch.equal(ours[:, text], embeds[:, text])
