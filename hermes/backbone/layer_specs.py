@@ -21,6 +21,7 @@ _RECURRENT = frozenset({"linear_attention", "conv", "mamba", "mamba2"})
 _MISSING = {
     "indexed_attention": "a memory for the keys of its indexer",
     "sparse_attention": "a memory for the keys of its indexer",
+    "minimax_m3_sparse": "a memory for the keys of its indexer",
     "compressed_sparse_attention": "a memory of compressed latents",
     "heavily_compressed_attention": "a memory of compressed latents",
     "hybrid": "a layer that holds tokens and a state at once",
@@ -47,20 +48,22 @@ def layer_specs(config: Any) -> tuple[LayerSpec, ...]:
     ['recurrent', 'managed']
     """
     count = int(config.num_hidden_layers)
-    kinds = [str(kind) for kind in getattr(config, "layer_types", None) or _untold(config, count)]
-    if getattr(config, "kv_lora_rank", None) is not None:
-        _refuse(config, 0, "latent attention (kv_lora_rank)", "a memory of compressed latents")
+    told = getattr(config, "layer_types", None)
+    kinds = [str(kind) for kind in told] if told else [_untold(config, number) for number in range(count)]
     shared = int(getattr(config, "num_kv_shared_layers", None) or 0)
     specs: list[LayerSpec] = []
     for number, kind in enumerate(kinds[:count]):
-        if number >= count - shared > 0:
-            specs.append(_shared(config, number, kinds[: count - shared]))
+        if _value(config, number, "kv_lora_rank") is not None:
+            _refuse(config, number, "latent attention (kv_lora_rank)", "a memory of compressed latents")
+        elif number >= count - shared > 0:
+            specs.append(_shared(config, number, kinds[: count - shared], kind))
         elif kind in _MANAGED:
             specs.append(LayerSpec("managed"))
         elif kind in _WINDOWS:
             specs.append(LayerSpec("window", window=_window(config, number, _WINDOWS[kind])))
         elif kind in _RECURRENT:
-            specs.append(LayerSpec("recurrent", states=int(getattr(config, "number_of_conv_states", 1))))
+            states = _value(config, number, "number_of_conv_states") or 1
+            specs.append(LayerSpec("recurrent", states=int(states)))
         else:
             _refuse(config, number, repr(kind), _MISSING.get(kind, "a memory for layers of this kind"))
     if not any(spec.kind == "managed" for spec in specs):
@@ -71,27 +74,31 @@ def layer_specs(config: Any) -> tuple[LayerSpec, ...]:
     return tuple(specs)
 
 
-def _untold(config: Any, count: int) -> list[str]:
-    """Kinds of the layers of a decoder that does not name them."""
-    if getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
-        return ["sliding_attention"] * count
-    if getattr(config, "attention_chunk_size", None) is not None:
-        return ["chunked_attention"] * count
-    return ["full_attention"] * count
+def _untold(config: Any, number: int) -> str:
+    """The kind of a layer of a decoder that does not name them."""
+    if _value(config, number, "sliding_window") is not None and getattr(config, "use_sliding_window", True):
+        return "sliding_attention"
+    if _value(config, number, "attention_chunk_size") is not None:
+        return "chunked_attention"
+    return "full_attention"
+
+
+def _value(config: Any, number: int, name: str) -> Any:
+    """A setting of one layer: in some decoders layers have their own."""
+    own = getattr(config, "per_layer_config", None)
+    return getattr(own[number] if own else config, name, None)
 
 
 def _window(config: Any, number: int, name: str) -> int:
-    own = getattr(config, "per_layer_config", None)
-    size = getattr(own[number] if own else config, name, None)
-    if not isinstance(size, int) or size < 1:
+    size = _value(config, number, name)
+    if not isinstance(size, int) or size < 2:
         _refuse(config, number, f"a window of {size!r} tokens ({name})", "the size of its window")
     return size
 
 
-def _shared(config: Any, number: int, kinds: list[str]) -> LayerSpec:
+def _shared(config: Any, number: int, kinds: list[str], kind: str) -> LayerSpec:
     """The last layer before the shared ones that is of the same kind lends its keys."""
-    kind = str(config.layer_types[number]) if getattr(config, "layer_types", None) else kinds[-1]
-    if kind not in kinds:
+    if kind not in kinds or kind in _RECURRENT:
         _refuse(config, number, f"shared {kind!r}", "an earlier layer of its kind, whose keys it would read")
     return LayerSpec("shared", source=len(kinds) - 1 - kinds[::-1].index(kind))
 

@@ -142,7 +142,7 @@ def _memory(session: StreamSession, run: Mapping[str, Any]) -> Table:
     boundaries = getattr(policy, "boundaries", None)
     count = len(memory.managed)
     tiers: Mapping[str, range] = boundaries(count) if boundaries else {"all": range(count)}
-    for name in ("tier", "layers", "tokens a layer"):
+    for name in ("tier", "managed layers" if memory.states else "layers", "tokens a layer"):
         table.add_column(name)
     for name, layers in tiers.items():
         for length, group in itertools.groupby(layers, key=lambda layer: memory.lengths[layer]):

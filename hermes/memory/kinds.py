@@ -12,6 +12,10 @@ __all__ = ["LayerKind", "LayerSpec", "describe_layers"]
 LayerKind = Literal["managed", "window", "recurrent", "shared"]
 
 
+# A pattern longer than that is not spelt out.
+_MOST_RUNS = 6
+
+
 @dataclass(frozen=True)
 class LayerSpec:
     """What one decoder layer remembers.
@@ -40,12 +44,21 @@ def describe_layers(specs: Sequence[LayerSpec]) -> str:
     '28 managed'
     >>> describe_layers([LayerSpec("window", window=512), LayerSpec("managed")])
     '1 window of 512, 1 managed'
+    >>> describe_layers(([LayerSpec("recurrent"), LayerSpec("managed")] * 5)[:-1])
+    '4 x (1 recurrent, 1 managed), 1 recurrent'
     """
     names = [spec.kind if spec.window is None else f"{spec.kind} of {spec.window}" for spec in specs]
-    sizes = range(1, len(names) + 1)
-    period = next((size for size in sizes if names == names[:size] * (len(names) // size)), 1)
-    times = len(names) // period
-    if period == 1:
-        return f"{times} {names[0]}" if names else "none"
-    runs = ", ".join(f"{len(list(run))} {name}" for name, run in groupby(names[:period]))
-    return f"{times} x ({runs})" if times > 1 else runs
+    # The shortest pattern that repeats, the last time perhaps in part.
+    period = next(size for size in range(1, len(names) + 2) if names[size:] == names[:-size])
+    times = len(names) // max(period, 1)
+    if times > 1 and period > 1:
+        rest = f", {_runs(names[period * times :])}" if len(names) % period else ""
+        return f"{times} x ({_runs(names[:period])}){rest}"
+    return _runs(names) or "none"
+
+
+def _runs(names: Sequence[str]) -> str:
+    runs = [f"{len(list(run))} {name}" for name, run in groupby(names)]
+    if len(runs) > _MOST_RUNS:
+        runs = [f"{names.count(name)} {name}" for name in dict.fromkeys(names)] + ["in turn"]
+    return ", ".join(runs)

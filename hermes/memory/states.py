@@ -237,6 +237,10 @@ class RecurrentLayer(StateLayer, LinearAttentionLayer):  # type: ignore[misc]
         """Keep some batch entries; called by transformers."""
         self._replace(lambda x: x[indices.to(x.device)])
 
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Put the batch in another order; called by transformers."""
+        self.batch_select_indices(beam_idx)
+
     def reset(self) -> None:
         """Forget everything."""
         LinearAttentionLayer.__init__(self, number_of_states=self.spec.states)

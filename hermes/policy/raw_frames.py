@@ -73,6 +73,7 @@ def encode_apart(call: Recall, frames: Sequence[Frame]) -> None:
     """Encode frames over the prefix alone, and put what they give behind the memory that answers.
 
     Source: arXiv 2605.01858, the instant cache. The frames do not see the memory; the question sees both.
+    On a decoder with windows or recurrent layers they do see what those hold.
     """
     apart = call.memory.fork()
     apart.apply(apart.keeping(torch.arange(0)))

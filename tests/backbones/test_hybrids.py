@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 
 from hermes.backbone import self_check
 from hermes.decoding.generation import GenerationConfig
@@ -63,6 +64,21 @@ def test_a_ragged_memory_beside_states_is_a_dense_one(experts, heads):
             dense.memory.apply(updates, seed == 2)
 
 
+@torch.no_grad()
+def test_project_leaves_the_gate_out():
+    backbone = tiny_hybrid()
+    hidden = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
+    block = backbone.decoder.layers[7]
+    x = block.input_layernorm(hidden)
+    wide = block.self_attn.q_proj(x).view(2, 5, 4, 128)
+    query, key = backbone.project(1, hidden)
+    order = DenseHybrid(backbone).order
+    close("attention", query, block.self_attn.q_norm(wide[..., :64]).transpose(1, 2)[..., order])
+    own = block.self_attn.k_norm(block.self_attn.k_proj(x).view(2, 5, 2, 64))
+    close("attention", key, own.transpose(1, 2)[..., order])
+
+
 def test_the_self_check_understands_it():
     assert max(self_check(tiny_hybrid()).values()) < 1e-4
+    assert "8 layers (2 x (3 recurrent, 1 managed)) on cpu" in repr(tiny_hybrid())
     assert max(self_check(tiny_hybrid(experts=True)).values()) < 1e-4

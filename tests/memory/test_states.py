@@ -8,10 +8,17 @@ import random
 import pytest
 import torch
 
-from hermes.attention import memory_attention_set, reading
+from hermes.attention import (
+    AttentionProbe,
+    AttentionView,
+    memory_attention,
+    memory_attention_set,
+    reading,
+)
 from hermes.errors import HermesError, InputError
-from hermes.memory import KVMemory, LayerSpec, load_memory
+from hermes.memory import KVMemory, LayerSpec, load_memory, load_record, memory_of
 from hermes.session.memory_map import held_frames, memory_map
+from hermes.tokens import Provenance
 from tests.support.memory_cases import random_update
 from tests.support.references import cloned, identical, new_memory, noise_chunk, prefill, rope, toy_rotary
 from tests.support.tiny_qwen3_5 import tiny_hybrid
@@ -149,9 +156,6 @@ def test_saved_and_read_back_it_goes_on_bit_for_bit(tmp_path, batch):
     ],
 )
 def test_a_record_that_lies_about_its_layers_is_refused(tmp_path, edit, message):
-    from hermes.memory.loading import memory_of
-    from hermes.memory.storage import load_record
-
     memory = filled()
     memory.save(tmp_path)
     record = load_record(tmp_path)
@@ -161,9 +165,6 @@ def test_a_record_that_lies_about_its_layers_is_refused(tmp_path, edit, message)
 
 
 def test_a_memory_of_other_kinds_is_refused(tmp_path):
-    from hermes.memory.loading import memory_of
-    from hermes.memory.storage import load_record
-
     memory = filled()
     memory.save(tmp_path)
     with pytest.raises(InputError, match=r"2 x .3 recurrent, 1 managed., this decoder has 2 managed"):
@@ -190,8 +191,6 @@ def windowed(window: int = 4) -> KVMemory:
 
 def write(memory: KVMemory, keys: torch.Tensor) -> None:
     """The same keys, before rotation, into both layers at the shared clock, as a model would."""
-    from hermes.tokens import Provenance
-
     count = keys.shape[0]
     at = memory.next_position + torch.arange(float(count))[None]
     with reading(memory) as scope:
@@ -259,3 +258,40 @@ def test_outside_of_reading_a_memory_with_states_is_refused():
     fork = memory.fork()
     with memory_attention_set(backbone.model), pytest.raises(HermesError, match="reading"):
         backbone.run(backbone.embed(torch.ones(1, 2, dtype=torch.long)), torch.zeros(3, 2), fork)
+
+
+class _Seen(AttentionProbe):
+    def __init__(self) -> None:
+        self.views: list[int] = []
+
+    def observe(self, view: AttentionView) -> None:
+        self.views.append(view.index)
+
+
+def test_a_shared_layer_attends_at_the_clock_of_its_source():
+    specs = [LayerSpec("managed"), LayerSpec("managed"), LayerSpec("shared", source=0)]
+    memory = KVMemory(specs, toy_rotary(1))
+    generator = torch.Generator().manual_seed(0)
+    keys, query = (torch.randn(1, 1, count, 8, generator=generator) for count in (6, 2))
+    with reading(memory) as scope:
+        scope.attended = True
+        for number in (0, 1):
+            memory.update(keys, keys, number)
+    memory.commit(torch.arange(6.0)[None], Provenance.text(6), 6)
+    # The source alone falls behind.
+    memory.apply({0: memory[0].keeping(torch.tensor([0, 2]))})
+    assert memory[0].to_shared_clock is not None
+    assert memory[1].to_shared_clock is None
+    seen, found = _Seen(), []
+    with reading(memory, seen):
+        new = torch.randn(1, 1, 2, 8, generator=generator)
+        held = memory.update(new, new, 0)
+        for number in (0, 2, 1):
+            parts = memory.update(new, new, 1) if number == 1 else held
+            module = torch.nn.Identity()
+            module.layer_idx = number
+            found.append(memory_attention(module, query, *parts, None, 0.3)[0])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[1], found[2])
+    # Attention of a layer that borrows is nobody's: policies see managed layers.
+    assert seen.views == [0, 1]
