@@ -201,8 +201,9 @@ def prepare(
         InputError: frames that cannot be stacked, or are too narrow.
     """
     images = stack(frames)
-    images = resize(images, recipe.resized(*images.shape[-2:]), recipe.resample)
-    return normalize(cropped(images, recipe.target(*images.shape[-2:])).to(device), recipe)
+    height, width = images.shape[-2:]
+    images = resize(images, recipe.resized(height, width), recipe.resample)
+    return normalize(cropped(images, recipe.target(height, width)).to(device), recipe)
 
 
 def cropped(images: UInt8[Tensor, "T 3 H W"], size: tuple[int, int]) -> UInt8[Tensor, "T 3 h w"]:

@@ -14,6 +14,7 @@ import torch
 from hermes.backbone import Backbone, BackboneConfig, load_backbone
 from hermes.backbones.tiny import byte_tokenizer
 from hermes.dialogue import chatml
+from tests.support.tiny_gemma4 import GEMMA4, GEMMA4_SMALL
 from tests.support.tiny_glm import GLM4V, GLM46V
 
 TEXT = {
@@ -216,12 +217,15 @@ TINY: dict[str, Tiny] = {
     ),
 }
 
+# Those with a file of their own, and tests of their own.
+APART: dict[str, Tiny] = {"gemma4": Tiny(**GEMMA4), "gemma4_small": Tiny(**GEMMA4_SMALL)}
+
 
 def write(name: str, folder: Path, seed: int = 0) -> None:
     """Write a checkpoint of this model type, weights from the seed, attention sharp."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    tiny = TINY[name]
+    tiny = TINY.get(name) or APART[name]
     tokenizer = byte_tokenizer(tiny.template)
     new = [token for token in tiny.tokens.values() if token not in tokenizer.get_vocab()]
     tokenizer.add_special_tokens({"additional_special_tokens": new}, replace_extra_special_tokens=False)
@@ -254,6 +258,9 @@ def write(name: str, folder: Path, seed: int = 0) -> None:
 
 def sharpen(model: Any) -> None:
     """Let attention depend on content and position: with default weights it is nearly even."""
+    if model.config.model_type == "gemma4":
+        # Its scores are not scaled down, and sharp as they are.
+        return
     for name, weight in model.get_decoder().named_parameters():
         if name.endswith(("q_norm.weight", "k_norm.weight")):
             weight.mul_(2.0)
