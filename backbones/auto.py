@@ -20,10 +20,12 @@ from hermes.backbone import (
     FrameShape,
     PixelRecipe,
     StockPrompt,
+    load_checkpoint,
     per_frame_limits,
     prepare,
     prepare_patches,
     preprocessor_of,
+    stock_preprocessor,
     stock_processor,
     visual_features,
 )
@@ -58,7 +60,6 @@ class Auto(Backbone):
         chat_template: str | None = None,
         preprocessor: Mapping[str, Any] | None = None,
         processor_settings: Mapping[str, Any] | None = None,
-        processor: Any = None,
     ) -> None:
         super().__init__(
             model,
@@ -76,12 +77,26 @@ class Auto(Backbone):
                 f"{self.name}: vision features: {type(model).__name__} has neither get_video_features nor "
                 "get_image_features"
             )
-        self.processor = processor or self.stock()
+        self.processor = self.stock()
         self.prompt = StockPrompt(self.processor, self.name)
         sections = (getattr(self.text_config, "rope_parameters", None) or {}).get("mrope_section")
         self.axes = 3 if sections else 1
         self.video_marker = str(self.processor.video_token)
         self.frames_per_group = self.recipe.temporal_patch_size if self._patches else 1
+
+    @classmethod
+    def load(cls, config: BackboneConfig) -> Backbone:
+        """Load ``config.checkpoint``; what its files leave out is the stock processor's, where there is one.
+
+        Raises:
+            InputError: a bad setting or checkpoint, see :func:`hermes.backbone.load_checkpoint`.
+            UnsupportedModelError: a part that cannot be found out.
+        """
+        parts = load_checkpoint(config)
+        defaults = stock_preprocessor(config)
+        return cls(
+            config=config, **parts._replace(preprocessor={**defaults, **(parts.preprocessor or {})})._asdict()
+        )
 
     @classmethod
     def stock_fps(cls, config: BackboneConfig) -> float:
