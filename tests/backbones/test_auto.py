@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from hermes.backbone import Backbone, prepare, prepare_patches, self_check
+from hermes.backbone import Backbone, prepare_patches, self_check
+from hermes.backbones.minicpm_v import MiniCPMV
 from hermes.decoding.generation import GenerationConfig
 from hermes.errors import UnsupportedModelError
 from hermes.policies.full import Full
@@ -42,10 +44,14 @@ def stock_inputs(backbone: Any, frames: list[Any]) -> dict[str, Any]:
     ids = asked(backbone.prompt.whole(times, shape))
     weight = next(backbone.core.parameters())
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if isinstance(backbone, MiniCPMV):
+        strips, sizes = backbone.strips(frames)
+        return {**inputs, "pixel_values_videos": strips, "target_sizes_videos": sizes}
     if not backbone._patches:
-        pixels = prepare(frames, backbone.recipe)
-        video = hasattr(backbone.core, "get_video_features")
-        return {**inputs, **({"pixel_values_videos": pixels[None]} if video else {"pixel_values": pixels})}
+        pixels = backbone.pictures(frames)
+        if "pixel_values_videos" in inspect.signature(backbone.core.forward).parameters:
+            return {**inputs, "pixel_values_videos": pixels[None]}
+        return {**inputs, "pixel_values": pixels[(None,) * backbone._batched]}
     patches, grid = prepare_patches(frames, backbone.recipe, weight)
     inputs |= {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([grid])}
     if "video_merge_sizes" in backbone._asked:

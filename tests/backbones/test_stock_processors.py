@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers.video_utils import VideoMetadata
 
-from hermes.backbone import prepare, prepare_patches, stack
+from hermes.backbone import prepare_patches, stack
+from hermes.backbones.minicpm_v import MiniCPMV
 from hermes.tokens import VideoState
 from tests.support.families import QUESTION, encode, make_frames
 from tests.support.tiny_models import TINY, tiny_checkpoint, tiny_model
@@ -41,6 +42,8 @@ def processed(name: str, frames: list[Any], fps: float) -> Any:
         given["size"] = {"shortest_edge": side, "longest_edge": 9 * side}
     if name == "video_llama_3":
         given["size"] = {"shortest_edge": 16 * 16, "longest_edge": 9 * 16 * 16 * count}
+    if name == "minicpm_v":
+        given |= {"max_slice_nums": 1, "use_image_id": False}
     return processor(text=[text], videos=[stack(frames)], return_tensors="pt", **given)
 
 
@@ -52,7 +55,11 @@ def test_the_prompt_and_the_pixels_are_the_processors(name, size):
     for frame in frames[1::2]:
         frame.image[20:] = frames[frame.index - 1].image[20:]
     stock = processed(name, frames, 2.0)
-    if backbone._patches:
+    if isinstance(backbone, MiniCPMV):
+        strips, sizes = backbone.strips(frames)
+        assert torch.equal(strips, stock.pixel_values_videos)
+        assert torch.equal(sizes, stock.target_sizes_videos)
+    elif backbone._patches:
         patches, grid = prepare_patches(frames, backbone.recipe, torch.empty(0))
         assert stock.video_grid_thw.tolist() == [list(grid)]
         assert torch.equal(patches, stock.pixel_values_videos)
@@ -61,7 +68,7 @@ def test_the_prompt_and_the_pixels_are_the_processors(name, size):
             assert torch.equal(kept, stock.video_compression_mask)
     else:
         pixels = stock["pixel_values_videos" if "pixel_values_videos" in stock else "pixel_values"]
-        assert torch.equal(prepare(frames, backbone.recipe), pixels.reshape(-1, *pixels.shape[-3:]))
+        assert torch.equal(backbone.pictures(frames), pixels.reshape(-1, *pixels.shape[-3:]))
 
     chunks, _ = encode(backbone, frames, [2, 4], 2.0)
     question = backbone.encode(backbone.question_text(QUESTION))
