@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from hermes.attention.guidance import Guidance, Mode, Observer
+from hermes.attention.lending import Lender, lending
 from hermes.attention.memory_attention import (
     NAME,
     AttentionScope,
@@ -26,12 +27,14 @@ __all__ = [
     "AttentionScope",
     "AttentionView",
     "Guidance",
+    "Lender",
     "Mode",
     "Observer",
     "StopForwardError",
     "attention_set",
     "causal_bias",
     "folded_sdpa",
+    "lending",
     "memory_attention",
     "memory_attention_set",
     "reading",

@@ -18,6 +18,7 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from hermes.attention.as_found import Found
 from hermes.attention.probe import AttentionProbe
 from hermes.attention.view import AttentionView
 from hermes.errors import UnsupportedModelError
@@ -245,35 +246,41 @@ AttentionInterface.register(NAME, memory_attention)
 AttentionMaskInterface.register(NAME, memory_mask)
 
 
-# How many running calls have set each decoder's attention, and what it was before.
-_installed: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
+# How many running calls have set each decoder's attention, what it was before, and the rest of the model.
+_installed: WeakKeyDictionary[Any, tuple[int, str, Found | None]] = WeakKeyDictionary()
 _lock = Lock()
 
 
 @contextmanager
-def memory_attention_set(model: Any) -> Iterator[None]:
+def memory_attention_set(model: Any, *, whole: bool = True) -> Iterator[None]:
     """Let the text decoder of ``model`` use memory attention; the last one out restores what was set before.
 
     Contexts may nest and may run in several threads: sessions on one model do not disturb each other.
+
+    Args:
+        whole: also keep the rest of the model from changing, and in evaluation mode.
 
     Raises:
         UnsupportedModelError: the decoder's attention cannot be chosen.
     """
     decoder = model.get_decoder()
     with _lock:
-        count, before = _installed.get(decoder, (0, ""))
+        count, before, found = _installed.get(decoder, (0, "", None))
         if count == 0:
             before = _switched(decoder, NAME)
-        _installed[decoder] = (count + 1, before)
+            found = Found(model) if whole else None
+        _installed[decoder] = (count + 1, before, found)
     try:
         yield
     finally:
         with _lock:
             count = _installed.pop(decoder)[0] - 1
             if count:
-                _installed[decoder] = (count, before)
+                _installed[decoder] = (count, before, found)
             else:
                 _switched(decoder, before)
+                if found is not None:
+                    found.restore()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from hermes.backbone.pixels import PixelRecipe
 from hermes.backbone.projections import Projections
 from hermes.backbone.rotary import read_rotary
 from hermes.backbone.rotation import restore_rotation
+from hermes.backbone.wrapping import check_model, checkpoint_of, config_of
 from hermes.dialogue import TemplateParts, chatml, split_template
 from hermes.errors import HermesError, UnsupportedModelError
 from hermes.memory import LayerSpec, describe_layers
@@ -94,8 +95,8 @@ class Backbone(ABC):
         self.checked = False
 
     def __repr__(self) -> str:
-        weights = self.config.checkpoint or "random weights"
-        specs = self.layer_specs
+        own = f"a {type(self.model).__name__}" if not self.own_weights else f"{self.own_weights} weights"
+        weights, specs = self.config.checkpoint or own, self.layer_specs
         kinds = f" ({describe_layers(specs)})" if len(specs) > self.num_layers else ""
         return f"<{type(self).__name__}: {weights}, {len(specs)} layers{kinds} on {self.device}>"
 
@@ -112,6 +113,24 @@ class Backbone(ABC):
             InputError: a bad setting or checkpoint, see :func:`hermes.backbone.load_checkpoint`.
         """
         return cls(config=config, **load_checkpoint(config)._asdict())
+
+    @classmethod
+    def wrap(cls, model: Any, processor: object, config: BackboneConfig | None = None) -> Backbone:
+        """Take a model of this family that is loaded already, and leave it as it is: types, devices, mode.
+
+        Args:
+            model: of transformers; its weights may be quantised or spread over devices.
+            processor: its processor, the folder or hub id of its checkpoint, or, where it only reads, its
+                tokenizer.
+            config: how it is used; what loading decides is not named.
+
+        Raises:
+            SettingError: no loaded model, no processor of it, or a setting that loading has decided.
+            InputError: a folder or hub id without a processor.
+        """
+        check_model(model)
+        own = config_of(model, config or BackboneConfig())
+        return cls(config=own, **checkpoint_of(model, processor, sees=cls.sees)._asdict())
 
     def check(self) -> None:
         """Refuse a decoder that cannot serve an endless stream; frequencies that were cast are mended.

@@ -24,7 +24,7 @@ _FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
 
 # An image's pixel limits say nothing about a frame's: a family's own defaults for video replace them.
-_IMAGE_LIMITS = ("size", "min_pixels", "max_pixels")
+IMAGE_LIMITS = ("size", "min_pixels", "max_pixels")
 
 
 class Checkpoint(NamedTuple):
@@ -33,7 +33,7 @@ class Checkpoint(NamedTuple):
     model: Any
     tokenizer: Any
     chat_template: str | None
-    preprocessor: dict[str, Any]
+    preprocessor: dict[str, Any] | None
     processor_settings: dict[str, Any]
 
 
@@ -77,6 +77,23 @@ def load_checkpoint(config: BackboneConfig, kind: str = "AutoModelForImageTextTo
     )
 
 
+def read_processor(config: BackboneConfig) -> Checkpoint:
+    """What :func:`load_checkpoint` gives but for the model.
+
+    Raises:
+        InputError: no such folder or hub id, or no tokenizer in it.
+    """
+    folder = _folder(config, [pattern for pattern in _FILES if pattern != "*.safetensors"])
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise InputError(f"{config.checkpoint!r} has no processor: {_first_line(error)}") from error
+    return Checkpoint(
+        None, tokenizer, _chat_template(folder), _preprocessor(folder), _processor_settings(folder)
+    )
+
+
 def preprocessor_of(config: BackboneConfig) -> dict[str, Any]:
     """The video preprocessor's settings of a checkpoint, without its weights.
 
@@ -115,7 +132,7 @@ def _preprocessor(folder: Path) -> dict[str, Any]:
         if found := _read_json(folder / name):
             return found
     image = nested.get("image_processor") or _read_json(folder / "preprocessor_config.json") or {}
-    return {key: value for key, value in image.items() if key not in _IMAGE_LIMITS}
+    return {key: value for key, value in image.items() if key not in IMAGE_LIMITS}
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -43,7 +43,7 @@ def weights_fingerprint(backbone: Backbone) -> str:
     for prefix, module in sorted(model.named_modules()):
         # Weights that lie in the host's memory or in files while they are not used are fetched, one module's.
         with align_module_device(module):
-            for name, tensor in sorted(_own(module, recurse=False)):
+            for name, tensor in sorted((*_own(module, recurse=False), *_packed(module))):
                 digest.update(f"{prefix}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 digest.update(_sums(tensor.detach()))
                 size += tensor.nbytes
@@ -60,6 +60,26 @@ def _own(module: nn.Module, *, recurse: bool = True) -> Iterator[tuple[str, Tens
         for name, buffer in part.named_buffers(recurse=False):
             if name not in part._non_persistent_buffers_set:
                 yield f"{prefix}.{name}", buffer
+
+
+def _packed(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a module of packed weights saves beside parameters and buffers: integers and their scales."""
+    saved: dict[str, object] = {}
+    module._save_to_state_dict(saved, "", keep_vars=True)
+    known = {name for name, _ in _own(module, recurse=False)}
+    for name in saved.keys() - known:
+        for number, part in enumerate(_flat(saved[name])):
+            if part.is_quantized:
+                yield f"{name}.{number}.scale", torch.as_tensor(part.q_scale())
+            yield f"{name}.{number}", part.int_repr() if part.is_quantized else part
+
+
+def _flat(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _flat(part)
 
 
 def _sums(tensor: Tensor) -> bytes:

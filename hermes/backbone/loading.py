@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
 from hermes.backbone.backbone import Backbone
 from hermes.backbone.checkpoint import _folder, _quiet, _read_json, save_weights
 from hermes.backbone.config import BackboneConfig
+from hermes.backbone.wrapping import check_model
 from hermes.config import Settings, build, compose
 from hermes.errors import HermesError, InputError, SettingError, UnsupportedModelError
 from hermes.files import write_files_whole, write_text_whole
@@ -30,15 +31,22 @@ class _Run(Settings):
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
 
-def load_backbone(config: BackboneConfig | Mapping[str, Any] | str) -> Backbone:
-    """Load a model, its tokenizer and its preprocessing, ready for a session.
+def load_backbone(
+    config: BackboneConfig | Mapping[str, Any] | str | None = None,
+    *,
+    model: Any = None,
+    processor: Any = None,
+) -> Backbone:
+    """Load a model, its tokenizer and its preprocessing, ready for a session; or take one that is loaded.
 
     Args:
         config: settings, or what ``backbone=`` takes on the command line: the name of a configuration
-            (``llava_onevision_7b``), a hub id, or a folder.
+            (``llava_onevision_7b``), a hub id, or a folder. Beside ``model`` it may say how that is used.
+        model: a model of transformers that is loaded already, and stays as it is: see :meth:`Backbone.wrap`.
+        processor: that model's.
 
     Returns:
-        The family's backbone, in evaluation mode, without gradients.
+        The family's backbone; a model loaded here is in evaluation mode, without gradients.
 
     Raises:
         SettingError: a bad setting, such as a device that is not there.
@@ -48,8 +56,14 @@ def load_backbone(config: BackboneConfig | Mapping[str, Any] | str) -> Backbone:
     if isinstance(config, str):
         config = compose({"backbone": config}, [], _Run, fallbacks={"backbone": backbone_fallback}).backbone
     elif not isinstance(config, BackboneConfig):
-        config = build(BackboneConfig, config, "backbone")
-    backbone = _family(config).load(config)
+        config = build(BackboneConfig, config or {}, "backbone")
+    if model is None and processor is None:
+        backbone = _family(config).load(config)
+    else:
+        check_model(model)
+        named = replace(config, checkpoint=type(model).__name__)
+        family = _family(named, {"model_type": model.config.model_type})
+        backbone = family.wrap(model, processor, config)
     backbone.check()
     return backbone
 
@@ -79,25 +93,29 @@ def backbone_fallback(name: str) -> dict[str, object] | None:
     return {"family": name} if name in registry("backbone").names() else None
 
 
-def _family(config: BackboneConfig) -> type[Backbone]:
-    """The family that is named, or else the one that serves the checkpoint's model type."""
+def _family(config: BackboneConfig, settings: Mapping[str, Any] | None = None) -> type[Backbone]:
+    """The family that is named, or else the one that serves the model type.
+
+    Args:
+        settings: of the model; the checkpoint's, if not given.
+    """
     if not config.family:
-        return _serving(config)
+        return _serving(config, _model_settings(config) if settings is None else settings)
     named: Any = registry("backbone").get(config.family, "backbone.family")
     if not (isinstance(named, type) and issubclass(named, Backbone)):
         raise SettingError("backbone.family", config.family, "a subclass of hermes.backbone.Backbone")
     # One that serves no model type by itself, such as a user's own, takes any checkpoint.
     if (
         named.model_types
-        and (model_type := _model_settings(config).get("model_type")) not in named.model_types
+        and (model_type := (settings or _model_settings(config)).get("model_type")) not in named.model_types
     ):
         hint = f"It serves {', '.join(named.model_types)}; {config.checkpoint!r} is {model_type!r}."
         raise SettingError("backbone.family", config.family, hint=hint)
     return named
 
 
-def _serving(config: BackboneConfig) -> type[Backbone]:
-    settings, families = _model_settings(config), _families()
+def _serving(config: BackboneConfig, settings: Mapping[str, Any]) -> type[Backbone]:
+    families = _families()
     model_type = str(settings.get("model_type", ""))
     if model_type in families:
         return families[model_type]

@@ -6,7 +6,7 @@ from hermes.memory.kinds import LayerKind, LayerSpec, describe_layers
 from hermes.memory.layer import KVLayer, Tokens, keeping
 from hermes.memory.loading import load_memory, memory_of
 from hermes.memory.memory import KVMemory
-from hermes.memory.scope import Scope, check_scope, current_scope
+from hermes.memory.scope import Scope, being_read, check_scope, current_scope
 from hermes.memory.states import RecurrentLayer, SharedLayer, StateLayer, WindowLayer
 from hermes.memory.storage import load_record, read_saved, read_tensors, write_tensors
 from hermes.memory.updates import LayerUpdate, Mix, join_updates
@@ -27,6 +27,7 @@ __all__ = [
     "Tokens",
     "WindowLayer",
     "append_memory",
+    "being_read",
     "check_scope",
     "current_scope",
     "describe_layers",

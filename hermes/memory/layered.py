@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 from hermes.kernels import Kernels
 from hermes.memory.kinds import LayerSpec
 from hermes.memory.layer import KVLayer
+from hermes.memory.scope import being_read
 from hermes.memory.states import RecurrentLayer, SharedLayer, StateLayer, WindowLayer
 from hermes.tokens import Rotary
 
@@ -32,6 +33,8 @@ class LayeredCache(Cache):  # type: ignore[misc]
         layers: every decoder layer's.
         managed: those of full attention.
         states: the others.
+        lender: lets a session's model read this memory in calls that are not the session's own.
+        lent_from: what such a call's positions lack.
     """
 
     layers: list[KVLayer | StateLayer]
@@ -41,6 +44,8 @@ class LayeredCache(Cache):  # type: ignore[misc]
     ) -> None:
         super().__init__(layers=[])
         self.specs = tuple(specs)
+        self.lender: Callable[[Any], None] | None = None
+        self.lent_from = 0
         self._hold(_layers(self.specs, rotary, window_rotary, kernels))
 
     def _hold(self, layers: list[KVLayer | StateLayer]) -> None:
@@ -93,8 +98,21 @@ class LayeredCache(Cache):  # type: ignore[misc]
     # -- what transformers asks: the shared clock, but where it names a window layer ------------------------
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """The shared next position, pending tokens included."""
+        """The shared next position, pending tokens included.
+
+        Of a memory that is lent (:attr:`lender`), the pending ones alone: a caller's own ``generate`` counts
+        the tokens that it has given, and would leave out as many of them as the memory has positions.
+        """
+        if self.lender is not None and not being_read(self.managed):
+            return self.managed[0].pending
         return self.managed[0].get_seq_length()
+
+    @property
+    def is_compileable(self) -> bool:
+        """False. transformers' ``generate`` asks right before each forward: then the memory is lent."""
+        if self.lender is not None and not being_read(self.managed):
+            self.lender(self)
+        return False
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Where the queries of a layer start: a window counts its own tokens."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hermes.errors import HermesError
 
-__all__ = ["Scope", "check_scope", "current_scope"]
+__all__ = ["Scope", "being_read", "check_scope", "current_scope"]
 
 
 @dataclass(kw_only=True)
@@ -29,6 +29,12 @@ class Scope:
 current_scope: ContextVar[Scope | None] = ContextVar("hermes_attention_scope", default=None)
 
 
+def being_read(layers: Sequence[object]) -> bool:
+    """Whether the running call reads the memory with these layers."""
+    scope = current_scope.get()
+    return scope is not None and scope.layers is layers
+
+
 def check_scope(layer: object, index: int, length: int) -> None:
     """Refuse a forward pass that would read a memory wrongly: silently, were it let through.
 
@@ -43,7 +49,9 @@ def check_scope(layer: object, index: int, length: int) -> None:
     if scope is None or scope.layers[index] is not layer:
         if length:
             raise HermesError(
-                "a memory needs its own attention: run the model inside hermes.attention.reading(memory)"
+                "a memory needs its own attention: call the model as model.generate(..., past_key_values="
+                "session.memory.fork()), or inside `with session.reading() as memory:`; in code of your own, "
+                "inside hermes.attention.reading(memory)"
             )
     elif index and not scope.attended:
         raise HermesError(

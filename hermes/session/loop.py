@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from hermes.attention import AttentionProbe, memory_attention_set, together
+from hermes.attention import AttentionProbe, Lender, memory_attention_set, together
 from hermes.backbone import Backbone, encode, self_check
 from hermes.config import check
 from hermes.decoding.execution import Execution
@@ -105,7 +105,8 @@ class Session:
         self._entered = ExitStack()
         if not backbone.checked:
             backbone.check()
-            self_check(backbone)
+            with self._at_work():
+                self_check(backbone)
             backbone.checked = True
         self.streams = [
             Stream(
@@ -189,6 +190,7 @@ class Session:
 
     def hold(self, memory: KVMemory) -> None:
         """Go on from this memory, and observe attention over it."""
+        memory.lender = Lender(self.backbone.model, memory)
         for stream in self.streams:
             stream.held = memory
         self.observer = DecoderObserver(self.backbone, memory)
@@ -211,6 +213,12 @@ class Session:
     def close(self) -> None:
         """Leave the model as it was found. The memory stays readable."""
         self._entered.close()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Use the model: without gradients, in evaluation mode; then it is as it was."""
+        with torch.no_grad(), memory_attention_set(self.backbone.model):
+            yield
 
     def let_in(self, given: Sequence[Sequence[Frame]]) -> list[list[Frame]]:
         """The frames of each stream that will be taken, looked at whole before any is.
@@ -256,7 +264,7 @@ class Session:
         # A callback that asks finds the memory as it is.
         if self.turns.busy or not self.streams[0].waiting:
             return
-        with self.turns.writing():
+        with self.turns.writing(), self._at_work():
             self._write_waiting()
 
     def _write_waiting(self) -> None:
@@ -294,7 +302,7 @@ class Session:
     def write_chunks(self, chunks: Sequence[Chunk]) -> None:
         """Take in chunks that are embedded already, one a stream; raises as :meth:`flush`."""
         self.turns.refuse_while_writing()
-        with self.turns.writing():
+        with self.turns.writing(), self._at_work():
             self._write_embedded(chunks)
 
     def _write_embedded(self, chunks: Sequence[Chunk]) -> None:
@@ -370,9 +378,10 @@ class Session:
             raise InputError("no frame was seen before the question: feed frames first, or ask later")
         stream.say_if_whole()
         self.notify("on_ask_start", question)
-        answer = answer_question(
-            stream, self.execution, self.generation, question, choices, watching=self.probe, **options
-        )
+        with self._at_work():
+            answer = answer_question(
+                stream, self.execution, self.generation, question, choices, watching=self.probe, **options
+            )
         self.notify("on_ask_end", answer)
         return answer
 

@@ -13,7 +13,7 @@ from hermes.backbone import Backbone, BackboneConfig, load_backbone
 from hermes.config import build, check
 from hermes.errors import SettingError
 from hermes.policy import MemoryPolicy, with_budget
-from hermes.session.config import RunConfig, run_config
+from hermes.session.config import DEFAULTS, RunConfig, run_config
 from hermes.session.session import StreamSession
 
 if TYPE_CHECKING:
@@ -25,26 +25,39 @@ else:
     BackboneForm = PolicyForm = Budget = object
 
 
+# What a caller who names no backbone gets, where no loaded model is given.
+_DEFAULT = DEFAULTS["backbone"]
+
+
 def open_session(
-    backbone: BackboneForm = "embedded",
+    backbone: BackboneForm = _DEFAULT,
     policy: PolicyForm = "hermes",
     budget: Budget = None,
     *,
+    model: Any = None,
+    processor: Any = None,
     overrides: Sequence[str] = (),
 ) -> StreamSession:
-    """A session on a checkpoint, with a policy and a budget.
+    """A session on a checkpoint, or on a model that you have loaded, with a policy and a budget.
 
     Args:
         backbone: a shipped config, a hub id, a local folder, a YAML file, settings (a mapping, or a
             ``BackboneConfig``), or a loaded backbone.
         policy: a registered name, a dotted path, a YAML file, a mapping ``{"name": ..., **settings}``, a
             class, or an instance.
+        model: a loaded model of transformers in place of ``backbone``. Its number types, devices and
+            quantised weights stay as they are, and between calls it is as it was found. How it is used is
+            said in ``overrides``: ``"backbone.layout=native"``.
+        processor: that model's: what ``AutoProcessor`` gives, the folder or hub id of its checkpoint, or of
+            a text model its tokenizer.
         budget: ``policy.budget``; the policy's own if not given.
         overrides: any other settings, as on the command line: ``"stream.chunk_frames=8"``.
 
     Raises:
-        SettingError: a wrong setting; one of a policy or backbone that was given ready; two budgets.
+        SettingError: a wrong setting; one of a policy or backbone that was given ready; two budgets; both a
+            backbone and a model; no loaded model, or no processor of it.
         InputError: a checkpoint that cannot be loaded.
+        UnsupportedModelError: a model that Hermes cannot stream through.
 
     >>> import numpy as np
     >>> with open_session("tiny_llava_onevision", "hermes", budget=64) as session:
@@ -55,13 +68,23 @@ def open_session(
     >>> open_session(session.backbone, {"name": "fifo", "budget": 40}).policy
     Fifo(budget=40)
     """
+    own = model is not None or processor is not None
+    if own and backbone is not _DEFAULT:
+        given = backbone if isinstance(backbone, str | Path) else type(backbone).__name__
+        raise SettingError("backbone", given, "not given beside model=... and processor=...")
     loaded = backbone if isinstance(backbone, Backbone) else None
-    chosen = {"backbone": _backbone_choice(backbone), "policy": _policy_choice(policy, budget)}
+    chosen = {
+        "backbone": {"checkpoint": ""} if own else _backbone_choice(backbone),
+        "policy": _policy_choice(policy, budget),
+    }
     if budget is not None and not isinstance(chosen["policy"], MemoryPolicy):
         if any(text.partition("=")[0].strip() == "policy.budget" for text in overrides):
             raise SettingError("policy.budget", budget, "one budget: it is among the overrides as well")
         overrides = [f"policy.budget={budget}", *overrides]
-    return session_from(run_config(overrides, chosen=chosen), loaded)
+    config = run_config(overrides, chosen=chosen)
+    if own:
+        loaded = load_backbone(config.backbone, model=model, processor=processor)
+    return session_from(config, loaded)
 
 
 def _backbone_choice(backbone: object) -> object:

@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
-from hermes.attention import AttentionProbe
+from hermes.attention import AttentionProbe, lending
 from hermes.backbone import Backbone
 from hermes.config import Part
 from hermes.decoding.generation import GenerationConfig
+from hermes.decoding.prefill import prefill
 from hermes.dialogue import QuestionConfig
 from hermes.errors import InputError
-from hermes.memory import MemoryConfig
+from hermes.memory import KVMemory, MemoryConfig
 from hermes.policy import MemoryPolicy, StreamContext, check_policy
 from hermes.session.answer import Answer, Stats
 from hermes.session.intake import check_time, frames_of, placed
@@ -241,6 +242,35 @@ class StreamSession(Session):
         return self.answer(
             self.stream, question, choices, correct=correct, on_text=on_text, probe=probe, ids=ids, **options
         )
+
+    @contextmanager
+    def reading(self) -> Iterator[KVMemory]:
+        """A copy of the memory, which the model reads inside the block however it is called.
+
+        ``model.generate(..., past_key_values=session.memory.fork())`` needs no block. This one encodes the
+        frames that wait, writes what the native layout puts behind a video, and serves direct calls, too:
+        ``model(input_ids, past_key_values=memory)``. Tokens stand behind the memory, and an attention mask
+        is of the new tokens alone, as a tokenizer gives it. What is read and written stays in the copy.
+
+        >>> import numpy as np
+        >>> from hermes import open_session
+        >>> session = open_session("tiny_llava_onevision", budget=64)
+        >>> session.feed(np.zeros((8, 42, 42, 3), np.uint8))
+        >>> model, tokenizer = session.backbone.model, session.backbone.tokenizer
+        >>> inputs = tokenizer(session.backbone.question_text("What is there?"), return_tensors="pt")
+        >>> with session.reading() as memory:
+        ...     out = model.generate(**inputs, past_key_values=memory, max_new_tokens=4, do_sample=False)
+        >>> out.shape[1] - inputs.input_ids.shape[1] <= 4
+        True
+        """
+        self.flush()
+        with self.lock:
+            memory, backbone = self.memory.fork(), self.backbone
+            closing = backbone.closing(self.video)
+            if closing is not None:
+                prefill(backbone, memory, Chunk.text(closing, backbone.axes))
+        with lending(backbone.model, memory):
+            yield memory
 
     @alone
     def stats(self) -> Stats:
