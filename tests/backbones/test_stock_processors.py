@@ -40,6 +40,8 @@ def processed(name: str, frames: list[Any], fps: float) -> Any:
     if name == "qwen3_vl_moe":
         side = 32 * 32 * count
         given["size"] = {"shortest_edge": side, "longest_edge": 9 * side}
+    if name in ("glm4v", "glm46v"):
+        given["size"] = {"shortest_edge": 28 * 28 * count, "longest_edge": 6 * 28 * 28 * count}
     if name == "video_llama_3":
         given["size"] = {"shortest_edge": 16 * 16, "longest_edge": 9 * 16 * 16 * count}
     if name == "minicpm_v":
