@@ -46,6 +46,9 @@ class Auto(Backbone):
 
     ``native`` is the model's own prompt. ``stream`` leaves out the markers that the chat template writes
     around the whole video; what belongs to each frame stays.
+
+    Raises:
+        UnsupportedModelError: the model has no vision features, or no processor that writes videos.
     """
 
     default_fps = 1.0
@@ -153,7 +156,11 @@ class Auto(Backbone):
         return "video_grid_thw" in self._asked
 
     def checkpoint_recipe(self) -> PixelRecipe:
-        """What the checkpoint says of its frames; limits of a whole clip become those of a frame."""
+        """What the checkpoint says of its frames; limits of a whole clip become those of a frame.
+
+        Raises:
+            UnsupportedModelError: no size of a frame, or preprocessing that is not supported.
+        """
         recipe = super().checkpoint_recipe()
         if not recipe.size:
             raise UnsupportedModelError(

@@ -30,9 +30,9 @@ class _Prompt:
 
     def replace_video_token(self, video_inputs: Mapping[str, Any], video_idx: int) -> str:
         """As many frames as there are pictures."""
-        count, _, height, width = video_inputs["pixel_values_videos"][video_idx].shape
-        tokens = (height // self.factor) * (width // self.factor)
-        return f"{self.opening}{self.video_token * tokens}{self.ending}" * count
+        count, _, *size = video_inputs["pixel_values_videos"][video_idx].shape
+        tokens = int(size[0] // self.factor) * int(size[1] // self.factor)
+        return f"{self.opening}{self.video_token * tokens}{self.ending}" * int(count)
 
 
 class MiniCPMV(Auto):
@@ -90,8 +90,8 @@ class MiniCPMV(Auto):
         side, factor = math.sqrt(self.recipe.size["longest_edge"]), self.recipe.factor
         ratio = width / height
         high = int(side / math.sqrt(ratio))
-        target = (max(round(edge / factor) * factor, factor) for edge in (high, int(high * ratio)))
-        return FrameShape(*target, self.recipe.patch_size, self.recipe.merge_size)
+        rows, columns = (max(round(edge / factor), 1) * factor for edge in (high, int(high * ratio)))
+        return FrameShape(rows, columns, self.recipe.patch_size, self.recipe.merge_size)
 
     @torch.no_grad()
     def _seen(self, frames: Sequence[Frame], state: VideoState) -> tuple[Any, list[Tensor | None]]:
