@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hermes.backbone import Backbone
 from hermes.dialogue import chatml
+from tests.support.tiny_qwen3_5 import DenseHybrid
 
 MINICPM_V: dict[str, Any] = {
     "model_type": "minicpmv4_6",
@@ -55,3 +57,11 @@ MINICPM_V: dict[str, Any] = {
     },
     "template": chatml("<|video_pad|>"),
 }
+
+
+class DenseMiniCPM(DenseHybrid):
+    """Qwen3.5's decoder on counted positions."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.axes = [0] * len(self.axes)
