@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,7 +30,7 @@ from hermes.backbone import (
     stock_processor,
     visual_features,
 )
-from hermes.errors import UnsupportedModelError
+from hermes.errors import HermesError, UnsupportedModelError
 from hermes.tokens import Chunk, Provenance, TokenKind, VideoState
 from hermes.video import Frame
 
@@ -47,6 +48,9 @@ class Auto(Backbone):
 
     ``native`` is the model's own prompt. ``stream`` leaves out the markers that the chat template writes
     around the whole video; what belongs to each frame stays.
+
+    Raises:
+        UnsupportedModelError: the model has no vision features, or no processor that writes videos.
     """
 
     default_fps = 1.0
@@ -80,9 +84,38 @@ class Auto(Backbone):
         self.processor = self.stock()
         self.prompt = StockPrompt(self.processor, self.name)
         sections = (getattr(self.text_config, "rope_parameters", None) or {}).get("mrope_section")
-        self.axes = 3 if sections else 1
+        self.axes = 3 if sections and hasattr(self.core, "get_rope_index") else 1
         self.video_marker = str(self.processor.video_token)
         self.frames_per_group = self.recipe.temporal_patch_size if self._patches else 1
+
+    def check(self) -> None:
+        """Refuse what every backbone refuses, and a model whose parts do not go together on a first frame.
+
+        Raises:
+            UnsupportedModelError: names the part: pixels, prompt, vision features or positions.
+        """
+        super().check()
+        _ = self.plan
+        pair, images = self.frames_per_group, np.zeros((96, 160, 3), np.uint8)
+        frames = [Frame(images, float(at), at) for at in range(2 * pair)]
+        apart = VideoState()
+        try:
+            parts = [self.video(frames[:pair], apart, fps=1.0), self.video(frames[pair:], apart, fps=1.0)]
+            whole = self.video(frames, VideoState(), fps=1.0)
+        except (HermesError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{self.name}: vision features: its encoder cannot be run on frames "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        # [A, n] and [A, n]
+        cut = torch.cat((parts[0].positions, parts[1].positions + parts[0].advance), dim=1)
+        if self.config.layout == "native" and not torch.equal(cut, whole.positions):
+            raise UnsupportedModelError(
+                f"{self.name}: positions: those of a video do not go on from frame to frame, so that chunks "
+                "cannot have them. With backbone.layout=stream every chunk starts at the clock"
+            )
 
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:
@@ -110,10 +143,17 @@ class Auto(Backbone):
 
     def stock(self) -> Any:
         """The processor of this model type, or what stands for it: it writes frames into the prompt."""
+        recipe = self.recipe
+        # What the settings may leave out.
+        sizes = {
+            "patch_size": recipe.patch_size,
+            "merge_size": recipe.merge_size,
+            "temporal_patch_size": recipe.temporal_patch_size,
+        }
         return stock_processor(
             self.model.config.model_type,
             self.tokenizer,
-            self.preprocessor,
+            {**sizes, **self.preprocessor},
             self.processor_settings,
             self.chat_template,
         )
@@ -131,7 +171,11 @@ class Auto(Backbone):
         return "video_grid_thw" in self._asked
 
     def checkpoint_recipe(self) -> PixelRecipe:
-        """What the checkpoint says of its frames; limits of a whole clip become those of a frame."""
+        """What the checkpoint says of its frames; limits of a whole clip become those of a frame.
+
+        Raises:
+            UnsupportedModelError: no size of a frame, or preprocessing that is not supported.
+        """
         recipe = super().checkpoint_recipe()
         if not recipe.size:
             raise UnsupportedModelError(
@@ -301,9 +345,15 @@ class Auto(Backbone):
             return torch.arange(ids.shape[1], dtype=torch.float32)[None]
         core: Any = self.core
         grid = [groups, shape.height // shape.patch, shape.width // shape.patch]
-        positions, _ = core.get_rope_index(
-            ids.cpu(), mm_token_type_ids=2 * visual[None].long(), video_grid_thw=torch.tensor([grid])
-        )
+        try:
+            positions, _ = core.get_rope_index(
+                ids.cpu(), mm_token_type_ids=2 * visual[None].long(), video_grid_thw=torch.tensor([grid])
+            )
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise UnsupportedModelError(
+                f"{self.name}: positions: {type(core).__name__}.get_rope_index asks for more than a frame's "
+                f"tokens and grid ({type(error).__name__}: {error})"
+            ) from error
         found: Tensor = positions[:, 0].float()
         return found - found.min()
 
