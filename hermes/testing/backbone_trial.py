@@ -178,8 +178,9 @@ class BackboneTrial:
     @cached_property
     def _processor(self) -> Any:
         backbone = self.backbone
-        if getattr(backbone, "processor", None) is not None:
-            return backbone.processor
+        own = getattr(backbone, "processor", None)
+        if own is not None:
+            return own
         recipe = {"merge_size": backbone.recipe.merge_size, "temporal_patch_size": self.group}
         settings = {**recipe, **backbone.pixel_defaults, **backbone.preprocessor}
         whole = backbone.model.config
