@@ -76,9 +76,7 @@ class Auto(Backbone):
                 f"{self.name}: vision features: {type(model).__name__} has neither get_video_features nor "
                 "get_image_features"
             )
-        self.processor = processor or stock_processor(
-            model.config.model_type, tokenizer, self.preprocessor, self.processor_settings, chat_template
-        )
+        self.processor = processor or self.stock()
         self.prompt = StockPrompt(self.processor, self.name)
         sections = (getattr(self.text_config, "rope_parameters", None) or {}).get("mrope_section")
         self.axes = 3 if sections else 1
@@ -94,6 +92,16 @@ class Auto(Backbone):
     def fps(self) -> float:
         """Frames sampled per second."""
         return self.config.fps or _rate(self.preprocessor)
+
+    def stock(self) -> Any:
+        """The processor of this model type, or what stands for it: it writes frames into the prompt."""
+        return stock_processor(
+            self.model.config.model_type,
+            self.tokenizer,
+            self.preprocessor,
+            self.processor_settings,
+            self.chat_template,
+        )
 
     # -- pixels ---------------------------------------------------------------------------------------------
 
@@ -145,7 +153,7 @@ class Auto(Backbone):
         encode: Any = _encoder_of(self.core)
         weight = next(p for p in self.core.parameters() if p.is_floating_point())
         if not self._patches:
-            pixels = prepare(frames, self.recipe, weight.device).to(weight.dtype)
+            pixels = self.pictures(frames).to(weight)
             kept: list[Tensor | None] = [None] * len(frames)
             if "pixel_values_videos" in self._asked:
                 return encode(pixel_values_videos=pixels.unsqueeze(0)), kept
@@ -158,6 +166,10 @@ class Auto(Backbone):
         if "video_merge_sizes" in self._asked:
             given["video_merge_sizes"] = torch.tensor([self.recipe.merge_size], device=pixels.device)
         return encode(**given), self.kept(pixels, grid, state)
+
+    def pictures(self, frames: Sequence[Frame]) -> Float[Tensor, "T 3 H W"]:
+        """Frames as pictures, resized and normalised."""
+        return prepare(frames, self.recipe)
 
     def kept(
         self, pixels: Float[Tensor, "n values"], grid: tuple[int, int, int], state: VideoState

@@ -186,8 +186,10 @@ class Backbone(ABC):
 
     @property
     def num_kv_heads(self) -> int:
-        """Key-value heads of each layer."""
-        return int(self.text_config.num_key_value_heads)
+        """Key-value heads of each managed layer."""
+        config = self.text_config
+        layers = getattr(config, "per_layer_config", None)
+        return int((layers[self.managed[0]] if layers else config).num_key_value_heads)
 
     @property
     def max_position(self) -> int:

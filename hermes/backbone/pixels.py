@@ -6,6 +6,7 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 # PIL's resampling codes, which preprocessor settings use, and torch's names for them.
-_MODES = {2: "bilinear", 3: "bicubic"}
+_MODES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class PixelRecipe:
         size: ``height`` and ``width`` of every frame; or ``shortest_edge`` and ``longest_edge``: the least
             and the most pixels of one frame; or ``shortest_edge`` alone: the pixels of its shorter side.
         crop_size: ``height`` and ``width`` of the middle that is kept of a resized frame.
-        resample: PIL's code, 2 (bilinear) or 3 (bicubic).
+        resample: PIL's code, 1 (Lanczos), 2 (bilinear) or 3 (bicubic).
         mean: per channel, of pixels after rescaling.
         std: per channel, likewise.
         grow_small: see :func:`smart_resize`.
@@ -73,7 +74,7 @@ class PixelRecipe:
         """Read a preprocessor's settings; null means unset, what is not about pixels is ignored.
 
         Raises:
-            UnsupportedModelError: it pads, or resizes by another rule than bilinear or bicubic.
+            UnsupportedModelError: it pads, or resizes by another rule than Lanczos, bilinear or bicubic.
         """
         given = {key: value for key, value in settings.items() if value is not None}
         if not given.get("do_center_crop"):
@@ -94,7 +95,7 @@ class PixelRecipe:
         if int(recipe.get("resample", 3)) not in _MODES:
             raise UnsupportedModelError(
                 f"this checkpoint's preprocessor resizes with PIL's rule {recipe['resample']}; "
-                "supported: 2 (bilinear), 3 (bicubic)"
+                "supported: 1 (Lanczos), 2 (bilinear), 3 (bicubic)"
             )
         return PixelRecipe(**recipe)
 
@@ -200,8 +201,9 @@ def prepare(
         InputError: frames that cannot be stacked, or are too narrow.
     """
     images = stack(frames)
-    images = resize(images, recipe.resized(*images.shape[-2:]), recipe.resample)
-    return normalize(cropped(images, recipe.target(*images.shape[-2:])).to(device), recipe)
+    height, width = images.shape[-2:]
+    images = resize(images, recipe.resized(height, width), recipe.resample)
+    return normalize(cropped(images, recipe.target(height, width)).to(device), recipe)
 
 
 def cropped(images: UInt8[Tensor, "T 3 H W"], size: tuple[int, int]) -> UInt8[Tensor, "T 3 h w"]:
@@ -288,10 +290,23 @@ def resize(
     if tuple(images.shape[-2:]) == tuple(size):
         return images
     mode = _MODES[resample]
-    whole = images.device.type == "cpu" and (mode == "bicubic" or _fast_bilinear())
+    if mode == "lanczos" and not _has_lanczos():
+        # As transformers does with such a torch.
+        mode = "bicubic"
+    whole = images.device.type == "cpu" and (mode != "bilinear" or _fast_bilinear())
     pixels = images if whole else images.float()
     pixels = F.interpolate(pixels, size=size, mode=mode, align_corners=False, antialias=True)
     return pixels if whole else pixels.clamp(0, 255).round().to(torch.uint8)
+
+
+@cache
+def _has_lanczos() -> bool:
+    """Whether torch can resize by Lanczos' rule, as it can from 2.12 on."""
+    try:
+        F.interpolate(torch.zeros(1, 1, 2, 2), size=(1, 1), mode="lanczos", antialias=True)
+    except (NotImplementedError, ValueError):
+        return False
+    return True
 
 
 def _fast_bilinear() -> bool:

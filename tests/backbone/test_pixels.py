@@ -50,7 +50,7 @@ def video_processor(module: str, name: str):
 
 
 @pytest.mark.parametrize("size", [(384, 384), (360, 640), (100, 300), (700, 500)], ids=str)
-@pytest.mark.parametrize("resample", [2, 3], ids=["bilinear", "bicubic"])
+@pytest.mark.parametrize("resample", [1, 2, 3], ids=["lanczos", "bilinear", "bicubic"])
 def test_llava_pixels_are_those_of_the_video_processor(size, resample):
     processor = video_processor(
         "llava_onevision.video_processing_llava_onevision", "LlavaOnevisionVideoProcessor"
@@ -171,8 +171,8 @@ def test_pixel_limits():
 def test_settings_that_are_not_supported():
     with pytest.raises(UnsupportedModelError, match="pads"):
         PixelRecipe.of({**LLAVA, "do_pad": True})
-    with pytest.raises(UnsupportedModelError, match="PIL's rule 1"):
-        PixelRecipe.of({**LLAVA, "resample": 1})
+    with pytest.raises(UnsupportedModelError, match="PIL's rule 4"):
+        PixelRecipe.of({**LLAVA, "resample": 4})
     assert PixelRecipe.of({**LLAVA, "do_center_crop": None, "resample": None}).resample == 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -9,17 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from hermes.backbone import Backbone, prepare, prepare_patches, self_check
+from hermes.backbone import Backbone, prepare_patches, self_check
 from hermes.decoding.generation import GenerationConfig
 from hermes.errors import UnsupportedModelError
 from hermes.policies.full import Full
 from hermes.session.session import StreamSession
 from hermes.tokens import TokenKind, VideoState
 from tests.support.families import NEW_TOKENS, QUESTION, answer, encode, make_frames
+from tests.support.memory_cases import random_update
+from tests.support.references import DenseDecoder, new_memory, noise_chunk, prefill
 from tests.support.tiny_models import TINY, tiny_model
 from tests.support.tolerances import close
 
 pytestmark = pytest.mark.model
+
+# Their channels lie otherwise: tests of their own.
+PAIRED = ("glm4v", "glm46v")
 
 each_model = pytest.mark.parametrize("name", TINY)
 
@@ -43,9 +49,10 @@ def stock_inputs(backbone: Any, frames: list[Any]) -> dict[str, Any]:
     weight = next(backbone.core.parameters())
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if not backbone._patches:
-        pixels = prepare(frames, backbone.recipe)
-        video = hasattr(backbone.core, "get_video_features")
-        return {**inputs, **({"pixel_values_videos": pixels[None]} if video else {"pixel_values": pixels})}
+        pixels = backbone.pictures(frames)
+        if hasattr(backbone.core, "get_video_features"):
+            return {**inputs, "pixel_values_videos": pixels[None]}
+        return {**inputs, "pixel_values": pixels[(None,) * backbone._batched]}
     patches, grid = prepare_patches(frames, backbone.recipe, weight)
     inputs |= {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([grid])}
     if "video_merge_sizes" in backbone._asked:
@@ -136,6 +143,24 @@ def test_what_is_read_of_a_frame(name):
     assert backbone.prefix_text() + backbone.template_parts.before in (
         backbone.native_parts.prefix + backbone.native_parts.before
     ).replace("".join(backbone.frame_markers), "")
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name not in PAIRED])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_ragged_memory_is_a_dense_one(name, heads):
+    backbone, rng = tiny_model(name, "stream"), random.Random(3)
+    memory, dense = new_memory(backbone), DenseDecoder(backbone)
+    for seed, length in ((0, 5), (1, 20), (2, 12), (3, 9)):
+        chunk = noise_chunk(backbone, length, seed, first_id=100 * seed, text=seed == 0)
+        ours = prefill(backbone, memory, chunk, prefix=seed == 0)
+        levels = [level[0] for level in chunk.deepstack]
+        expected, _ = dense.run(chunk.embeds[0], chunk.positions, chunk.tokens.id.tolist(), levels)
+        dense.memory.prefix = memory.prefix
+        close("one_shot", ours[0], expected.float())
+        if seed:
+            updates = {layer.index: random_update(rng, layer, heads=heads) for layer in memory}
+            memory.apply(updates, compact=seed == 2)
+            dense.memory.apply(updates, seed == 2)
 
 
 class Introduced:

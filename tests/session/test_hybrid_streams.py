@@ -108,3 +108,16 @@ def test_every_layers_queries_are_those_of_a_true_forward(kind):
     heads = session.backbone.text_config.num_attention_heads
     assert [query.shape[1] for query in found] == [heads] * 2
     assert all(bool(torch.isfinite(query).all()) for query in found)
+
+
+@each_kind
+def test_stock_generate_reads_a_fork(kind):
+    session = session_on(kind, repetition_penalty=1.0)
+    session.feed(make_frames(8))
+    before, backbone = cloned(session.memory), session.backbone
+    ids = backbone.question_ids("Who?")
+    out = backbone.model.generate(
+        input_ids=ids, past_key_values=session.memory.fork(), max_new_tokens=6, do_sample=False
+    )
+    assert out[0, ids.shape[1] :].tolist() == session.ask("Who?").ids.tolist()
+    assert identical(session.memory, before)

@@ -206,6 +206,15 @@ class DenseDecoder:
         self.width = self.decoder.layers[0].self_attn.head_dim
         self.memory = PlainMemory(len(self.decoder.layers), self.kv_heads, self.width, backbone.axes)
 
+    @staticmethod
+    def feed_forward(block: Any, x: Tensor) -> Tensor:
+        """What a block does behind its attention; experts have no float64."""
+        if hasattr(block.mlp, "experts"):
+            out = block.mlp.float()(x.float()[None])
+            return (out[0] if isinstance(out, tuple) else out)[0].double()
+        made: Tensor = block.mlp(x)
+        return made
+
     def project(self, index: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries ``[Hq, n, D]``, keys and values ``[Hkv, n, D]`` of a layer's input, not rotated."""
         attention = self.decoder.layers[index].self_attn
@@ -260,7 +269,7 @@ class DenseDecoder:
             for kv, held in enumerate(self.memory.layers[index] if ids is not None else ()):
                 held.write(key[kv], value[kv], positions + held.clock, ids or (), [1] * len(key[kv]))
             hidden = hidden + block.self_attn.o_proj(torch.cat(out, dim=-1))
-            hidden = hidden + block.mlp(block.post_attention_layernorm(hidden))
+            hidden = hidden + self.feed_forward(block, block.post_attention_layernorm(hidden))
             if index < len(deepstack):
                 hidden = hidden + deepstack[index].double()
         return self.decoder.norm(hidden), seen

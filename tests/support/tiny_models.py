@@ -14,6 +14,7 @@ import torch
 from hermes.backbone import Backbone, BackboneConfig, load_backbone
 from hermes.backbones.tiny import byte_tokenizer
 from hermes.dialogue import chatml
+from tests.support.tiny_gemma4 import GEMMA4, GEMMA4_SMALL
 from tests.support.tiny_glm import GLM4V, GLM46V
 
 TEXT = {
@@ -53,6 +54,38 @@ class Tiny:
 
 
 TINY: dict[str, Tiny] = {
+    "smolvlm": Tiny(
+        model_type="smolvlm",
+        text={"model_type": "llama"},
+        vision={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        tokens={
+            "image_token": "<image>",
+            "fake_image_token": "<fake_token_around_image>",
+            "global_image_token": "<global-img>",
+            "video_token": "<video>",
+            "end_of_utterance_token": "<end_of_utterance>",
+        },
+        token_ids={"image_token_id": "image_token"},
+        model={"scale_factor": 2},
+        image="SmolVLMImageProcessor",
+        video={
+            "video_processor_type": "SmolVLMVideoProcessor",
+            "size": {"longest_edge": 48},
+            "max_image_size": {"longest_edge": 32},
+            "do_pad": True,
+            "resample": 1,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+        },
+        processor={"image_seq_len": 4},
+    ),
     "glm4v": Tiny(**GLM4V),
     "glm46v": Tiny(**GLM46V),
     "video_llama_3": Tiny(
@@ -184,12 +217,15 @@ TINY: dict[str, Tiny] = {
     ),
 }
 
+# Those with a file of their own, and tests of their own.
+APART: dict[str, Tiny] = {"gemma4": Tiny(**GEMMA4), "gemma4_small": Tiny(**GEMMA4_SMALL)}
+
 
 def write(name: str, folder: Path, seed: int = 0) -> None:
     """Write a checkpoint of this model type, weights from the seed, attention sharp."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    tiny = TINY[name]
+    tiny = TINY.get(name) or APART[name]
     tokenizer = byte_tokenizer(tiny.template)
     new = [token for token in tiny.tokens.values() if token not in tokenizer.get_vocab()]
     tokenizer.add_special_tokens({"additional_special_tokens": new}, replace_extra_special_tokens=False)
@@ -222,6 +258,9 @@ def write(name: str, folder: Path, seed: int = 0) -> None:
 
 def sharpen(model: Any) -> None:
     """Let attention depend on content and position: with default weights it is nearly even."""
+    if model.config.model_type == "gemma4":
+        # Its scores are not scaled down, and sharp as they are.
+        return
     for name, weight in model.get_decoder().named_parameters():
         if name.endswith(("q_norm.weight", "k_norm.weight")):
             weight.mul_(2.0)
