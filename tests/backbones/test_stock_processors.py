@@ -10,6 +10,7 @@ import torch
 from transformers.video_utils import VideoMetadata
 
 from hermes.backbone import prepare_patches, stack
+from hermes.backbones.minicpm_v import MiniCPMV
 from hermes.tokens import VideoState
 from tests.support.families import QUESTION, encode, make_frames
 from tests.support.tiny_models import TINY, tiny_checkpoint, tiny_model
@@ -43,6 +44,8 @@ def processed(name: str, frames: list[Any], fps: float) -> Any:
         given["size"] = {edge: pixels * count for edge, pixels in size.items()}
     if name == "video_llama_3":
         given["size"] = {**size, "longest_edge": size["longest_edge"] * count}
+    if name == "minicpm_v":
+        given |= {"max_slice_nums": 1, "use_image_id": False}
     return processor(text=[text], videos=[stack(frames)], return_tensors="pt", **given)
 
 
@@ -54,7 +57,11 @@ def test_the_prompt_and_the_pixels_are_the_processors(name, size):
     for frame in frames[1::2]:
         frame.image[20:] = frames[frame.index - 1].image[20:]
     stock = processed(name, frames, 2.0)
-    if backbone._patches:
+    if isinstance(backbone, MiniCPMV):
+        strips, sizes = backbone.strips(frames)
+        assert torch.equal(strips, stock.pixel_values_videos)
+        assert torch.equal(sizes, stock.target_sizes_videos)
+    elif backbone._patches:
         patches, grid = prepare_patches(frames, backbone.recipe, torch.empty(0))
         assert stock.video_grid_thw.tolist() == [list(grid)]
         assert torch.equal(patches, stock.pixel_values_videos)

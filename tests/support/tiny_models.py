@@ -16,6 +16,8 @@ from hermes.backbones.tiny import byte_tokenizer
 from hermes.dialogue import chatml
 from tests.support.tiny_gemma4 import GEMMA4, GEMMA4_SMALL
 from tests.support.tiny_glm import GLM4V, GLM46V
+from tests.support.tiny_minicpm import MINICPM_V
+from tests.support.tiny_perception import PERCEPTION_LM
 
 TEXT = {
     "hidden_size": 64,
@@ -88,6 +90,8 @@ TINY: dict[str, Tiny] = {
     ),
     "glm4v": Tiny(**GLM4V),
     "glm46v": Tiny(**GLM46V),
+    "minicpm_v": Tiny(**MINICPM_V),
+    "perception_lm": Tiny(**PERCEPTION_LM),
     "video_llama_3": Tiny(
         model_type="video_llama_3",
         text={"model_type": "qwen2"},
