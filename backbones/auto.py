@@ -22,10 +22,12 @@ from hermes.backbone import (
     FrameShape,
     PixelRecipe,
     StockPrompt,
+    load_checkpoint,
     per_frame_limits,
     prepare,
     prepare_patches,
     preprocessor_of,
+    stock_preprocessor,
     stock_processor,
     visual_features,
 )
@@ -63,7 +65,6 @@ class Auto(Backbone):
         chat_template: str | None = None,
         preprocessor: Mapping[str, Any] | None = None,
         processor_settings: Mapping[str, Any] | None = None,
-        processor: Any = None,
     ) -> None:
         super().__init__(
             model,
@@ -81,7 +82,7 @@ class Auto(Backbone):
                 f"{self.name}: vision features: {type(model).__name__} has neither get_video_features nor "
                 "get_image_features"
             )
-        self.processor = processor or self.stock()
+        self.processor = self.stock()
         self.prompt = StockPrompt(self.processor, self.name)
         sections = (getattr(self.text_config, "rope_parameters", None) or {}).get("mrope_section")
         self.axes = 3 if sections and hasattr(self.core, "get_rope_index") else 1
@@ -116,6 +117,20 @@ class Auto(Backbone):
                 f"{self.name}: positions: those of a video do not go on from frame to frame, so that chunks "
                 "cannot have them. With backbone.layout=stream every chunk starts at the clock"
             )
+
+    @classmethod
+    def load(cls, config: BackboneConfig) -> Backbone:
+        """Load ``config.checkpoint``; what its files leave out is the stock processor's, where there is one.
+
+        Raises:
+            InputError: a bad setting or checkpoint, see :func:`hermes.backbone.load_checkpoint`.
+            UnsupportedModelError: a part that cannot be found out.
+        """
+        parts = load_checkpoint(config)
+        defaults = stock_preprocessor(config)
+        return cls(
+            config=config, **parts._replace(preprocessor={**defaults, **(parts.preprocessor or {})})._asdict()
+        )
 
     @classmethod
     def stock_fps(cls, config: BackboneConfig) -> float:
