@@ -135,13 +135,13 @@ class Auto(Backbone):
 
     @classmethod
     def stock_fps(cls, config: BackboneConfig) -> float:
-        """The rate that the checkpoint's video preprocessor samples at, else 1."""
-        return _rate(preprocessor_of(config))
+        """The rate that the checkpoint's video preprocessor samples at, else the family's."""
+        return _rate(preprocessor_of(config), cls.default_fps)
 
     @property
     def fps(self) -> float:
         """Frames sampled per second."""
-        return self.config.fps or _rate(self.preprocessor)
+        return self.config.fps or _rate(self.preprocessor, self.default_fps)
 
     def stock(self) -> Any:
         """The processor of this model type, or what stands for it: it writes frames into the prompt."""
@@ -383,10 +383,10 @@ class Auto(Backbone):
         }
 
 
-def _rate(preprocessor: Mapping[str, Any]) -> float:
-    """Frames per second that a preprocessor samples, 1 where it says none."""
+def _rate(preprocessor: Mapping[str, Any], default: float) -> float:
+    """Frames per second that a preprocessor samples."""
     found = preprocessor.get("fps")
-    return float(found) if isinstance(found, int | float) and 0 < found < math.inf else Auto.default_fps
+    return float(found) if isinstance(found, int | float) and 0 < found < math.inf else default
 
 
 def _encoder_of(core: Any) -> Any:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hermes.backbone.blocks import block_masks
@@ -254,8 +254,7 @@ class Backbone(ABC):
         at = positions.to(embeds.device)
         at = (at[:, None] if at.ndim == 2 else at).expand(-1, batch, -1)
         if chunk is not None:
-            visual = chunk.tokens.kind == int(TokenKind.VISUAL)
-            masks = block_masks(self.model, embeds, visual, cache)
+            masks = block_masks(self.model, embeds, self.attend_both_ways(chunk), cache)
             options |= {} if masks is None else {"attention_mask": masks}
         layers = per_layer_inputs(self.decoder, embeds)
         options |= {} if layers is None else {"per_layer_inputs": layers}
@@ -267,6 +266,10 @@ class Backbone(ABC):
             **(self.prefill_kwargs(chunk) if chunk is not None else {}),
             **options,
         )
+
+    def attend_both_ways(self, chunk: Chunk) -> Bool[Tensor, "*streams n"]:
+        """Which tokens of a chunk are of pictures, whose tokens see each other both ways in some families."""
+        return chunk.tokens.kind == int(TokenKind.VISUAL)
 
     def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
         """Extra decoder keywords for a chunk (Qwen3-VL: deepstack features)."""

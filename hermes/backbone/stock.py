@@ -133,6 +133,8 @@ class StockPrompt:
             "pixel_values_videos": pixels,
             "pixel_values": pixels,
             "video_grid_thw": torch.tensor([grid]),
+            # In tokens.
+            "video_grids": torch.tensor([[grid[0], *(-(-side // shape.merge) for side in grid[1:])]]),
             "video_merge_sizes": torch.tensor([shape.merge]),
             "video_metadata": [metadata],
         }

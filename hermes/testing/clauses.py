@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from hermes.backbone import Backbone
 from hermes.config import config_hash, to_dict
 from hermes.decoding.observer import DecoderObserver
 from hermes.decoding.prefill import prefill
 from hermes.errors import SettingError
 from hermes.memory import load_memory
+from hermes.testing.rotation import rotated
 from hermes.testing.trial import CHUNK_FRAMES, CHUNKS, ContractError, State, Trial, copy_state, fingerprint
 from hermes.testing.trial import managed as decided
 from hermes.tokens import Chunk, Provenance, TokenKind
@@ -152,27 +151,11 @@ def keys_are_rope_from_scratch(trial: Trial) -> None:
                 torch.equal(layer.after["values"][0, head, slots], values), f"{where}: not its own values"
             )
             plain = torch.stack([own_keys[name][head] for name in ids])
-            expected = _rope(trial.backbone, plain, layer.after["positions"][:, 0, row, slots])
+            expected = rotated(trial.backbone, layer.index, plain, layer.after["positions"][:, 0, row, slots])
             error = float((layer.after["keys"][0, head, slots] - expected).abs().max() / plain.abs().max())
             _require(
                 error <= _ROUNDING, f"{where}: keys are not those of their positions, off by {error:.1e}"
             )
-
-
-def _rope(backbone: Backbone, keys: Tensor, positions: Tensor) -> Tensor:
-    """Keys ``[T, D]`` rotated to positions ``[A, T]`` by the decoder's own rotary embedding and code."""
-    decoder: Any = backbone.decoder
-    cos: Tensor
-    sin: Tensor
-    cos, sin = decoder.rotary_emb(keys[None], positions if backbone.axes == 1 else positions[:, None])
-    module = sys.modules[type(decoder.layers[backbone.managed[0]].self_attn).__module__]
-    apply = getattr(module, "apply_rotary_pos_emb", None)
-    if apply is None:
-        first, second = keys.chunk(2, dim=-1)
-        turned = keys * cos[0] + torch.cat((-second, first), dim=-1) * sin[0]
-    else:
-        turned = apply(keys[None, None], keys[None, None], cos, sin)[0][0, 0]
-    return backbone.rotary.canonical(turned)
 
 
 # -- what further streams show -----------------------------------------------------------------------------
@@ -267,6 +250,7 @@ def _failing(module: Any) -> Iterator[None]:
 def model_is_left_as_found(trial: Trial) -> None:
     """Nothing stays on the model after a session is closed, or after an exception; the memory stays whole."""
     layers: Any = trial.backbone.decoder.layers
+    managed = trial.backbone.managed
     frames = trial.frames(4 * CHUNK_FRAMES)
     first, second, third, fourth = (
         frames[at : at + CHUNK_FRAMES] for at in range(0, len(frames), CHUNK_FRAMES)
@@ -281,7 +265,7 @@ def model_is_left_as_found(trial: Trial) -> None:
             _require(
                 _same(before, copy_state(session.memory)), "an exception while answering changed the memory"
             )
-            with _failing(layers[len(layers) // 2]):
+            with _failing(layers[managed[len(managed) // 2]]):
                 session.feed(second)
             _require(
                 _same(before, copy_state(session.memory)), "an exception while encoding changed the memory"

@@ -14,6 +14,7 @@ from hermes.backbones.minicpm_v import MiniCPMV
 from hermes.tokens import VideoState
 from tests.support.families import QUESTION, encode, make_frames
 from tests.support.tiny_models import TINY, tiny_checkpoint, tiny_model
+from tests.support.tiny_molmo2 import whole_prompt
 
 pytestmark = [
     pytest.mark.model,
@@ -72,9 +73,13 @@ def test_the_prompt_and_the_pixels_are_the_processors(name, size):
         pixels = stock["pixel_values_videos" if "pixel_values_videos" in stock else "pixel_values"]
         assert torch.equal(backbone.pictures(frames), pixels.reshape(-1, *pixels.shape[-3:]))
 
+    same_prompt(backbone, frames, stock.input_ids, name)
+
+
+def same_prompt(backbone: Any, frames: list[Any], ids: torch.Tensor, name: str = "") -> None:
+    """Assert that frames, chunk by chunk, and the question are written as in these token ids."""
     chunks, _ = encode(backbone, frames, [2, 4], 2.0)
     question = backbone.encode(backbone.question_text(QUESTION))
-    ids = stock.input_ids
     if name == "smolvlm":
         # The sentence that says how many frames there will be.
         text = backbone.tokenizer.decode(ids[0])
@@ -85,3 +90,33 @@ def test_the_prompt_and_the_pixels_are_the_processors(name, size):
     assert ours.shape == embeds.shape
     text = ~torch.cat([*(chunk.tokens.row >= 0 for chunk in chunks), torch.zeros(question.shape[1]).bool()])
     assert torch.equal(ours[:, text], embeds[:, text])
+
+
+@pytest.mark.parametrize("name", ["molmo2", "molmo2_o"])
+@pytest.mark.parametrize("size", [(72, 128), (30, 20)], ids=str)
+def test_molmo2_reads_what_its_processor_gives(name, size):
+    backbone: Any = tiny_model(name)
+    frames = make_frames(6, 2.0, *size)
+    stock, ours = processed(name, frames, 2.0), whole_prompt(backbone, frames, QUESTION)
+    assert ours.keys() <= stock.keys()
+    for key, value in ours.items():
+        assert torch.equal(value, stock[key]), key
+    same_prompt(backbone, frames, stock.input_ids)
+    # Those that see each other in our chunks.
+    (_, chunk), _ = encode(backbone, frames, [], 2.0)
+    seen = stock.mm_token_type_ids[0] == 1
+    assert int(backbone.attend_both_ways(chunk).sum()) == int(seen.sum())
+
+
+@pytest.mark.parametrize("name", ["gemma4", "gemma4_small"])
+@pytest.mark.parametrize("size", [(72, 128), (50, 40)], ids=str)
+def test_gemma4_reads_what_its_processor_gives(name, size):
+    backbone: Any = tiny_model(name)
+    frames = make_frames(6, 2.0, *size)
+    stock = processed(name, frames, 2.0)
+    values, at = backbone.patches(frames)
+    count = at.shape[1]
+    assert torch.equal(stock.pixel_values_videos.flatten(0, -3)[:, :count], values)
+    assert torch.equal(stock.video_position_ids.flatten(0, -3)[:, :count], at)
+    assert (stock.video_position_ids.flatten(0, -3)[:, count:] == -1).all()
+    same_prompt(backbone, frames, stock.input_ids)

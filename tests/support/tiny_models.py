@@ -17,6 +17,7 @@ from hermes.dialogue import chatml
 from tests.support.tiny_gemma4 import GEMMA4, GEMMA4_SMALL
 from tests.support.tiny_glm import GLM4V, GLM46V
 from tests.support.tiny_minicpm import MINICPM_V
+from tests.support.tiny_molmo2 import MOLMO2, MOLMO2_O
 from tests.support.tiny_omni import OMNI_THINKER
 from tests.support.tiny_perception import PERCEPTION_LM
 
@@ -226,6 +227,8 @@ TINY: dict[str, Tiny] = {
 APART: dict[str, Tiny] = {
     "gemma4": Tiny(**GEMMA4),
     "gemma4_small": Tiny(**GEMMA4_SMALL),
+    "molmo2": Tiny(**MOLMO2),
+    "molmo2_o": Tiny(**MOLMO2_O),
     "omni_thinker": Tiny(**OMNI_THINKER),
 }
 
