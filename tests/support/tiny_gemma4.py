@@ -44,6 +44,8 @@ GEMMA4: dict[str, Any] = {
         "eoi_token": "<image|>",
         "video_token": "<|video|>",
         "audio_token": "<|audio|>",
+        "boa_token": "<|audio>",
+        "eoa_token": "<audio|>",
     },
     "token_ids": {
         "image_token_id": "image_token",

@@ -62,6 +62,8 @@ MOLMO2: dict[str, Any] = {
         "video_processor_type": "Molmo2VideoProcessor",
         "size": {"height": 40, "width": 40},
         "resample": 2,
+        "do_rescale": True,
+        "do_normalize": True,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
         "patch_size": 8,
