@@ -24,6 +24,7 @@ from hermes.attention import (
     rotate_query,
 )
 from hermes.backbone import Backbone
+from hermes.decoding.parallel import over_all_heads, processes_of
 from hermes.errors import InputError
 from hermes.memory import KVLayer, KVMemory
 from hermes.tokens import expand_axes
@@ -114,6 +115,10 @@ class DecoderObserver(Observer):
         if exact:
             with memory_attention_set(self.backbone.model):
                 self._exact(exact, out)
+        if (group := processes_of(self.backbone.model)) is not None:
+            for (index, guidance), mass in out.items():
+                if not guidance.per_head:
+                    out[index, guidance] = over_all_heads(mass, group, guidance.pool)
         return out
 
     def _text(self, guidance: Guidance) -> _Text:
