@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from hermes.backbone import (
     Backbone,
@@ -54,6 +55,7 @@ class Auto(Backbone):
     """
 
     default_fps = 1.0
+    layer_kinds = "told once loaded"
 
     def __init__(
         self,
@@ -344,17 +346,29 @@ class Auto(Backbone):
         if self.axes == 1:
             return torch.arange(ids.shape[1], dtype=torch.float32)[None]
         core: Any = self.core
-        grid = [groups, shape.height // shape.patch, shape.width // shape.patch]
+        # Between the markers of the whole video, by which some models know one.
+        opening, ending = (self.encode(marker)[0].tolist() for marker in self.frame_markers)
+        before, behind = len(opening), len(ending)
+        inside = torch.tensor([[*opening, *ids[0].tolist(), *ending]])
+        seen = F.pad(visual.cpu().long(), (before, behind))
+        seconds = torch.tensor([self.frames_per_group / self.fps])
+        offered = {
+            "mm_token_type_ids": 2 * seen[None],
+            "video_grid_thw": torch.tensor(
+                [[groups, shape.height // shape.patch, shape.width // shape.patch]]
+            ),
+            "second_per_grid_ts": seconds,
+            "second_per_grids": seconds,
+        }
         try:
-            positions, _ = core.get_rope_index(
-                ids.cpu(), mm_token_type_ids=2 * visual[None].long(), video_grid_thw=torch.tensor([grid])
-            )
+            asked = inspect.signature(core.get_rope_index).parameters
+            positions, _ = core.get_rope_index(inside, **{k: v for k, v in offered.items() if k in asked})
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise UnsupportedModelError(
                 f"{self.name}: positions: {type(core).__name__}.get_rope_index asks for more than a frame's "
                 f"tokens and grid ({type(error).__name__}: {error})"
             ) from error
-        found: Tensor = positions[:, 0].float()
+        found: Tensor = positions[:, 0, before : inside.shape[1] - behind].float()
         return found - found.min()
 
     def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:

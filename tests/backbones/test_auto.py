@@ -206,7 +206,7 @@ def broken(*args: Any, **options: Any) -> Any:
     raise KeyError("sound")
 
 
-def backwards(ids: torch.Tensor, **options: Any) -> tuple[torch.Tensor, None]:
+def backwards(ids: torch.Tensor, mm_token_type_ids: Any = None) -> tuple[torch.Tensor, None]:
     """All positions of a chunk the same, whatever its length."""
     return torch.zeros(3, 1, ids.shape[1]), None
 

@@ -17,6 +17,7 @@ from hermes.dialogue import chatml
 from tests.support.tiny_gemma4 import GEMMA4, GEMMA4_SMALL
 from tests.support.tiny_glm import GLM4V, GLM46V
 from tests.support.tiny_minicpm import MINICPM_V
+from tests.support.tiny_omni import OMNI_THINKER
 from tests.support.tiny_perception import PERCEPTION_LM
 
 TEXT = {
@@ -222,7 +223,11 @@ TINY: dict[str, Tiny] = {
 }
 
 # Those with a file of their own, and tests of their own.
-APART: dict[str, Tiny] = {"gemma4": Tiny(**GEMMA4), "gemma4_small": Tiny(**GEMMA4_SMALL)}
+APART: dict[str, Tiny] = {
+    "gemma4": Tiny(**GEMMA4),
+    "gemma4_small": Tiny(**GEMMA4_SMALL),
+    "omni_thinker": Tiny(**OMNI_THINKER),
+}
 
 
 def write(name: str, folder: Path, seed: int = 0) -> None:
