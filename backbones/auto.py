@@ -55,6 +55,7 @@ class Auto(Backbone):
     """
 
     default_fps = 1.0
+    layer_kinds = "told once loaded"
 
     def __init__(
         self,

@@ -78,6 +78,7 @@ class Gemma4(Auto):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("gemma4",)
+    layer_kinds = "4 or 5 windows to 1 managed"
     pixel_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "patch_size": 16,
