@@ -167,15 +167,11 @@ class BackboneTrial:
         except UnsupportedModelError as error:
             raise Skipped(str(error)) from error
         ids = backbone.encode(f"{parts.prefix}{video}{parts.before}{QUESTION}{parts.after}")
-        video_token = backbone.tokenizer.convert_tokens_to_ids(str(processor.video_token))
-        forward = inspect.signature(backbone.model.forward).parameters
-        if (
-            "pixel_values" in calls[0]
-            and "pixel_values_videos" in forward
-            and bool((ids == video_token).any())
-        ):
-            raise Skipped("its encoder of pictures sees frames, which the stock model takes by another name")
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **calls[0]}
+        seen = dict(calls[0])
+        if "pixel_values_videos" in inspect.signature(backbone.model.forward).parameters:
+            # An encoder of pictures may serve videos, too.
+            seen = {"pixel_values_videos" if name == "pixel_values" else name: x for name, x in seen.items()}
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **seen}
         if backbone.axes > 1:
             # Those of the older families are made of the processor's own token.
             token = backbone.tokenizer.convert_tokens_to_ids(str(processor.video_token))
