@@ -25,7 +25,7 @@ from hermes.attention import (
 )
 from hermes.backbone import Backbone
 from hermes.decoding.parallel import over_all_heads, processes_of
-from hermes.errors import InputError
+from hermes.errors import InputError, UnsupportedModelError
 from hermes.memory import KVLayer, KVMemory
 from hermes.tokens import expand_axes
 
@@ -143,7 +143,16 @@ class DecoderObserver(Observer):
 
         Source: arXiv 2503.00540 (ReKV): what archived blocks are retrieved by, here in a pass of its
         own (there in the answer's).
+
+        Raises:
+            UnsupportedModelError: the model's heads are split over processes, each of which would retrieve
+                other blocks.
         """
+        if processes_of(self.backbone.model) is not None:
+            raise UnsupportedModelError(
+                "under tensor parallelism each process has queries of some heads only, and would retrieve "
+                "blocks of its own: use a policy without an archive, or device_map in place of tp_plan"
+            )
         ids = self.backbone.encode_plain(text)
         n, batch, axes = ids.shape[1], max(self.memory.batch_size, 1), self.backbone.axes
         positions = self.memory.next_position + torch.arange(n, dtype=torch.float32, device=ids.device)

@@ -34,9 +34,10 @@ def split(folder: Path, kind: str, *policies: str) -> dict[str, str]:
 
 def test_heads_split_over_two_processes(tmp_path: Path) -> None:
     save_checkpoint(tiny("qwen2_5_vl"), tmp_path / "model")
-    found = split(tmp_path / "model", "AutoModelForImageTextToText", "hermes", "infinipot_v")
+    found = split(tmp_path / "model", "AutoModelForImageTextToText", "hermes", "infinipot_v", "rekv")
     assert found["hermes"].startswith("equal; under tensor parallelism")
     assert "processes keep different tokens: policy" in found["infinipot_v"]
+    assert "queries of some heads only" in found["rekv"]
 
 
 @pytest.mark.thorough
