@@ -10,12 +10,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hermes.backbone import FrameShape, PixelRecipe, normalize, resize, stack
+from hermes.backbone import PixelRecipe, normalize, resize, stack
 from hermes.errors import UnsupportedModelError
 from hermes.tokens import VideoState
 from hermes.video import Frame
 
 from .auto import Auto
+
+
+class SquaredRecipe(PixelRecipe):
+    """Frames of any shape with about the area of one square, small ones enlarged."""
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width a frame is resized to."""
+        side, ratio = math.sqrt(self.size["longest_edge"]), width / height
+        high = int(side / math.sqrt(ratio))
+        rows, columns = (max(round(edge / self.factor), 1) for edge in (high, int(high * ratio)))
+        return rows * self.factor, columns * self.factor
 
 
 class _Prompt:
@@ -84,14 +95,8 @@ class MiniCPMV(Auto):
         given = {key: value for key, value in self.preprocessor.items() if value is not None}
         edge = int(self._setting("scale_resolution"))
         area = {"size": {"shortest_edge": edge**2, "longest_edge": edge**2}, "merge_size": self.merge}
-        return PixelRecipe.of({**self.pixel_defaults, **given, **area, "temporal_patch_size": 1})
-
-    def _shape(self, height: int, width: int) -> FrameShape:
-        side, factor = math.sqrt(self.recipe.size["longest_edge"]), self.recipe.factor
-        ratio = width / height
-        high = int(side / math.sqrt(ratio))
-        rows, columns = (max(round(edge / factor), 1) * factor for edge in (high, int(high * ratio)))
-        return FrameShape(rows, columns, self.recipe.patch_size, self.recipe.merge_size)
+        recipe = PixelRecipe.of({**self.pixel_defaults, **given, **area, "temporal_patch_size": 1})
+        return SquaredRecipe(**vars(recipe))
 
     @torch.no_grad()
     def _seen(self, frames: Sequence[Frame], state: VideoState) -> tuple[Any, list[Tensor | None]]:

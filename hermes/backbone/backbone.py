@@ -139,6 +139,13 @@ class Backbone(ABC):
             UnsupportedModelError: a kind of layer that no memory is written for, or RoPE whose frequencies
                 follow the length, or have been rounded for good.
         """
+        away = next((name for name, weight in self.model.named_parameters() if weight.is_meta), None)
+        if away is not None:
+            raise UnsupportedModelError(
+                f"{self.name}: {away} and others have been left on disk or in the host's memory (device_map "
+                "with offload). A stream needs every weight on a device at all times: give the model more "
+                "devices, a smaller number type, or fewer bits"
+            )
         restore_rotation(self.model)
         _ = self.layer_specs, self.rotary
 

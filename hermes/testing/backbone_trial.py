@@ -154,7 +154,11 @@ class BackboneTrial:
         if len(calls) != 1:
             raise Skipped(f"the encoder is called {len(calls)} times for one chunk")
         processor = self.given if self.given is not None else self._processor
-        prompt, recipe = StockPrompt(processor, backbone.name), backbone.recipe
+        prompt = StockPrompt(processor, backbone.name)
+        try:
+            recipe = backbone.recipe
+        except UnsupportedModelError as error:
+            raise Skipped(str(error)) from error
         shape = FrameShape(*recipe.target(84, 112), recipe.patch_size, recipe.merge_size)
         times = [[f.time for f in frames[i : i + self.group]] for i in range(0, len(frames), self.group)]
         parts = backbone.native_parts
@@ -163,7 +167,11 @@ class BackboneTrial:
         except UnsupportedModelError as error:
             raise Skipped(str(error)) from error
         ids = backbone.encode(f"{parts.prefix}{video}{parts.before}{QUESTION}{parts.after}")
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **calls[0]}
+        seen = dict(calls[0])
+        if "pixel_values_videos" in inspect.signature(backbone.model.forward).parameters:
+            # An encoder of pictures may serve videos, too.
+            seen = {"pixel_values_videos" if name == "pixel_values" else name: x for name, x in seen.items()}
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **seen}
         if backbone.axes > 1:
             # Those of the older families are made of the processor's own token.
             token = backbone.tokenizer.convert_tokens_to_ids(str(processor.video_token))
