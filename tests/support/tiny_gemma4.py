@@ -117,11 +117,10 @@ class DenseGemma4:
         seen = torch.ones(length, held + length, dtype=torch.bool).tril(held)
         if self.full[number]:
             return ~seen
-        seen = seen.triu(held - self.config.sliding_window + 1)
         for i in range(length if self.both_ways else 0):
             for j in range(length):
                 seen[i, held + j] |= bool(visual[min(i, j) : max(i, j) + 1].all())
-        return ~seen
+        return ~seen.triu(held - self.config.sliding_window + 1)
 
     def attention(self, number: int, x: Tensor, new: dict[Any, Any], at: Tensor, visual: Tensor) -> Tensor:
         """What a layer's attention makes of its input; keys and values that are its own go to ``new``."""
