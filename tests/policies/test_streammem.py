@@ -131,7 +131,7 @@ def test_attention_among_video_tokens_and_its_maximum(causal, per_head, pool, am
     layer = memory[0]
     query, own = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 3, 8)
     guidance = Guidance("", per_head=per_head, among=among, pool=pool)
-    ours = _mass(query, layer.keys, own, layer, guidance, causal=causal)
+    ours = _mass(query, layer.keys, own, layer, guidance, causal=causal, scaling=8**-0.5)
     rows = torch.zeros(2, 2, 3, 12, dtype=torch.float64)
     for head in range(4):
         for i in range(3):
