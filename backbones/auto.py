@@ -45,6 +45,13 @@ class Auto(Backbone):
 
     ``native`` is the model's own prompt. ``stream`` leaves out the markers that the chat template writes
     around the whole video; what belongs to each frame stays.
+
+    Args:
+        processor: of transformers, which writes the prompt; that of the model type by default. The rest as
+            for :class:`.Backbone`.
+
+    Raises:
+        UnsupportedModelError: the model has no encoder of frames, or its processor cannot be made.
     """
 
     default_fps = 1.0
@@ -116,7 +123,11 @@ class Auto(Backbone):
         return "video_grid_thw" in self._asked
 
     def checkpoint_recipe(self) -> PixelRecipe:
-        """What the checkpoint says of its frames; limits of a whole clip become those of a frame."""
+        """What the checkpoint says of its frames; limits of a whole clip become those of a frame.
+
+        Raises:
+            UnsupportedModelError: it says no size of a frame.
+        """
         recipe = super().checkpoint_recipe()
         if not recipe.size:
             raise UnsupportedModelError(

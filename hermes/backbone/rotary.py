@@ -89,6 +89,9 @@ def key_motions(backbone: _Backbone, numbers: Sequence[int], *, far: bool = True
 
     Args:
         far: move them beyond the positions the decoder was built for, as rotations allow.
+
+    Raises:
+        UnsupportedModelError: the decoder cannot be run at positions of our choice.
     """
     axes, vocabulary = backbone.axes, backbone.model.get_input_embeddings().weight.shape[0]
     ids = torch.arange(1, _TOKENS + 1) * vocabulary // (_TOKENS + 1)

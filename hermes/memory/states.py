@@ -148,7 +148,11 @@ class WindowLayer(StateLayer, DynamicSlidingWindowLayer):  # type: ignore[misc]
         return {**super().facts(), "seen": self.cumulative_length}
 
     def load(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Hold keys and values of as many tokens as fit the window."""
+        """Hold keys and values of as many tokens as fit the window.
+
+        Raises:
+            InputError: a tensor is missing, or has another shape.
+        """
         self.cumulative_length = int(facts.get("seen", 0))
         held = min(self.cumulative_length, self.sliding_window - 1)
         if not tensors and not self.cumulative_length:
@@ -252,7 +256,11 @@ class RecurrentLayer(StateLayer, LinearAttentionLayer):  # type: ignore[misc]
         return {f"{name}{at}": x for name, held in states for at, x in held.items() if x is not None}
 
     def load(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Hold these states."""
+        """Hold these states.
+
+        Raises:
+            InputError: a state that there is not, or states of different numbers of streams.
+        """
         known = {f"{name}{at}" for name in self._NAMES for at in range(self.number_of_states)}
         if unknown := sorted(tensors.keys() - known):
             raise InputError(f"{unknown[0]}: a state that there is not")
@@ -305,7 +313,11 @@ class SharedLayer(StateLayer):
         return {}
 
     def load(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Nothing is held."""
+        """Nothing is held.
+
+        Raises:
+            InputError: there are tensors.
+        """
         if tensors:
             raise InputError(f"{min(tensors)}: a tensor of a layer that holds none")
 
