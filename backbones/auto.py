@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from hermes.backbone import (
     Backbone,
@@ -20,14 +22,16 @@ from hermes.backbone import (
     FrameShape,
     PixelRecipe,
     StockPrompt,
+    load_checkpoint,
     per_frame_limits,
     prepare,
     prepare_patches,
     preprocessor_of,
+    stock_preprocessor,
     stock_processor,
     visual_features,
 )
-from hermes.errors import UnsupportedModelError
+from hermes.errors import HermesError, UnsupportedModelError
 from hermes.tokens import Chunk, Provenance, TokenKind, VideoState
 from hermes.video import Frame
 
@@ -46,15 +50,12 @@ class Auto(Backbone):
     ``native`` is the model's own prompt. ``stream`` leaves out the markers that the chat template writes
     around the whole video; what belongs to each frame stays.
 
-    Args:
-        processor: of transformers, which writes the prompt; that of the model type by default. The rest as
-            for :class:`.Backbone`.
-
     Raises:
-        UnsupportedModelError: the model has no encoder of frames, or its processor cannot be made.
+        UnsupportedModelError: the model has no vision features, or no processor that writes videos.
     """
 
     default_fps = 1.0
+    layer_kinds = "told once loaded"
 
     def __init__(
         self,
@@ -65,7 +66,6 @@ class Auto(Backbone):
         chat_template: str | None = None,
         preprocessor: Mapping[str, Any] | None = None,
         processor_settings: Mapping[str, Any] | None = None,
-        processor: Any = None,
     ) -> None:
         super().__init__(
             model,
@@ -83,29 +83,79 @@ class Auto(Backbone):
                 f"{self.name}: vision features: {type(model).__name__} has neither get_video_features nor "
                 "get_image_features"
             )
-        self.processor = processor or self.stock()
+        self.processor = self.stock()
         self.prompt = StockPrompt(self.processor, self.name)
         sections = (getattr(self.text_config, "rope_parameters", None) or {}).get("mrope_section")
-        self.axes = 3 if sections else 1
+        self.axes = 3 if sections and hasattr(self.core, "get_rope_index") else 1
         self.video_marker = str(self.processor.video_token)
         self.frames_per_group = self.recipe.temporal_patch_size if self._patches else 1
 
+    def check(self) -> None:
+        """Refuse what every backbone refuses, and a model whose parts do not go together on a first frame.
+
+        Raises:
+            UnsupportedModelError: names the part: pixels, prompt, vision features or positions.
+        """
+        super().check()
+        _ = self.plan
+        pair, images = self.frames_per_group, np.zeros((96, 160, 3), np.uint8)
+        frames = [Frame(images, float(at), at) for at in range(2 * pair)]
+        apart = VideoState()
+        try:
+            parts = [self.video(frames[:pair], apart, fps=1.0), self.video(frames[pair:], apart, fps=1.0)]
+            whole = self.video(frames, VideoState(), fps=1.0)
+        except (HermesError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{self.name}: vision features: its encoder cannot be run on frames "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        # [A, n] and [A, n]
+        cut = torch.cat((parts[0].positions, parts[1].positions + parts[0].advance), dim=1)
+        if self.config.layout == "native" and not torch.equal(cut, whole.positions):
+            raise UnsupportedModelError(
+                f"{self.name}: positions: those of a video do not go on from frame to frame, so that chunks "
+                "cannot have them. With backbone.layout=stream every chunk starts at the clock"
+            )
+
+    @classmethod
+    def load(cls, config: BackboneConfig) -> Backbone:
+        """Load ``config.checkpoint``; what its files leave out is the stock processor's, where there is one.
+
+        Raises:
+            InputError: a bad setting or checkpoint, see :func:`hermes.backbone.load_checkpoint`.
+            UnsupportedModelError: a part that cannot be found out.
+        """
+        parts = load_checkpoint(config)
+        defaults = stock_preprocessor(config)
+        return cls(
+            config=config, **parts._replace(preprocessor={**defaults, **(parts.preprocessor or {})})._asdict()
+        )
+
     @classmethod
     def stock_fps(cls, config: BackboneConfig) -> float:
-        """The rate that the checkpoint's video preprocessor samples at, else 1."""
-        return _rate(preprocessor_of(config))
+        """The rate that the checkpoint's video preprocessor samples at, else the family's."""
+        return _rate(preprocessor_of(config), cls.default_fps)
 
     @property
     def fps(self) -> float:
         """Frames sampled per second."""
-        return self.config.fps or _rate(self.preprocessor)
+        return self.config.fps or _rate(self.preprocessor, self.default_fps)
 
     def stock(self) -> Any:
         """The processor of this model type, or what stands for it: it writes frames into the prompt."""
+        recipe = self.recipe
+        # What the settings may leave out.
+        sizes = {
+            "patch_size": recipe.patch_size,
+            "merge_size": recipe.merge_size,
+            "temporal_patch_size": recipe.temporal_patch_size,
+        }
         return stock_processor(
             self.model.config.model_type,
             self.tokenizer,
-            self.preprocessor,
+            {**sizes, **self.preprocessor},
             self.processor_settings,
             self.chat_template,
         )
@@ -126,7 +176,7 @@ class Auto(Backbone):
         """What the checkpoint says of its frames; limits of a whole clip become those of a frame.
 
         Raises:
-            UnsupportedModelError: it says no size of a frame.
+            UnsupportedModelError: no size of a frame, or preprocessing that is not supported.
         """
         recipe = super().checkpoint_recipe()
         if not recipe.size:
@@ -296,11 +346,29 @@ class Auto(Backbone):
         if self.axes == 1:
             return torch.arange(ids.shape[1], dtype=torch.float32)[None]
         core: Any = self.core
-        grid = [groups, shape.height // shape.patch, shape.width // shape.patch]
-        positions, _ = core.get_rope_index(
-            ids.cpu(), mm_token_type_ids=2 * visual[None].long(), video_grid_thw=torch.tensor([grid])
-        )
-        found: Tensor = positions[:, 0].float()
+        # Between the markers of the whole video, by which some models know one.
+        opening, ending = (self.encode(marker)[0].tolist() for marker in self.frame_markers)
+        before, behind = len(opening), len(ending)
+        inside = torch.tensor([[*opening, *ids[0].tolist(), *ending]])
+        seen = F.pad(visual.cpu().long(), (before, behind))
+        seconds = torch.tensor([self.frames_per_group / self.fps])
+        offered = {
+            "mm_token_type_ids": 2 * seen[None],
+            "video_grid_thw": torch.tensor(
+                [[groups, shape.height // shape.patch, shape.width // shape.patch]]
+            ),
+            "second_per_grid_ts": seconds,
+            "second_per_grids": seconds,
+        }
+        try:
+            asked = inspect.signature(core.get_rope_index).parameters
+            positions, _ = core.get_rope_index(inside, **{k: v for k, v in offered.items() if k in asked})
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise UnsupportedModelError(
+                f"{self.name}: positions: {type(core).__name__}.get_rope_index asks for more than a frame's "
+                f"tokens and grid ({type(error).__name__}: {error})"
+            ) from error
+        found: Tensor = positions[:, 0, before : inside.shape[1] - behind].float()
         return found - found.min()
 
     def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
@@ -315,10 +383,10 @@ class Auto(Backbone):
         }
 
 
-def _rate(preprocessor: Mapping[str, Any]) -> float:
-    """Frames per second that a preprocessor samples, 1 where it says none."""
+def _rate(preprocessor: Mapping[str, Any], default: float) -> float:
+    """Frames per second that a preprocessor samples."""
     found = preprocessor.get("fps")
-    return float(found) if isinstance(found, int | float) and 0 < found < math.inf else Auto.default_fps
+    return float(found) if isinstance(found, int | float) and 0 < found < math.inf else default
 
 
 def _encoder_of(core: Any) -> Any:

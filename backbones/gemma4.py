@@ -78,6 +78,7 @@ class Gemma4(Auto):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("gemma4",)
+    layer_kinds = "4 or 5 windows to 1 managed"
     pixel_defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "patch_size": 16,
@@ -88,9 +89,9 @@ class Gemma4(Auto):
         }
     )
 
-    def __init__(self, model: Any, tokenizer: Any, config: Any, **given: Any) -> None:
-        side = int((given.get("preprocessor") or {}).get("pooling_kernel_size") or 3)
-        super().__init__(model, tokenizer, config, **{**given, "processor": _Written(tokenizer, side**2)})
+    def stock(self) -> Any:
+        """What writes frames into the prompt."""
+        return _Written(self.tokenizer, self.recipe.merge_size**2)
 
     def checkpoint_recipe(self) -> PixelRecipe:
         """What the checkpoint says of its frames, the family's settings where it says nothing."""

@@ -29,6 +29,7 @@ class Text(Backbone):
     """
 
     sees = False
+    layer_kinds = "told once loaded"
     default_fps = 1.0
     video_marker = "TEXTS-GO-HERE"
     default_template = _PLAIN

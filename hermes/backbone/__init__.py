@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from hermes.backbone.backbone import Backbone, visual_features
-from hermes.backbone.checkpoint import load_checkpoint, preprocessor_of
+from hermes.backbone.checkpoint import load_checkpoint, preprocessor_of, stock_preprocessor
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.fingerprint import weights_fingerprint
 from hermes.backbone.layer_specs import layer_specs
@@ -52,6 +52,7 @@ __all__ = [
     "self_check",
     "smart_resize",
     "stack",
+    "stock_preprocessor",
     "stock_processor",
     "visual_features",
     "weights_fingerprint",

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hermes.backbone.blocks import block_masks
@@ -129,6 +129,13 @@ class Backbone(Wording):
             UnsupportedModelError: a kind of layer that no memory is written for, or RoPE whose frequencies
                 follow the length, or have been rounded for good.
         """
+        away = next((name for name, weight in self.model.named_parameters() if weight.is_meta), None)
+        if away is not None:
+            raise UnsupportedModelError(
+                f"{self.name}: {away} and others have been left on disk or in the host's memory (device_map "
+                "with offload). A stream needs every weight on a device at all times: give the model more "
+                "devices, a smaller number type, or fewer bits"
+            )
         restore_rotation(self.model)
         _ = self.layer_specs, self.rotary
 
@@ -244,8 +251,7 @@ class Backbone(Wording):
         at = positions.to(embeds.device)
         at = (at[:, None] if at.ndim == 2 else at).expand(-1, batch, -1)
         if chunk is not None:
-            visual = chunk.tokens.kind == int(TokenKind.VISUAL)
-            masks = block_masks(self.model, embeds, visual, cache)
+            masks = block_masks(self.model, embeds, self.attend_both_ways(chunk), cache)
             options |= {} if masks is None else {"attention_mask": masks}
         layers = per_layer_inputs(self.decoder, embeds)
         options |= {} if layers is None else {"per_layer_inputs": layers}
@@ -257,6 +263,10 @@ class Backbone(Wording):
             **(self.prefill_kwargs(chunk) if chunk is not None else {}),
             **options,
         )
+
+    def attend_both_ways(self, chunk: Chunk) -> Bool[Tensor, "*streams n"]:
+        """Which tokens of a chunk are of pictures, whose tokens see each other both ways in some families."""
+        return chunk.tokens.kind == int(TokenKind.VISUAL)
 
     def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
         """Extra decoder keywords for a chunk (Qwen3-VL: deepstack features)."""

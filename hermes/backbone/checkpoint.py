@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, AutoVideoProcessor
 from transformers.utils import logging
 
 from hermes.backbone.config import BackboneConfig
@@ -102,6 +103,24 @@ def preprocessor_of(config: BackboneConfig) -> dict[str, Any]:
     """
     with _quiet():
         return _preprocessor(_folder(config, ["*.json"]))
+
+
+def stock_preprocessor(config: BackboneConfig) -> dict[str, Any]:
+    """The settings of the checkpoint's own video processor, defaults included; none without torchvision.
+
+    Raises:
+        InputError: no such checkpoint.
+    """
+    if find_spec("torchvision") is None:
+        return {}
+    folder = _folder(config, ["*.json"])
+    try:
+        with _quiet():
+            found: dict[str, Any] = json.loads(AutoVideoProcessor.from_pretrained(folder).to_json_string())
+    except Exception:
+        # It has none, or one that the installed transformers does not know: its files say what they say.
+        return {}
+    return found
 
 
 def save_weights(model: Any, folder: Path) -> None:

@@ -150,7 +150,7 @@ class PixelRecipe:
         if size.get("shortest_edge", 0) > size.get("longest_edge", math.inf):
             allowed = f"a number up to backbone.max_pixels, here {size['longest_edge']}"
             raise SettingError("backbone.min_pixels", size["shortest_edge"], allowed)
-        return PixelRecipe(**{**vars(self), "size": size})
+        return replace(self, size=size)
 
 
 # Video processors whose limits are those of a whole clip, and the most tokens of one frame of theirs.

@@ -91,7 +91,7 @@ def key_motions(backbone: _Backbone, numbers: Sequence[int], *, far: bool = True
         far: move them beyond the positions the decoder was built for, as rotations allow.
 
     Raises:
-        UnsupportedModelError: the decoder cannot be run at positions of our choice.
+        UnsupportedModelError: the decoder cannot be run on embeddings at any position over a cache.
     """
     axes, vocabulary = backbone.axes, backbone.model.get_input_embeddings().weight.shape[0]
     ids = torch.arange(1, _TOKENS + 1) * vocabulary // (_TOKENS + 1)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
+from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.video_utils import VideoMetadata
 
@@ -42,7 +43,9 @@ def stock_processor(
     Raises:
         UnsupportedModelError: transformers has no processor for this type, or it needs more than is given.
     """
-    name = PROCESSOR_MAPPING_NAMES.get(model_type)
+    # A part of a model, such as a thinker, has the processor of the whole.
+    whole = model_type_to_module_name(model_type)
+    name = PROCESSOR_MAPPING_NAMES.get(model_type) or PROCESSOR_MAPPING_NAMES.get(whole)
     kind = getattr(transformers, name, None) if name else None
     if not isinstance(kind, type) or not hasattr(kind, "replace_video_token"):
         raise UnsupportedModelError(
@@ -54,7 +57,9 @@ def stock_processor(
     )
     asked = inspect.signature(kind).parameters
     parts = {
-        key: SimpleNamespace(**settings) for key in ("image_processor", "video_processor") if key in asked
+        key: SimpleNamespace(**settings)
+        for key in ("image_processor", "video_processor", "feature_extractor")
+        if key in asked
     }
     given = {key: value for key, value in own.items() if key in asked and key not in parts}
     try:
@@ -128,11 +133,16 @@ class StockPrompt:
             "pixel_values_videos": pixels,
             "pixel_values": pixels,
             "video_grid_thw": torch.tensor([grid]),
+            # In tokens.
+            "video_grids": torch.tensor([[grid[0], *(-(-side // shape.merge) for side in grid[1:])]]),
             "video_merge_sizes": torch.tensor([shape.merge]),
             "video_metadata": [metadata],
         }
         try:
-            text: str = self.processor.replace_video_token(inputs, video_idx=0)
+            write = self.processor.replace_video_token
+            options = inspect.signature(write).parameters.values()
+            silent = any(option.kind == option.VAR_KEYWORD for option in options)
+            text: str = write(inputs, video_idx=0, **({"load_audio_from_video": False} if silent else {}))
         except Exception as error:
             raise UnsupportedModelError(
                 f"{self.name}: prompt: its processor asks for more than frames have to tell: "

@@ -19,6 +19,7 @@ from hermes.decoding.in_place import InPlaceDecoder, generate_in_place, reason_n
 from hermes.decoding.layerwise import LayerwiseDecoder, clocks_of, rotary_at, run_block
 from hermes.decoding.layerwise_observer import LayerwiseObserver
 from hermes.decoding.observer import DecoderObserver
+from hermes.decoding.parallel import check_alike, processes_of
 from hermes.decoding.prefill import prefill
 from hermes.decoding.recording import NotYetError, Recordings, Run, record
 from hermes.memory import ExecutionMode, KVMemory
@@ -182,11 +183,14 @@ class Execution:
             compact = reindex_due(policies, memory, compressing=True)
             if self._replay(first, memory, observer, compact):
                 return True
-        return (
+        changed = (
             first.step(memory, observer)
             if len(policies) == 1
             else compress_together(policies, memory, observer)
         )
+        if (group := processes_of(self.backbone.model)) is not None:
+            check_alike(memory, group, type(first).__name__)
+        return changed
 
     def records(self, policy: MemoryPolicy, memory: KVMemory) -> bool:
         """Whether this policy's compressions of this memory are recorded; the log says what is against it."""

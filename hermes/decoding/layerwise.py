@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hermes.attention import memory_attention, memory_attention_set
 from hermes.backbone import Backbone
+from hermes.decoding.parallel import processes_of
 from hermes.memory import KVLayer, KVMemory, describe_layers
 from hermes.tokens import Rotary, expand_axes
 
@@ -108,6 +109,8 @@ class LayerwiseDecoder:
 
     def reason_not(self, memory: KVMemory) -> str | None:
         """Why the layers cannot be run one by one over this memory; None where they can."""
+        if processes_of(self.backbone.model) is not None:
+            return "the decoder's heads are split over processes"
         if memory.states:
             return f"the decoder has layers of other kinds ({describe_layers(memory.specs)})"
         if self.backbone.rotary.each:

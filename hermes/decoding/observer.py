@@ -24,7 +24,8 @@ from hermes.attention import (
     rotate_query,
 )
 from hermes.backbone import Backbone
-from hermes.errors import InputError
+from hermes.decoding.parallel import over_all_heads, processes_of
+from hermes.errors import InputError, UnsupportedModelError
 from hermes.memory import KVLayer, KVMemory
 from hermes.tokens import expand_axes
 
@@ -114,6 +115,10 @@ class DecoderObserver(Observer):
         if exact:
             with memory_attention_set(self.backbone.model):
                 self._exact(exact, out)
+        if (group := processes_of(self.backbone.model)) is not None:
+            for (index, guidance), mass in out.items():
+                if not guidance.per_head:
+                    out[index, guidance] = over_all_heads(mass, group, guidance.pool)
         return out
 
     def _text(self, guidance: Guidance) -> _Text:
@@ -138,7 +143,16 @@ class DecoderObserver(Observer):
 
         Source: arXiv 2503.00540 (ReKV): what archived blocks are retrieved by, here in a pass of its
         own (there in the answer's).
+
+        Raises:
+            UnsupportedModelError: the model's heads are split over processes, each of which would retrieve
+                other blocks.
         """
+        if processes_of(self.backbone.model) is not None:
+            raise UnsupportedModelError(
+                "under tensor parallelism each process has queries of some heads only, and would retrieve "
+                "blocks of its own: use a policy without an archive, or device_map in place of tp_plan"
+            )
         ids = self.backbone.encode_plain(text)
         n, batch, axes = ids.shape[1], max(self.memory.batch_size, 1), self.backbone.axes
         positions = self.memory.next_position + torch.arange(n, dtype=torch.float32, device=ids.device)

@@ -151,7 +151,7 @@ class WindowLayer(StateLayer, DynamicSlidingWindowLayer):  # type: ignore[misc]
         """Hold keys and values of as many tokens as fit the window.
 
         Raises:
-            InputError: a tensor is missing, or has another shape.
+            InputError: others than those.
         """
         self.cumulative_length = int(facts.get("seen", 0))
         held = min(self.cumulative_length, self.sliding_window - 1)
@@ -259,7 +259,7 @@ class RecurrentLayer(StateLayer, LinearAttentionLayer):  # type: ignore[misc]
         """Hold these states.
 
         Raises:
-            InputError: a state that there is not, or states of different numbers of streams.
+            InputError: states that there are not, or of different numbers of streams.
         """
         known = {f"{name}{at}" for name in self._NAMES for at in range(self.number_of_states)}
         if unknown := sorted(tensors.keys() - known):
@@ -316,7 +316,7 @@ class SharedLayer(StateLayer):
         """Nothing is held.
 
         Raises:
-            InputError: there are tensors.
+            InputError: a tensor is given.
         """
         if tensors:
             raise InputError(f"{min(tensors)}: a tensor of a layer that holds none")

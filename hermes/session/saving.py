@@ -16,8 +16,9 @@ from torch import Tensor
 
 from hermes.backbone import Backbone, weights_fingerprint
 from hermes.config import Part, build, setting, settings_of, to_dict
+from hermes.decoding.parallel import processes_of
 from hermes.dialogue import Round
-from hermes.errors import InputError, SettingError
+from hermes.errors import InputError, SettingError, UnsupportedModelError
 from hermes.files import plain_json
 from hermes.machine.device import Stopwatch
 from hermes.memory import KVMemory, MemoryConfig, memory_of, read_saved, read_tensors
@@ -66,6 +67,10 @@ def save_stream(stream: Stream, folder: str | Path, chunk_frames: int) -> None:
     Raises:
         InputError: the folder cannot be written to; what was saved there before is as it was.
     """
+    if processes_of(stream.backbone.model) is not None:
+        raise UnsupportedModelError(
+            "under tensor parallelism each process holds some of the heads: such a stream is not saved"
+        )
     own = {f"policy.{name}": tensor for name, tensor in stream.policy.state().items()}
     own |= {f"video.{name}": tensor for name, tensor in stream.video.tensors.items()}
     record = {

@@ -1,4 +1,4 @@
-"""The contract that every memory policy keeps, clause by clause: for ours, and for yours."""
+"""The contracts that every policy and every backbone keeps, clause by clause: for ours, and for yours."""
 
 from __future__ import annotations
 
@@ -7,13 +7,27 @@ from typing import TYPE_CHECKING
 from hermes.backbone import Backbone
 from hermes.policy import MemoryPolicy
 from hermes.registry import registry
+from hermes.testing.backbone_clauses import BACKBONE_CLAUSES
+from hermes.testing.backbones import Finding, check_backbone, examine_backbone
 from hermes.testing.clauses import CLAUSES, Clause
 from hermes.testing.trial import ContractError, Trial
 
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["CLAUSES", "Clause", "ContractError", "Trial", "check_policy", "over_clauses", "over_policies"]
+__all__ = [
+    "BACKBONE_CLAUSES",
+    "CLAUSES",
+    "Clause",
+    "ContractError",
+    "Finding",
+    "Trial",
+    "check_backbone",
+    "check_policy",
+    "examine_backbone",
+    "over_clauses",
+    "over_policies",
+]
 
 
 def check_policy(policy: str | MemoryPolicy, backbone: Backbone | None = None) -> None:

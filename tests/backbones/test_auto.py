@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import random
 from dataclasses import replace
 from itertools import pairwise
@@ -10,15 +12,24 @@ from typing import Any
 import pytest
 import torch
 
-from hermes.backbone import Backbone, prepare_patches, self_check
+from hermes.backbone import (
+    Backbone,
+    BackboneConfig,
+    load_backbone,
+    prepare_patches,
+    save_checkpoint,
+    self_check,
+)
+from hermes.backbones.minicpm_v import MiniCPMV
 from hermes.decoding.generation import GenerationConfig
 from hermes.errors import UnsupportedModelError
 from hermes.policies.full import Full
 from hermes.session.session import StreamSession
 from hermes.tokens import TokenKind, VideoState
-from tests.support.families import NEW_TOKENS, QUESTION, answer, encode, make_frames
+from tests.support.families import NEW_TOKENS, QUESTION, answer, encode, make_frames, tiny
 from tests.support.memory_cases import random_update
 from tests.support.references import DenseDecoder, new_memory, noise_chunk, prefill
+from tests.support.tiny_minicpm import DenseMiniCPM
 from tests.support.tiny_models import TINY, tiny_model
 from tests.support.tolerances import close
 
@@ -48,9 +59,12 @@ def stock_inputs(backbone: Any, frames: list[Any]) -> dict[str, Any]:
     ids = asked(backbone.prompt.whole(times, shape))
     weight = next(backbone.core.parameters())
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if isinstance(backbone, MiniCPMV):
+        strips, sizes = backbone.strips(frames)
+        return {**inputs, "pixel_values_videos": strips, "target_sizes_videos": sizes}
     if not backbone._patches:
         pixels = backbone.pictures(frames)
-        if hasattr(backbone.core, "get_video_features"):
+        if "pixel_values_videos" in inspect.signature(backbone.core.forward).parameters:
             return {**inputs, "pixel_values_videos": pixels[None]}
         return {**inputs, "pixel_values": pixels[(None,) * backbone._batched]}
     patches, grid = prepare_patches(frames, backbone.recipe, weight)
@@ -149,7 +163,8 @@ def test_what_is_read_of_a_frame(name):
 @pytest.mark.parametrize("heads", [1, 2])
 def test_a_ragged_memory_is_a_dense_one(name, heads):
     backbone, rng = tiny_model(name, "stream"), random.Random(3)
-    memory, dense = new_memory(backbone), DenseDecoder(backbone)
+    dense = DenseMiniCPM(backbone) if name == "minicpm_v" else DenseDecoder(backbone)
+    memory = new_memory(backbone)
     for seed, length in ((0, 5), (1, 20), (2, 12), (3, 9)):
         chunk = noise_chunk(backbone, length, seed, first_id=100 * seed, text=seed == 0)
         ours = prefill(backbone, memory, chunk, prefix=seed == 0)
@@ -185,3 +200,57 @@ def test_features_for_which_the_prompt_has_no_room_are_refused():
     ids = backbone._ids((0.0,), 0, backbone._shape(72, 128))  # type: ignore[attr-defined]
     with pytest.raises(UnsupportedModelError, match=r"vision features.* 5 for a frame.*room for 4"):
         backbone._placeholder(ids, 5)  # type: ignore[attr-defined]
+
+
+def broken(*args: Any, **options: Any) -> Any:
+    raise KeyError("sound")
+
+
+def backwards(ids: torch.Tensor, mm_token_type_ids: Any = None) -> tuple[torch.Tensor, None]:
+    """All positions of a chunk the same, whatever its length."""
+    return torch.zeros(3, 1, ids.shape[1]), None
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "fault", "part"),
+    [
+        ("core", "get_video_features", broken, "vision features"),
+        ("core", "get_rope_index", lambda *args, **options: None, "positions"),
+        ("core", "get_rope_index", backwards, "positions.*stream"),
+        ("processor", "replace_video_token", broken, "prompt.*sound"),
+    ],
+    ids=["encoder", "call", "clock", "processor"],
+)
+def test_the_part_that_does_not_fit_is_named_when_a_model_is_loaded(monkeypatch, place, name, fault, part):
+    backbone: Any = tiny_model("qwen3_vl_moe")
+    monkeypatch.delitem(backbone.__dict__, "plan", raising=False)
+    monkeypatch.setattr(getattr(backbone, place), name, fault)
+    with pytest.raises(UnsupportedModelError, match=rf"{backbone.name}: {part}"):
+        backbone.check()
+
+
+@pytest.mark.parametrize("layout", ["native", "stream"])
+def test_auto_makes_the_chunks_of_a_family_file(tmp_path, layout):
+    ours: Any = tiny("qwen3_vl", layout)
+    save_checkpoint(ours, tmp_path)
+    auto: Any = load_backbone(BackboneConfig(checkpoint=str(tmp_path), family="auto", layout=layout))  # type: ignore[arg-type]
+    frames = make_frames(7)
+    for found, expected in zip(
+        encode(auto, frames, [2, 6], 2.0)[0], encode(ours, frames, [2, 6], 2.0)[0], strict=True
+    ):
+        assert torch.equal(found.positions, expected.positions)
+        assert torch.equal(found.tokens.table, expected.tokens.table)
+        close("one_shot", found.embeds, expected.embeds)
+        for level, other in zip(found.deepstack, expected.deepstack, strict=True):
+            close("one_shot", level, other)
+
+
+@pytest.mark.parametrize(
+    ("family", "part"), [("llava_onevision", "prompt.*frame by frame"), ("qwen2_5_vl", "positions.*stream")]
+)
+def test_a_model_whose_native_prompt_is_not_a_chain_of_frames_is_refused(tmp_path, family, part):
+    save_checkpoint(tiny(family, "native"), tmp_path)
+    known = {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}
+    (tmp_path / "processor_config.json").write_text(json.dumps(known))
+    with pytest.raises(UnsupportedModelError, match=part):
+        load_backbone(BackboneConfig(checkpoint=str(tmp_path), family="auto", layout="native"))

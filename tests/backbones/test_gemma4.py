@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -14,9 +15,14 @@ from hermes.decoding.generation import GenerationConfig
 from hermes.decoding.prefill import prefill
 from hermes.memory import KVMemory
 from hermes.policies.full import Full
+from hermes.policies.hermes import Hermes
 from hermes.session.session import StreamSession
 from hermes.tokens import TokenKind
 from tests.support.families import NEW_TOKENS, QUESTION, encode, make_frames
+from tests.support.memory_cases import random_update
+from tests.support.references import cloned, identical, new_memory, noise_chunk
+from tests.support.references import prefill as written
+from tests.support.tiny_gemma4 import DenseGemma4
 from tests.support.tiny_models import tiny_model
 from tests.support.tolerances import close
 
@@ -74,3 +80,39 @@ def test_what_is_read_of_a_frame(name):
     assert int(visual.sum()) == 3 * int(chunk.tokens.row.max() + 1) * int(chunk.tokens.col.max() + 1)
     assert len(chunk) <= 3 * backbone.tokens_per_frame(*make_frames(1)[0].image.shape[:2])
     assert max(self_check(backbone).values()) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "heads"), [("gemma4", 1), ("gemma4_small", 1), ("gemma4_small", 2)])
+def test_a_ragged_memory_is_a_dense_one(name, heads):
+    backbone, rng = tiny_model(name, "stream"), random.Random(3)
+    memory, dense = new_memory(backbone), DenseGemma4(backbone)
+    for seed, length in ((0, 5), (1, 20), (2, 13), (3, 3), (4, 9)):
+        chunk = noise_chunk(backbone, length, seed, first_id=100 * seed, text=seed == 0)
+        if seed:
+            # Several pictures a chunk, one of them larger than a window.
+            chunk.tokens.kind[4::15] = int(TokenKind.TIMESTAMP)
+        ours = written(backbone, memory, chunk, prefix=seed == 0)
+        close("one_shot", ours[0], dense.run(chunk).float())
+        dense.memory.prefix = memory.prefix
+        if seed:
+            updates = {layer.index: random_update(rng, layer, heads=heads) for layer in memory}
+            memory.apply(updates, compact=seed in (2, 3))
+            dense.memory.apply(updates, seed in (2, 3))
+
+
+@each_size
+def test_a_fork_and_a_saved_stream_go_on_as_the_stream_itself(name, tmp_path):
+    options: dict[str, Any] = {"fps": 0.1, "chunk_frames": 2, "generation": GenerationConfig(4)}
+    frames = make_frames(10, 0.1)
+    session, other = (StreamSession(tiny_model(name, "stream"), Hermes(budget=30), **options) for _ in "ab")
+    session.feed(frames[:6])
+    before, fork = cloned(session.memory), session.memory.fork()
+    assert identical(fork, before)
+    session.save(tmp_path / "stream")
+    other.resume(tmp_path / "stream")
+    assert identical(other.memory, before)
+    for stream in (session, other):
+        stream.feed(frames[6:])
+    assert identical(fork, before)
+    assert identical(other.memory, cloned(session.memory))
+    assert session.ask(QUESTION).ids.tolist() == other.ask(QUESTION).ids.tolist()

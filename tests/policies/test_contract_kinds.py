@@ -15,6 +15,7 @@ from hermes.session.session import StreamSession
 from hermes.testing import CLAUSES, Trial, over_clauses, over_policies
 from tests.support.families import make_frames
 from tests.support.references import tiny
+from tests.support.tiny_models import tiny_model
 from tests.support.tiny_qwen3_5 import tiny_hybrid
 from tests.support.tiny_windowed import tiny_windowed
 
@@ -25,6 +26,8 @@ SHORT = ("hermes", "state_only")
 
 
 def kind(name: str) -> Backbone:
+    if name.startswith("gemma4"):
+        return tiny_model(name, "stream")
     return tiny_windowed() if name == "windows" else tiny_hybrid(experts=name == "experts")
 
 
@@ -35,14 +38,14 @@ def trial(policy: str, name: str) -> Trial:
 
 @over_clauses()
 @pytest.mark.parametrize("policy", SHORT)
-@pytest.mark.parametrize("name", ["states", "windows"])
+@pytest.mark.parametrize("name", ["states", "windows", "gemma4", "gemma4_small"])
 def test_policy_keeps_the_contract(policy, name, clause):
     clause(trial(policy, name))
 
 
 @pytest.mark.thorough
 @over_policies()
-@pytest.mark.parametrize("name", ["states", "windows", "experts"])
+@pytest.mark.parametrize("name", ["states", "windows", "experts", "gemma4", "gemma4_small"])
 def test_every_policy_keeps_the_contract(policy, name):
     for clause in CLAUSES:
         clause(trial(policy, name))

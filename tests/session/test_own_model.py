@@ -161,7 +161,8 @@ class _Bare:
         ("backbone.checkpoint", {"overrides": ["backbone.checkpoint=somewhere"]}),
         ("backbone.family", {"overrides": ["backbone.family=llava_onevision"]}),
     ],
-    ids=str,
+    # No address of an object: every process names the tests alike.
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
 def test_what_is_wrong_is_named(setting: str, given: dict[str, Any], folder: Path) -> None:
     known = tiny("qwen2_5_vl")
@@ -186,6 +187,15 @@ def test_a_folder_without_a_processor_and_the_tokenizer_of_another_model(
     larger.add_tokens([f"word{number}" for number in range(2000)])
     with pytest.raises(SettingError, match="another model's"):
         open_session(model=text.model, processor=larger)
+
+
+def test_weights_that_are_left_on_disk_are_refused(folder: Path, tmp_path: Path) -> None:
+    parts = ["visual", "language_model.embed_tokens", "language_model.norm", "language_model.rotary_emb"]
+    layers = {f"model.language_model.layers.{number}": "disk" for number in range(10)}
+    places = {"lm_head": "cpu", **{f"model.{part}": "cpu" for part in parts}, **layers}
+    model = AutoModelForImageTextToText.from_pretrained(folder, device_map=places, offload_folder=tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"device_map with offload"):
+        open_session(model=model, processor=folder)
 
 
 def test_a_model_of_an_unknown_kind_is_refused_by_its_type() -> None:

@@ -58,15 +58,12 @@ def answer(backbone: Backbone, chunks: list[Chunk], state: VideoState) -> tuple[
     """Greedy answer and first logits of the plain decoder, fed chunk by chunk at our explicit positions."""
     cache, clock = DynamicCache(config=backbone.text_config), 0
 
-    def forward(embeds: torch.Tensor, positions: torch.Tensor, **extra: object) -> torch.Tensor:
-        position_ids = positions if backbone.axes == 1 else positions.unsqueeze(1)
-        hidden = backbone.decoder(
-            inputs_embeds=embeds, position_ids=position_ids, past_key_values=cache, use_cache=True, **extra
-        ).last_hidden_state
+    def forward(embeds: torch.Tensor, positions: torch.Tensor, chunk: Chunk | None = None) -> torch.Tensor:
+        hidden = backbone.run(embeds, positions, cache, chunk).last_hidden_state
         return backbone.model.lm_head(hidden[:, -1])
 
     for chunk in chunks:
-        forward(chunk.embeds, chunk.positions + clock, **backbone.prefill_kwargs(chunk))
+        forward(chunk.embeds, chunk.positions + clock, chunk)
         clock += chunk.advance
     question = backbone.embed(backbone.encode(backbone.question_text(QUESTION)))
     closing = backbone.closing(state)

@@ -302,16 +302,8 @@ def prefill(
     backbone: Backbone, memory: KVMemory, chunk: Chunk, *, prefix: bool = False, probe: Any = None
 ) -> Tensor:
     """Run a chunk through the model on top of the memory and commit it; final states ``[B, n, hidden]``."""
-    batch = chunk.embeds.shape[0]
-    positions = (memory.next_position + chunk.positions)[:, None].expand(-1, batch, -1)
     with torch.no_grad(), memory_attention_set(backbone.model), reading(memory, probe):
-        out = backbone.decoder(
-            inputs_embeds=chunk.embeds,
-            position_ids=positions[0] if backbone.axes == 1 else positions,
-            past_key_values=memory,
-            use_cache=True,
-            **backbone.prefill_kwargs(chunk),
-        )
+        out = backbone.run(chunk.embeds, memory.next_position + chunk.positions, memory, chunk)
     memory.commit(chunk.positions, chunk.tokens, chunk.advance, prefix=prefix)
     hidden: Tensor = out.last_hidden_state
     return hidden

@@ -16,6 +16,10 @@ from hermes.backbones.tiny import byte_tokenizer
 from hermes.dialogue import chatml
 from tests.support.tiny_gemma4 import GEMMA4, GEMMA4_SMALL
 from tests.support.tiny_glm import GLM4V, GLM46V
+from tests.support.tiny_minicpm import MINICPM_V
+from tests.support.tiny_molmo2 import MOLMO2, MOLMO2_O
+from tests.support.tiny_omni import OMNI_THINKER
+from tests.support.tiny_perception import PERCEPTION_LM
 
 TEXT = {
     "hidden_size": 64,
@@ -88,6 +92,8 @@ TINY: dict[str, Tiny] = {
     ),
     "glm4v": Tiny(**GLM4V),
     "glm46v": Tiny(**GLM46V),
+    "minicpm_v": Tiny(**MINICPM_V),
+    "perception_lm": Tiny(**PERCEPTION_LM),
     "video_llama_3": Tiny(
         model_type="video_llama_3",
         text={"model_type": "qwen2"},
@@ -218,7 +224,13 @@ TINY: dict[str, Tiny] = {
 }
 
 # Those with a file of their own, and tests of their own.
-APART: dict[str, Tiny] = {"gemma4": Tiny(**GEMMA4), "gemma4_small": Tiny(**GEMMA4_SMALL)}
+APART: dict[str, Tiny] = {
+    "gemma4": Tiny(**GEMMA4),
+    "gemma4_small": Tiny(**GEMMA4_SMALL),
+    "molmo2": Tiny(**MOLMO2),
+    "molmo2_o": Tiny(**MOLMO2_O),
+    "omni_thinker": Tiny(**OMNI_THINKER),
+}
 
 
 def write(name: str, folder: Path, seed: int = 0) -> None:
