@@ -35,6 +35,8 @@ __all__ = [
     "Trial",
     "copy_state",
     "managed",
+    "require",
+    "same",
 ]
 
 CHUNK_FRAMES = 4
@@ -48,6 +50,16 @@ class ContractError(HermesError, AssertionError):
     """A policy breaks a clause of the contract."""
 
 
+def require(condition: bool, message: str) -> None:
+    """Say what is broken where something is.
+
+    Raises:
+        ContractError: the condition is not met.
+    """
+    if not condition:
+        raise ContractError(message)
+
+
 def copy_state(memory: KVMemory) -> State:
     """A copy of everything a memory holds."""
     layers = (*memory, *memory.states)
@@ -57,6 +69,14 @@ def copy_state(memory: KVMemory) -> State:
 def managed(state: State) -> State:
     """The part of a state that a policy decides on."""
     return [layer for layer in state if "positions" in layer]
+
+
+def same(one: State, other: State) -> bool:
+    """Whether two states are alike, bit for bit."""
+    return all(
+        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def fingerprint(model: Any) -> list[object]:
@@ -199,24 +219,29 @@ class Trial:
     @cached_property
     def recording(self) -> Recording:
         """A stream long enough for eviction and re-indexing, recorded."""
-        recorder = _Recorder()
+        recorder = _Recorder(self.backbone)
         session = self.session([recorder])
         session.context.max_position, usable = self.position_limits(session.policy)
         recorder.watch(session.policy)
         chunks = math.ceil(usable / self.advance) + 3
-        with recorder.hooked(self.backbone):
+        with recorder.hooked():
             session.feed(self.frames(chunks * CHUNK_FRAMES))
         return Recording(recorder.steps, session.memory.prefix, recorder.keys, recorder.values)
 
 
 class _Recorder(Callback):
-    """Copies the memory around every compression, and collects keys as they are projected."""
+    """Copies the memory around every compression, and collects each token's key before it was rotated.
 
-    def __init__(self) -> None:
+    What goes into a layer is noted as it is read, and projected again afterwards.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
         self.steps: list[Step] = []
         self.keys: list[dict[int, Tensor]] = []
         self.values: list[dict[int, Tensor]] = []
-        self._projected: dict[int, list[Tensor]] = {}
+        # What each managed layer was given since the last step, [1, n, hidden].
+        self._given: list[list[Tensor]] = [[] for _ in backbone.managed]
         self._before: State = []
         self._updates: Mapping[int, LayerUpdate] = {}
 
@@ -231,23 +256,21 @@ class _Recorder(Callback):
         vars(policy)["compress"] = spy
 
     @contextmanager
-    def hooked(self, backbone: Backbone) -> Iterator[None]:
-        handles = []
-        layers: Any = backbone.decoder.layers
-        for index, number in enumerate(backbone.managed):
-            attention = layers[number].self_attn
-            last = attention.k_norm if hasattr(attention, "k_norm") else attention.k_proj
-            self._projected[index] = []
-            handles.append(last.register_forward_hook(self._keeper(index, attention.head_dim)))
+    def hooked(self) -> Iterator[None]:
+        layers: Any = self.backbone.decoder.layers
+        handles = [
+            layers[number].register_forward_pre_hook(self._keeper(given), with_kwargs=True)
+            for number, given in zip(self.backbone.managed, self._given, strict=True)
+        ]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _keeper(self, index: int, width: int) -> Callable[[Any, Any, Tensor], None]:
-        def keep(module: Any, args: Any, output: Tensor) -> None:
-            self._projected[index].append(output.reshape(*output.shape[:2], -1, width).transpose(1, 2))
+    def _keeper(self, given: list[Tensor]) -> Callable[..., None]:
+        def keep(module: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+            given.append(args[0] if args else options["hidden_states"])
 
         return keep
 
@@ -259,10 +282,11 @@ class _Recorder(Callback):
     def on_encode_end(self, session: StreamSession, chunk: Chunk) -> None:
         self._before, self._updates = copy_state(session.memory), {}
         for index, layer in enumerate(session.memory):
-            if not self._projected[index]:
+            if not self._given[index]:
                 continue  # nothing of the chunk was read
             # The chunk, and before the first one the prefix.
-            keys = torch.cat(self._projected[index], dim=2)
+            with torch.no_grad():
+                _, keys = self.backbone.project(index, torch.cat(self._given[index], dim=1))
             count = keys.shape[2]
             ids = layer.origin.id[0, 0, -count:].tolist()
             self.keys[index].update(zip(ids, keys[0].unbind(1), strict=True))
@@ -270,6 +294,6 @@ class _Recorder(Callback):
 
     def on_compress_end(self, session: StreamSession, changed: bool) -> None:
         self.steps.append(Step(self._before, copy_state(session.memory), self._updates, changed))
-        for projected in self._projected.values():
-            # Guidance passes went through here too.
-            projected.clear()
+        for given in self._given:
+            # Projections and guidance passes went through here too.
+            given.clear()
