@@ -43,7 +43,7 @@ def test_own_policy(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_extending_guide(tmp_path: Path) -> None:
-    part, probe = blocks("docs/extending.md")
+    part, probe, *_ = blocks("docs/extending.md")
     (tmp_path / "my_parts.py").write_text(part)
     (tmp_path / "my_probes.py").write_text(probe)
     script = """

@@ -73,7 +73,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "text-only checkpoint": (
         lambda t: ["sample", "q", f"backbone={_checkpoint(t / 'text', {'model_type': 'qwen2'})}"],
-        "text-only checkpoint",
+        "cannot be loaded: .*no file named",
     ),
     "unsupported family": (
         lambda t: [
@@ -81,7 +81,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
             "q",
             f"backbone={_checkpoint(t / 'x', {'model_type': 'x', 'vision_config': {}})}",
         ],
-        "which no family serves.*To add one",
+        "does not know as a model that watches or reads.*To add one",
     ),
     "hub id without a network": (lambda t: ["sample", "q", "backbone=no/such-model"], "cannot be reached"),
     "unknown backbone": (
