@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
-from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
+from transformers.models.smolvlm import processing_smolvlm
 
 from hermes.backbone import PixelRecipe, normalize, resize, stack
 from hermes.dialogue import TemplateParts, split_template
@@ -72,7 +72,10 @@ class SmolVLM(Auto):
     def native_parts(self) -> TemplateParts:
         """The template that the family has for videos, cut open; two line breaks follow the last frame."""
         parts = split_template(
-            self.tokenizer, [DEFAULT_CHAT_TEMPLATE], self.config.system_prompt, self.video_marker
+            self.tokenizer,
+            [processing_smolvlm.DEFAULT_CHAT_TEMPLATE],
+            self.config.system_prompt,
+            self.video_marker,
         )
         return parts._replace(before="\n\n" + parts.before)
 

@@ -9,10 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-)
 
 from hermes.backbone.backbone import Backbone
 from hermes.backbone.checkpoint import _folder, _quiet, _read_json, save_weights
@@ -119,6 +115,12 @@ def _serving(config: BackboneConfig, settings: Mapping[str, Any]) -> type[Backbo
     model_type = str(settings.get("model_type", ""))
     if model_type in families:
         return families[model_type]
+    # Imported here: commands that only list and show do without transformers.
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
     # One that asks the model itself.
     for known, name in (
         (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, "auto"),

@@ -14,7 +14,6 @@ import torch
 import transformers
 from torch import Tensor
 from transformers.models.auto.configuration_auto import model_type_to_module_name
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.video_utils import VideoMetadata
 
 from hermes.errors import UnsupportedModelError
