@@ -44,6 +44,9 @@ def stock_processor(
     """
     # A part of a model, such as a thinker, has the processor of the whole.
     whole = model_type_to_module_name(model_type)
+    # Imported here: commands that only list and show do without transformers.
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
     name = PROCESSOR_MAPPING_NAMES.get(model_type) or PROCESSOR_MAPPING_NAMES.get(whole)
     kind = getattr(transformers, name, None) if name else None
     if not isinstance(kind, type) or not hasattr(kind, "replace_video_token"):
