@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypeVar, Union
 
 from hermes.errors import InputError, did_you_mean
-from hermes.reading.texts import _MOST_INT, short
+from hermes.reading.texts import MOST_INT, short
 
 __all__ = ["Count", "Form", "Number", "Share", "Span", "Words", "typed", "with_types"]
 
@@ -38,7 +38,7 @@ class Form(NamedTuple):
     pattern: str
 
 
-Count = Annotated[int, Span(0, _MOST_INT)]
+Count = Annotated[int, Span(0, MOST_INT)]
 Share = Annotated[float, Span(0, 1 + 1e-6)]
 # Far beyond anything measured, and far from where sums overflow.
 Number = Annotated[float, Span(-1e15, 1e15)]
@@ -130,7 +130,7 @@ def _fitted(value: Any, hint: Any, span: Span | None = None) -> Any:
         return _mapped(value, *(inner or (Any, Any)))
     if hint is float or hint is int:
         number = isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
-        bounds = span or Span(-_MOST_INT, _MOST_INT)
+        bounds = span or Span(-MOST_INT, MOST_INT)
         return value if number and bounds.least <= value <= bounds.most else _MISFIT
     fits = hint is Any or (hint in (None, type(None)) and value is None)
     return value if fits or (isinstance(hint, type) and type(value) is hint) else _MISFIT

@@ -28,7 +28,7 @@ MOST_BYTES, MOST_LINE = 1 << 28, 1 << 24
 # Levels of lists and objects in each other; Python's own limit is about a thousand.
 MOST_DEPTH = 100
 # What 64 bits hold.
-_MOST_INT = (1 << 63) - 1
+MOST_INT = (1 << 63) - 1
 _SHOWN = 60
 
 
@@ -172,7 +172,7 @@ def _wrong(value: Any) -> str | None:
         return "holds half a character (a lone surrogate)" if half else None
     if isinstance(value, float) and not math.isfinite(value):
         return "is a number without end, or too large for any use"
-    if isinstance(value, int) and abs(value) > _MOST_INT:
+    if isinstance(value, int) and abs(value) > MOST_INT:
         return "is a number of more than 64 bits"
     return None
 

@@ -20,7 +20,6 @@ _UNREADABLE = (
     EOFError,
     KeyError,
     MemoryError,
-    NotImplementedError,
     RuntimeError,
     SyntaxError,
 )

@@ -124,8 +124,10 @@ def test_saving_resetting_and_resuming_wait_as_well(tmp_path: Any) -> None:
     later.resume(tmp_path / "a")
     assert later.frames_seen in range(4, 13)
     at_once(lambda: later.feed(A[:6]), later.reset, lambda: later.resume(tmp_path / "a"))
+    # Whichever of them came last, the stream goes on from there.
+    later.feed(A[12:16])
     later.flush()
-    assert later.ask("What now?").frames_seen == later.frames_seen
+    assert later.ask("What now?").frames_seen == later.frames_seen >= 4
 
 
 def test_lockstep_in_threads() -> None:

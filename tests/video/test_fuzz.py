@@ -28,4 +28,4 @@ def test_damaged_videos_are_read_or_refused() -> None:
 
 @pytest.mark.thorough
 def test_many_damaged_videos_are_read_or_refused() -> None:
-    assert "10000 reads" in _read(1_000_000, 10_000)
+    assert "20000 reads" in _read(1_000_000, 20_000)
