@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -18,7 +19,8 @@ from transformers import AutoTokenizer, AutoVideoProcessor
 from transformers.utils import logging
 
 from hermes.backbone.config import BackboneConfig
-from hermes.errors import InputError, SettingError
+from hermes.backbone.gguf_llama import llama_of
+from hermes.errors import InputError, SettingError, UnsupportedModelError
 from hermes.machine.device import resolve_device
 
 _FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
@@ -51,6 +53,8 @@ def load_checkpoint(config: BackboneConfig, kind: str = "AutoModelForImageTextTo
         SettingError: ``device``, ``dtype`` or ``device_map`` cannot be had here.
         InputError: a file is missing or broken, or weights are missing.
     """
+    if (file := gguf_file(config)) is not None:
+        return _from_gguf(file, config, kind)
     device = None if config.device_map is not None else resolve_device(config.device)
     dtype: Any = config.dtype
     if dtype == "auto" and device is not None and device.type == "cpu":
@@ -76,6 +80,29 @@ def load_checkpoint(config: BackboneConfig, kind: str = "AutoModelForImageTextTo
     return Checkpoint(
         model, tokenizer, _chat_template(folder), _preprocessor(folder), _processor_settings(folder)
     )
+
+
+def gguf_file(config: BackboneConfig) -> Path | None:
+    """The checkpoint, if it is named as a GGUF file.
+
+    >>> gguf_file(BackboneConfig("a/model.gguf")), gguf_file(BackboneConfig("a/model"))
+    (PosixPath('a/model.gguf'), None)
+    """
+    path = Path(config.checkpoint).expanduser()
+    return path if path.suffix.lower() == ".gguf" else None
+
+
+def _from_gguf(file: Path, config: BackboneConfig, kind: str) -> Checkpoint:
+    """A decoder, unpacked: in float32 on a CPU, else in bfloat16, unless the settings say."""
+    if kind != "AutoModelForCausalLM":
+        raise UnsupportedModelError(f"{file}: a GGUF file is read as a decoder of text: backbone.family=text")
+    if config.device_map is not None:
+        raise SettingError("backbone.device_map", config.device_map, "null: a GGUF file goes to one device")
+    device = resolve_device(config.device)
+    auto = "float32" if device.type == "cpu" else "bfloat16"
+    with _quiet():
+        model, tokenizer = llama_of(file, getattr(torch, auto if config.dtype == "auto" else config.dtype))
+    return Checkpoint(model.to(device), tokenizer, None, None, {})
 
 
 def read_processor(config: BackboneConfig) -> Checkpoint:

@@ -12,7 +12,7 @@ from hermes.config import Settings, setting
 class BackboneConfig(Settings):
     """Which checkpoint to load and how (settings ``backbone.*``)."""
 
-    checkpoint: str = setting("", help="hub id or local folder")
+    checkpoint: str = setting("", help="hub id, local folder, or GGUF file of a text decoder")
     family: str = setting("", help="registered name or dotted path of the family; default: by model_type")
     revision: str | None = setting(None, help="branch, tag or commit of a hub id")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(

@@ -11,8 +11,9 @@ from typing import Any
 import transformers
 
 from hermes.backbone.backbone import Backbone
-from hermes.backbone.checkpoint import _folder, _quiet, _read_json, save_weights
+from hermes.backbone.checkpoint import _folder, _quiet, _read_json, gguf_file, save_weights
 from hermes.backbone.config import BackboneConfig
+from hermes.backbone.gguf_llama import architecture_of
 from hermes.backbone.wrapping import check_model
 from hermes.config import Settings, build, compose
 from hermes.errors import HermesError, InputError, SettingError, UnsupportedModelError
@@ -84,7 +85,7 @@ def backbone_fallback(name: str) -> dict[str, object] | None:
     >>> backbone_fallback("Qwen/Qwen2.5-VL-7B-Instruct")
     {'checkpoint': 'Qwen/Qwen2.5-VL-7B-Instruct'}
     """
-    if "/" in name or Path(name).expanduser().exists():
+    if "/" in name or name.endswith(".gguf") or Path(name).expanduser().exists():
         return {"checkpoint": name}
     return {"family": name} if name in registry("backbone").names() else None
 
@@ -139,6 +140,8 @@ def _serving(config: BackboneConfig, settings: Mapping[str, Any]) -> type[Backbo
 
 
 def _model_settings(config: BackboneConfig) -> dict[str, Any]:
+    if (file := gguf_file(config)) is not None:
+        return {"model_type": architecture_of(file)}
     with _quiet():
         folder = _folder(config, ["config.json"])
     settings = _read_json(folder / "config.json")

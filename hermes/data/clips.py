@@ -37,6 +37,12 @@ class TimedQuestion:
         """Whether an answer in other words may be right, so that a judge is needed (``extra`` says so)."""
         return bool(self.extra.get("open_ended")) and not self.choices
 
+    @property
+    def lead(self) -> str:
+        """What its answer begins with, where the benchmark says so (``extra``)."""
+        lead = self.extra.get("lead")
+        return lead if isinstance(lead, str) else ""
+
 
 @dataclass(frozen=True)
 class Clip:

@@ -13,6 +13,8 @@ from torch import Tensor
 from hermes.backbone import Backbone
 from hermes.decoding.generation import Generated
 from hermes.dialogue import is_correct, letters
+from hermes.dialogue.choices import lettered
+from hermes.errors import InputError
 from hermes.files import json_line
 from hermes.machine.device import peak_memory_bytes
 
@@ -71,14 +73,22 @@ class Answer:
         question: str,
         choices: Sequence[str],
         correct: str | None,
+        lead: str = "",
         *,
         time_s: float,
         read_per_layer: list[int],
     ) -> Answer:
         """The answer that generated tokens stand for, with what the session's counts say of its cost."""
         text = backbone.decode(made.ids).strip()
-        odds = letter_odds(made.first_logits, backbone.encode, len(choices))
+        tokens = (
+            first_tokens(backbone.encode_plain, choices)
+            if lead
+            else letter_tokens(backbone.encode, len(choices))
+        )
+        odds = odds_of(made.first_logits, tokens)
         choice = max(odds, key=lambda name: odds[name]) if odds else None
+        if lead and choice is not None:
+            text = lettered(choices)[choice]
         return cls(
             question=question,
             time_s=time_s,
@@ -116,12 +126,32 @@ class Stats:
     bytes_by_kind: dict[str, int] = field(default_factory=dict)
 
 
-def letter_odds(
-    logits: Float[Tensor, " vocab"], encode: Callable[[str], Tensor], count: int
-) -> dict[str, float]:
-    """Softmax of the first token's logits over the option letters, ``count`` of them."""
-    names = letters(count)
-    if not names:
+def letter_tokens(encode: Callable[[str], Tensor], count: int) -> list[int]:
+    """The token of each option's letter, ``count`` of them."""
+    return [int(encode(name)[0, -1]) for name in letters(count)]
+
+
+def first_tokens(encode: Callable[[str], Tensor], choices: Sequence[str]) -> list[int]:
+    """The first token of each option, as it stands behind other words.
+
+    Raises:
+        InputError: two options begin with the same one.
+    """
+    found: dict[int, str] = {}
+    for choice in choices:
+        token = int(encode(f" {choice}")[0, 0])
+        if token in found:
+            raise InputError(
+                f"the options {found[token]!r} and {choice!r} begin with the same token, which is to tell "
+                "them apart: ask without what the answer begins with (lead), or with other options"
+            )
+        found[token] = choice
+    return list(found)
+
+
+def odds_of(logits: Float[Tensor, " vocab"], tokens: Sequence[int]) -> dict[str, float]:
+    """Softmax of the first token's logits over the options' tokens, by the options' letters."""
+    if not tokens:
         return {}
-    ids = torch.tensor([int(encode(name)[0, -1]) for name in names])
-    return dict(zip(names, logits.cpu()[ids].softmax(-1).tolist(), strict=True))
+    odds = logits.cpu()[torch.tensor(tokens)].softmax(-1)
+    return dict(zip(letters(len(tokens)), odds.tolist(), strict=True))

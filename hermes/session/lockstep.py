@@ -140,7 +140,8 @@ class BatchedSession(Session):
         """
         if stream is not None and not 0 <= stream < len(self.streams):
             raise InputError(f"stream {stream}: there are streams 0 to {len(self.streams) - 1}")
-        self.check_question(question, choices, options.get("correct"), options.get("ids"))
+        given = (options.get("correct"), options.get("ids"), options.get("lead", ""))
+        self.check_question(question, choices, *given)
         self.flush()
         asked = self.streams if stream is None else [self.streams[stream]]
         return [self.answer(one, question, choices, **options) for one in asked]

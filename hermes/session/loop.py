@@ -358,14 +358,19 @@ class Session:
         self.notify("on_compress_end", changed)
 
     def check_question(
-        self, question: str, choices: Sequence[str], correct: str | None, ids: Tensor | None
+        self,
+        question: str,
+        choices: Sequence[str],
+        correct: str | None,
+        ids: Tensor | None,
+        lead: str = "",
     ) -> None:
         """Refuse a question that cannot be asked, before anything is done.
 
         Raises:
             InputError: what :func:`hermes.session.question.check_question` refuses.
         """
-        check_question(self.backbone, self.question_config, question, choices, correct, ids)
+        check_question(self.backbone, self.question_config, question, choices, correct, ids, lead)
 
     @alone
     def answer(self, stream: Stream, question: str, choices: Sequence[str], **options: Any) -> Answer:

@@ -217,6 +217,7 @@ class StreamSession(Session):
         on_text: Callable[[str], None] | None = None,
         probe: AttentionProbe | None = None,
         ids: Int[Tensor, "1 q"] | None = None,
+        lead: str = "",
         **options: Any,
     ) -> Answer:
         """Answer now, from everything fed so far; the memory is bit-identical afterwards.
@@ -228,19 +229,30 @@ class StreamSession(Session):
             on_text: called with each new piece of the answer.
             probe: watches the question's attention.
             ids: the question's tokens, where the caller has formatted it already.
+            lead: what the answer begins with, as in "The red ball is in the": the model writes what follows.
+                Options are then not listed; the one whose first token is the likeliest to follow is chosen.
             options: anything else transformers' ``generate`` takes.
 
         Raises:
-            InputError: an empty question, a single choice, or no frame seen yet.
+            InputError: an empty question, a single choice, options that begin alike behind a lead, or no
+                frame seen yet.
         """
-        self.check_question(question, choices, correct, ids)
+        self.check_question(question, choices, correct, ids, lead)
         self.flush()
         if self.memory.batch_size > 1:
             raise InputError(
                 f"this session holds {self.memory.batch_size} streams: a question is asked of one stream"
             )
         return self.answer(
-            self.stream, question, choices, correct=correct, on_text=on_text, probe=probe, ids=ids, **options
+            self.stream,
+            question,
+            choices,
+            correct=correct,
+            on_text=on_text,
+            probe=probe,
+            ids=ids,
+            lead=lead,
+            **options,
         )
 
     @contextmanager

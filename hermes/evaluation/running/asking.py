@@ -189,7 +189,7 @@ def _answer(one: _Clip, asking: Asking) -> None:
         # Words alone do not tell whether an open-ended answer is right.
         correct = None if question.open_ended else question.answer or None
         try:
-            answer = session.ask(question.question, question.choices, correct=correct)
+            answer = session.ask(question.question, question.choices, correct=correct, lead=question.lead)
         except _OF_ALL:
             raise
         except InputError as error:

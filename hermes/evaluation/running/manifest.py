@@ -41,8 +41,9 @@ def _weights(backbone: Backbone) -> str:
     commit = getattr(backbone.model.config, "_commit_hash", None)
     if commit:
         return str(commit)
-    folder = Path(backbone.config.checkpoint or "")
-    files = sorted(folder.glob("*.safetensors")) if backbone.config.checkpoint else []
+    named = Path(backbone.config.checkpoint or "")
+    files = [named] if named.is_file() else []
+    files = files or (sorted(named.glob("*.safetensors")) if backbone.config.checkpoint else [])
     digest = hashlib.sha256()
     whole = sum(file.stat().st_size for file in files) <= _HASHED_BYTES
     for file in files:
