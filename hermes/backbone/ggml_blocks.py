@@ -44,13 +44,15 @@ def dequantised(raw: NDArray[np.uint8], kind: int) -> NDArray[np.float32]:
     blocks = raw.reshape(-1, BLOCKS[kind][1])
     scale = _halves(blocks[:, :2])  # [blocks, 1]
     if kind == _Q8_0:
-        return (blocks[:, 2:].view(np.int8) * scale).ravel()
+        signed: NDArray[np.float32] = blocks[:, 2:].view(np.int8) * scale
+        return signed.ravel()
     least = _halves(blocks[:, 2:4])
     if kind == _Q4_1:
         return (_nibbles(blocks[:, None, 4:]).reshape(-1, 32) * scale + least).ravel()
     factors, offsets = _six_bits(blocks[:, 4:16])  # [blocks, 8] each
     quants = _nibbles(blocks[:, 16:].reshape(-1, 4, 32)).reshape(-1, 8, 32)
-    return (quants * (scale * factors)[..., None] - (least * offsets)[..., None]).ravel()
+    numbers: NDArray[np.float32] = quants * (scale * factors)[..., None] - (least * offsets)[..., None]
+    return numbers.ravel()
 
 
 def _halves(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
