@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
 
@@ -18,6 +18,7 @@ from hermes.attention import (
     AttentionView,
     Guidance,
     Observer,
+    SecondReading,
     StopForwardError,
     memory_attention_set,
     reading,
@@ -27,7 +28,7 @@ from hermes.backbone import Backbone
 from hermes.decoding.parallel import over_all_heads, processes_of
 from hermes.errors import InputError, UnsupportedModelError
 from hermes.memory import KVLayer, KVMemory
-from hermes.tokens import expand_axes
+from hermes.tokens import Chunk, Provenance, TokenKind, expand_axes
 
 # What the tokens of a pseudo-query depend on: its text, and how control tokens in it are read.
 _Name = tuple[str, bool]
@@ -80,7 +81,12 @@ class DecoderObserver(Observer):
     Args:
         backbone: a loaded model family.
         memory: what is attended to.
+
+    Attributes:
+        chunk: the newest, while a policy decides what stays of the memory; else None.
     """
+
+    chunk: Chunk | None = None
 
     # Pseudo-queries kept between chunks: three prompts, before and after the history changes.
     _KEPT = 6
@@ -162,6 +168,46 @@ class DecoderObserver(Observer):
             embeds = self.backbone.embed(ids).expand(batch, -1, -1)
             self.backbone.run(embeds, expand_axes(positions, axes), fork)
         return seen.found
+
+    @torch.no_grad()
+    def read_again(self, how: SecondReading, probe: AttentionProbe) -> None:
+        """As :meth:`hermes.Observer.read_again` has it; left after the last layer that the probe asks for."""
+        watched = max(probe.layers(len(self.memory)), default=None)
+        if self.chunk is None or not len(self.chunk) or watched is None:
+            return
+        chunk, fork = self._second(self.chunk, how), self.memory.fork()
+        watch = _Until(probe, watched)
+        with (
+            memory_attention_set(self.backbone.model),
+            suppress(StopForwardError),
+            reading(fork, watch, chunk.tokens, positions=chunk.positions),
+        ):
+            self.backbone.run(chunk.embeds, fork.next_position + chunk.positions, fork, chunk)
+
+    def _second(self, chunk: Chunk, how: SecondReading) -> Chunk:
+        """What is read: the text that leads, and every n-th token of the chunk."""
+        if how.stride > 1:
+            chunk = chunk.select(torch.arange(0, len(chunk), how.stride, device=chunk.embeds.device))
+        lead = how.lead + (self.backbone.template_parts.after if how.tail else "")
+        if not lead:
+            return chunk
+        embeds = self.backbone.embed(self.backbone.encode(lead)).to(chunk.embeds.dtype)
+        text = Chunk.text(embeds.expand(chunk.embeds.shape[0], -1, -1), chunk.positions.shape[0])
+        # Tokens of no stream: only the chunk's have numbers.
+        table = Provenance.of(len(text), kind=int(TokenKind.TEXT)).table
+        if chunk.tokens.table.ndim == 3:
+            table = table[:, None].expand(-1, chunk.tokens.table.shape[1], -1)
+        return replace(
+            chunk,
+            embeds=torch.cat((text.embeds, chunk.embeds), dim=1),
+            positions=torch.cat((text.positions, chunk.positions + len(text)), dim=-1),
+            advance=chunk.advance + len(text),
+            tokens=Provenance(torch.cat((table, chunk.tokens.table), dim=-1)),
+            deepstack=tuple(
+                torch.cat((torch.zeros_like(text.embeds), level), dim=1) for level in chunk.deepstack
+            ),
+            saliency=None,
+        )
 
     # -- the release's shortcut ----------------------------------------------------------------------------
 
@@ -300,6 +346,22 @@ class _Watch(AttentionProbe):
             raise StopForwardError
 
 
+class _Until(AttentionProbe):
+    """Shows layers to a probe, and leaves the decoder after the last of them."""
+
+    def __init__(self, probe: AttentionProbe, last: int) -> None:
+        self.probe = probe
+        self.last = last
+
+    def layers(self, num_layers: int) -> Iterable[int]:
+        return self.probe.layers(num_layers)
+
+    def observe(self, view: AttentionView) -> None:
+        self.probe.observe(view)
+        if view.index == self.last:
+            raise StopForwardError
+
+
 class _Queries(AttentionProbe):
     """Takes the rotation off every layer's queries."""
 
@@ -333,8 +395,6 @@ def _mass(
     tail: Tensor | None = own
     if guidance.among == "video":
         memory, tail, prefix = memory[:, :, prefix:], None, 0
-    if guidance.pool == "max":
-        return _largest(query, memory, tail, scaling, causal, per_head)[..., prefix:]
     mass = layer.kernels.attention_mass(
         query,
         memory,
@@ -343,26 +403,9 @@ def _mass(
         causal=causal,
         per_head=per_head,
         dtype=torch.float16 if guidance.half else torch.float32,
+        pool=guidance.pool,
     )
     return mass[..., prefix:]
-
-
-def _largest(
-    query: Tensor, memory: Tensor, own: Tensor | None, scaling: float, causal: bool, per_head: bool
-) -> Tensor:
-    """The largest attention of any query token and head to each memory token; a text is short."""
-    b, hkv, t, d = memory.shape
-    rows = (query.float() * scaling).reshape(b, hkv, -1, d)  # row = g * Q + i
-    logits = rows @ memory.float().mT
-    if own is not None:
-        tail = rows @ own.float().mT
-        if causal:
-            n, p = query.shape[2], own.shape[2]
-            future = torch.ones(n, p, dtype=torch.bool, device=tail.device).triu(p - n + 1)
-            tail = tail.masked_fill(future.repeat(rows.shape[2] // n, 1), float("-inf"))
-        logits = torch.cat((logits, tail), dim=-1)
-    best = logits.softmax(-1)[..., :t].amax(2)
-    return best if per_head else best.amax(1, keepdim=True)
 
 
 def _block_bias(sizes: Sequence[int], held: int, like: Tensor) -> Tensor:
