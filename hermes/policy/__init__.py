@@ -38,7 +38,7 @@ from hermes.policy.retrieval import (
     shared_threshold,
     similarity,
 )
-from hermes.policy.spatial import merged, otsu, thinned
+from hermes.policy.spatial import blurred, merged, otsu, thinned
 from hermes.policy.tiers import Tier, TieredPolicy, hierarchy
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "Tier",
     "TieredPolicy",
     "best",
+    "blurred",
     "check_budget",
     "check_policy",
     "check_streams",
