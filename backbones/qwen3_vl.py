@@ -10,7 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes.backbone import Backbone, PixelRecipe, per_frame_limits, prepare_patches, visual_features
+from hermes.backbone import (
+    Backbone,
+    PixelRecipe,
+    deepstack,
+    per_frame_limits,
+    prepare_patches,
+    visual_features,
+)
 from hermes.dialogue import chatml
 from hermes.tokens import Chunk, Provenance, TokenKind, VideoState
 from hermes.video import Frame
@@ -97,18 +104,13 @@ class Qwen3VL(Backbone):
         state.add(frames=len(frames), groups=groups, advance=clock, tokens=next_id - state.next_id)
         provenance = Provenance.cat(tokens)
         seen = provenance.kind == int(TokenKind.VISUAL)
-        deepstack = []
-        for level in getattr(output, "deepstack_features", None) or ():
-            spread = features.new_zeros(1, len(provenance), features.shape[-1])
-            spread[:, seen] = visual_features(level, groups * size).to(spread)
-            deepstack.append(spread)
         return Chunk(
             embeds=torch.cat(embeds, dim=1),
             positions=torch.cat(positions, dim=1).to(self.device),
             advance=clock,
             tokens=provenance,
             frames=len(frames),
-            deepstack=tuple(deepstack),
+            deepstack=deepstack(output, seen, features),
         )
 
     def token_saliency(self, received: Float[Tensor, " patches"], chunk: Chunk) -> Float[Tensor, " n"]:
@@ -121,15 +123,3 @@ class Qwen3VL(Backbone):
     def _stamp(self, time: float) -> Int[Tensor, "1 n"]:
         """What precedes a pair seen at ``time`` seconds."""
         return self.encode(f"<{time:.1f} seconds>{self.frame_markers[0]}")
-
-    def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
-        """The deepstack features of the chunk and where its visual tokens are."""
-        if not chunk.deepstack:
-            return {}
-        # [B, n]
-        visual = (chunk.tokens.kind == int(TokenKind.VISUAL)).to(chunk.embeds.device)
-        visual = visual.expand(chunk.embeds.shape[0], -1)
-        return {
-            "visual_pos_masks": visual,
-            "deepstack_visual_embeds": [level[visual] for level in chunk.deepstack],
-        }
