@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hermes.attention.probe import AttentionProbe
 from hermes.memory import KVMemory
+from hermes.tokens import Chunk
 
 __all__ = ["Guidance", "Mode", "Observer", "SecondReading"]
 
@@ -99,6 +100,9 @@ class Observer(Protocol):
 
         Control tokens in the text are read as plain text.
         """
+
+    def read(self, chunk: Chunk, into: KVMemory) -> None:
+        """Read a chunk into another memory of the same model, or of its first layers alone."""
 
     def read_again(self, how: SecondReading, probe: AttentionProbe) -> None:
         """Read the newest chunk once more behind the memory, shown to a probe; nothing of it stays.

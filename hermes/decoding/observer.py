@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
@@ -26,9 +26,11 @@ from hermes.attention import (
 )
 from hermes.backbone import Backbone
 from hermes.decoding.parallel import over_all_heads, processes_of
+from hermes.decoding.prefill import prefill
+from hermes.decoding.second_reading import read_again
 from hermes.errors import InputError, UnsupportedModelError
 from hermes.memory import KVLayer, KVMemory
-from hermes.tokens import Chunk, Provenance, TokenKind, expand_axes
+from hermes.tokens import Chunk, expand_axes
 
 # What the tokens of a pseudo-query depend on: its text, and how control tokens in it are read.
 _Name = tuple[str, bool]
@@ -169,45 +171,15 @@ class DecoderObserver(Observer):
             self.backbone.run(embeds, expand_axes(positions, axes), fork)
         return seen.found
 
+    def read(self, chunk: Chunk, into: KVMemory) -> None:
+        """Read a chunk into another memory of the same model, or of its first layers alone."""
+        prefill(self.backbone, into, chunk)
+
     @torch.no_grad()
     def read_again(self, how: SecondReading, probe: AttentionProbe) -> None:
         """As :meth:`hermes.Observer.read_again` has it; left after the last layer that the probe asks for."""
-        watched = max(probe.layers(len(self.memory)), default=None)
-        if self.chunk is None or not len(self.chunk) or watched is None:
-            return
-        chunk, fork = self._second(self.chunk, how), self.memory.fork()
-        watch = _Until(probe, watched)
-        with (
-            memory_attention_set(self.backbone.model),
-            suppress(StopForwardError),
-            reading(fork, watch, chunk.tokens, positions=chunk.positions),
-        ):
-            self.backbone.run(chunk.embeds, fork.next_position + chunk.positions, fork, chunk)
-
-    def _second(self, chunk: Chunk, how: SecondReading) -> Chunk:
-        """What is read: the text that leads, and every n-th token of the chunk."""
-        if how.stride > 1:
-            chunk = chunk.select(torch.arange(0, len(chunk), how.stride, device=chunk.embeds.device))
-        lead = how.lead + (self.backbone.template_parts.after if how.tail else "")
-        if not lead:
-            return chunk
-        embeds = self.backbone.embed(self.backbone.encode(lead)).to(chunk.embeds.dtype)
-        text = Chunk.text(embeds.expand(chunk.embeds.shape[0], -1, -1), chunk.positions.shape[0])
-        # Tokens of no stream: only the chunk's have numbers.
-        table = Provenance.of(len(text), kind=int(TokenKind.TEXT)).table
-        if chunk.tokens.table.ndim == 3:
-            table = table[:, None].expand(-1, chunk.tokens.table.shape[1], -1)
-        return replace(
-            chunk,
-            embeds=torch.cat((text.embeds, chunk.embeds), dim=1),
-            positions=torch.cat((text.positions, chunk.positions + len(text)), dim=-1),
-            advance=chunk.advance + len(text),
-            tokens=Provenance(torch.cat((table, chunk.tokens.table), dim=-1)),
-            deepstack=tuple(
-                torch.cat((torch.zeros_like(text.embeds), level), dim=1) for level in chunk.deepstack
-            ),
-            saliency=None,
-        )
+        if self.chunk is not None and len(self.chunk):
+            read_again(self.backbone, self.memory, self.chunk, how, probe)
 
     # -- the release's shortcut ----------------------------------------------------------------------------
 
@@ -342,22 +314,6 @@ class _Watch(AttentionProbe):
                 mass = _mass(query, view.memory, own, view.layer, guidance, causal=True, scaling=view.scaling)
                 self.out[view.index, guidance] = mass
             start += segment.ids.shape[1]
-        if view.index == self.last:
-            raise StopForwardError
-
-
-class _Until(AttentionProbe):
-    """Shows layers to a probe, and leaves the decoder after the last of them."""
-
-    def __init__(self, probe: AttentionProbe, last: int) -> None:
-        self.probe = probe
-        self.last = last
-
-    def layers(self, num_layers: int) -> Iterable[int]:
-        return self.probe.layers(num_layers)
-
-    def observe(self, view: AttentionView) -> None:
-        self.probe.observe(view)
         if view.index == self.last:
             raise StopForwardError
 

@@ -38,6 +38,7 @@ from hermes.policy.retrieval import (
     shared_threshold,
     similarity,
 )
+from hermes.policy.shallow import ShallowReading
 from hermes.policy.spatial import blurred, merged, otsu, thinned
 from hermes.policy.tiers import Tier, TieredPolicy, hierarchy
 
@@ -51,6 +52,7 @@ __all__ = [
     "FrameRetrieval",
     "MemoryPolicy",
     "Recall",
+    "ShallowReading",
     "Store",
     "StreamContext",
     "Tier",
