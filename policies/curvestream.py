@@ -33,6 +33,9 @@ class CurveStream(Buffering):
     DINOv2-small; both k, ``decay``, that a frame is judged before it counts and the first two are clear; a
     fuzzy frame is the mean of every ``blur`` by ``blur`` tokens, where the paper encodes a smaller picture;
     the frames also fit ``budget``; positions are counted anew (``dense``).
+
+    Raises:
+        SettingError: ``fuzzy`` above ``clear``.
     """
 
     source: ClassVar[str] = "arXiv 2603.19571"
