@@ -63,7 +63,7 @@ def reading(
     probe: AttentionProbe | None = None,
     chunk: Provenance | None = None,
     *,
-    positions: Float[Tensor, "A Q"] | None = None,
+    positions: Tensor | None = None,
     writes_only: bool = False,
 ) -> Iterator[AttentionScope]:
     """Run the decoder on ``memory`` inside this context; a probe sees the layers it asks for.
