@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from types import MappingProxyType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -252,6 +252,8 @@ AttentionMaskInterface.register(NAME, memory_mask)
 
 # How many running calls have set each decoder's attention, what it was before, and the rest of the model.
 _installed: WeakKeyDictionary[Any, tuple[int, str, Found | None]] = WeakKeyDictionary()
+# Decoders whose attention has been seen to follow their settings.
+_settable: WeakSet[Any] = WeakSet()
 _lock = Lock()
 
 
@@ -309,10 +311,15 @@ def _switched(decoder: Any, name: str) -> str:
     family to family (``text_config``, ``llm_config``, none), and a wrong one is ignored without a word.
     """
     before: str = decoder.config._attn_implementation
+    if decoder in _settable:
+        # It walks over all modules, as long as a question may take.
+        decoder.config._attn_implementation = name
+        return before
     decoder.set_attn_implementation(name)
     if decoder.config._attn_implementation != name:
         raise UnsupportedModelError(
             f"the attention of {type(decoder).__name__} cannot be set to {name!r}: its code does "
             "not go through transformers' AttentionInterface"
         )
+    _settable.add(decoder)
     return before
