@@ -28,7 +28,7 @@ class Replay(Scorer):
     Worth is relative to the layer's average token, so that layers count alike in one ranking.
     """
 
-    pool: Literal["max", "mean"] = setting("max", help="over the second reading's queries and the heads")
+    pool: Literal["mean", "max"] = setting("max", help="over the second reading's queries and the heads")
     stride: int = setting(1, help="every n-th token of the chunk is read again", unit="tokens", ge=1)
     always: bool = setting(True, help="after every chunk; false: only where tokens are evicted")
     later: bool = setting(True, help="readings of later chunks may raise a token's worth")
