@@ -32,6 +32,7 @@ class Replay(Scorer):
     stride: int = setting(1, help="every n-th token of the chunk is read again", unit="tokens", ge=1)
     always: bool = setting(True, help="after every chunk; false: only where tokens are evicted")
     later: bool = setting(True, help="readings of later chunks may raise a token's worth")
+    lead: str = setting("", help="text before the second reading, such as a request to repeat")
 
     @property
     def follows(self) -> bool:
@@ -40,8 +41,8 @@ class Replay(Scorer):
 
     @property
     def second_reading(self) -> SecondReading:
-        """The chunk alone, or every n-th token of it."""
-        return SecondReading(self.stride, self.always)
+        """The chunk, or every n-th token of it, after the text that leads."""
+        return SecondReading(self.stride, self.always, self.lead)
 
     def follow(
         self, view: AttentionView, before: Float[Tensor, "B _R T"], per_head: bool

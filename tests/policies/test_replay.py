@@ -135,16 +135,19 @@ def stock_worth(backbone, lead: str, stride: int, sinks: int | None) -> tuple[to
 
 @model
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"])
-@pytest.mark.parametrize(("stride", "first", "last"), [(1, 0.0, 1.0), (3, 0.0, 1.0), (1, 0.3, 0.7)])
-def test_replay_is_what_the_stock_decoder_looks_back_at(family, stride, first, last):
+@pytest.mark.parametrize(
+    ("stride", "first", "last", "lead"),
+    [(1, 0.0, 1.0, ""), (3, 0.0, 1.0, ""), (1, 0.3, 0.7, ""), (1, 0.0, 1.0, "\nOnce more:\n")],
+)
+def test_replay_is_what_the_stock_decoder_looks_back_at(family, stride, first, last, lead):
     backbone = tiny(family)
-    scorer = Replay(stride=stride)
+    scorer = Replay(stride=stride, lead=lead)
     policy = ReplayPolicy(
         budget=30, first=first, last=last, tiers={"all": Tier(1.0, scorer)}, selector=TopK(rank="all")
     )
     session = StreamSession(backbone, policy, chunk_frames=8)
     session.feed(Trial("full", backbone).frames(8))
-    worth, ids = stock_worth(backbone, "", stride, None)
+    worth, ids = stock_worth(backbone, lead, stride, None)
     count = len(worth)
     chosen = range(int(first * count), round(last * count))
     each = worth.amax(1)
