@@ -203,7 +203,7 @@ def test_what_cannot_be_served_is_refused_by_name(model_type, said, tmp_path):
 
 def test_pictures_and_texts_are_not_taken_for_each_other():
     session = session_on(text_model("llama"))
-    with pytest.raises(InputError, match="is a picture; this model reads text: feed captions"):
+    with pytest.raises(InputError, match="is a picture, and this model reads text: feed captions"):
         session.feed(np.zeros((3, 8, 8, 3), np.uint8))
     seeing = open_session("tiny_llava_onevision")
     with pytest.raises(InputError, match="is a text, and this model is shown pictures"):
