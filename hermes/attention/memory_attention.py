@@ -36,7 +36,7 @@ _BEYOND: Mapping[str, str] = MappingProxyType(
 
 @dataclass(kw_only=True)
 class AttentionScope(Scope):
-    """What is going through the decoder: the memory, a probe, a chunk's tokens, masks shared by the layers.
+    """What is going through the decoder: the memory, a probe, a chunk, masks shared by the layers.
 
     Attributes:
         watched: layers that the probe asks for.
@@ -47,6 +47,7 @@ class AttentionScope(Scope):
     memory: KVMemory
     probe: AttentionProbe | None = None
     chunk: Provenance | None = None
+    positions: Float[Tensor, "A Q"] | None = None
     watched: frozenset[int] = frozenset()
     writes_only: bool = False
     masks: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
@@ -62,6 +63,7 @@ def reading(
     probe: AttentionProbe | None = None,
     chunk: Provenance | None = None,
     *,
+    positions: Tensor | None = None,
     writes_only: bool = False,
 ) -> Iterator[AttentionScope]:
     """Run the decoder on ``memory`` inside this context; a probe sees the layers it asks for.
@@ -77,6 +79,7 @@ def reading(
         memory=memory,
         probe=probe,
         chunk=chunk,
+        positions=positions,
         watched=watched,
         writes_only=writes_only,
     )
@@ -163,7 +166,8 @@ def memory_attention(
             if held.index in scope.watched and held.number == number and scope.probe is not None:
                 end = held.length
                 parts = (query, key[:, :, :end], key[:, :, end:])
-                scope.probe.observe(AttentionView(held.index, *parts, held, scaling, scope.chunk))
+                of_chunk = (scope.chunk, scope.positions)
+                scope.probe.observe(AttentionView(held.index, *parts, held, scaling, *of_chunk))
         if scope.writes_only and number == scope.memory.last_written:
             raise StopForwardError
     if attention_mask is not None and attention_mask.shape[-1] < columns:

@@ -54,6 +54,12 @@ class LayeredCache(Cache):  # type: ignore[misc]
         self.managed = [layer for layer in layers if isinstance(layer, KVLayer)]
         self.states = [layer for layer in layers if isinstance(layer, StateLayer)]
 
+    def cut(self, count: int) -> None:
+        """Hold the first ``count`` decoder layers alone."""
+        self.specs, self.lender = self.specs[:count], None
+        self.__dict__.pop("last_written", None)
+        self._hold(self.layers[:count])
+
     def __iter__(self) -> Iterator[KVLayer]:
         return iter(self.managed)
 
