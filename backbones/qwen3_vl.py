@@ -31,9 +31,8 @@ class Qwen3VL(Backbone):
     which the model was trained (kind ``TIMESTAMP``), and its stock positions: text advances by 1, a pair by
     max(rows, columns). ``native`` also keeps the markers the chat template writes around the whole video.
 
-    The checkpoint's pixel limits are those of a whole clip. A stream has no length, so that the limits of
-    one frame are: at least the clip's minimum spread over one pair, at most 768 tokens or the clip's
-    maximum spread over one pair. ``backbone.min_pixels`` and ``max_pixels`` are per frame.
+    The checkpoint's pixel limits are those of a whole clip; what they are for one frame, which is what
+    ``backbone.min_pixels`` and ``max_pixels`` limit: :func:`hermes.backbone.per_frame_limits`.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl",)
@@ -56,11 +55,7 @@ class Qwen3VL(Backbone):
         return per_frame_limits(super().checkpoint_recipe(), "Qwen3VLVideoProcessor")
 
     def tokens_per_frame(self, height: int, width: int) -> int:
-        """Tokens one frame of this size (pixels) costs: half of its pair's with the timestamp, rounded up.
-
-        Timestamps grow with the stream; this is the cost at 9 999 999 s (115 days), so that no frame before
-        costs more.
-        """
+        """Tokens one frame of this size (pixels) costs at most: at 9 999 999 s (115 days), as times grow."""
         high, wide = self.recipe.target(height, width)
         stamp = self._stamp(9_999_999.0).shape[1] + 1
         tokens = (high // self.recipe.factor) * (wide // self.recipe.factor) + stamp
@@ -89,9 +84,9 @@ class Qwen3VL(Backbone):
             stamp = self._stamp((first.time + last.time) / 2)
             length = stamp.shape[1]
             embeds += [self.embed(stamp), visual, self.embed(end)]
-            text = torch.arange(float(length)).expand(3, -1)
             behind = clock + length + extent
-            positions += [text + clock, cells + (clock + length), torch.full((3, 1), float(behind))]
+            text = torch.arange(float(clock), clock + length).expand(3, -1)
+            positions += [text, cells + (clock + length), torch.full((3, 1), float(behind))]
             mark: dict[str, Any] = {"kind": TokenKind.TIMESTAMP, "frame": first.index, "time": first.time}
             place: dict[str, Any] = {"frame": first.index, "time": first.time, "rows": rows, "cols": cols}
             tokens += [
