@@ -78,9 +78,10 @@ def _shares(
     """The best share for each k; the likelihood is concave in it, so its slope is bisected."""
     low, high = np.zeros(len(recent)), np.full(len(recent), 1 - 1e-6)
     gap = recent - even
+    slope = seen * gap
     for _ in range(12):
         middle = (low + high) / 2
-        rising = ((seen * gap) / (even + middle[:, None] * gap)).sum(1) > 0
+        rising = (slope / (even + middle[:, None] * gap)).sum(1) > 0
         low, high = np.where(rising, middle, low), np.where(rising, high, middle)
     out: Float[np.ndarray, " K"] = (low + high) / 2
     return out

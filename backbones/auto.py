@@ -22,6 +22,7 @@ from hermes.backbone import (
     FrameShape,
     PixelRecipe,
     StockPrompt,
+    deepstack,
     load_checkpoint,
     per_frame_limits,
     prepare,
@@ -326,7 +327,7 @@ class Auto(Backbone):
             advance=advance,
             tokens=Provenance.cat(tables),
             frames=len(frames),
-            deepstack=_spread(getattr(output, "deepstack_features", None) or (), where, features),
+            deepstack=deepstack(output, where, features),
         )
 
     @staticmethod
@@ -371,17 +372,6 @@ class Auto(Backbone):
         found: Tensor = positions[:, 0, before : inside.shape[1] - behind].float()
         return found - found.min()
 
-    def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
-        """The deepstack features of the chunk and where its visual tokens are."""
-        if not chunk.deepstack:
-            return {}
-        seen = (chunk.tokens.kind == int(TokenKind.VISUAL)).to(chunk.embeds.device)
-        seen = seen.expand(chunk.embeds.shape[0], -1)
-        return {
-            "visual_pos_masks": seen,
-            "deepstack_visual_embeds": [level[seen] for level in chunk.deepstack],
-        }
-
 
 def _rate(preprocessor: Mapping[str, Any], default: float) -> float:
     """Frames per second that a preprocessor samples."""
@@ -406,13 +396,3 @@ def _provenance(
     # All but the ids, which count every token.
     table[1:, seen] = place[1:] if kept is None else place[1:, kept.cpu()]
     return Provenance(table)
-
-
-def _spread(levels: Sequence[Any], visual: Tensor, like: Tensor) -> tuple[Tensor, ...]:
-    """Deepstack features at their tokens, zero elsewhere, ``[1, n, hidden]`` a level."""
-    out = []
-    for level in levels:
-        spread = like.new_zeros(1, len(visual), like.shape[-1])
-        spread[:, visual.to(like.device)] = visual_features(level).to(spread)
-        out.append(spread)
-    return tuple(out)

@@ -67,24 +67,16 @@ class Qwen2_5VL(Backbone):  # noqa: N801
         else:
             positions = self.stream_positions(groups, rows, cols, fps=fps)
             advance = math.floor(positions.max().item()) + 1
-        tokens = Provenance.cat(
-            [
-                Provenance.visual(
-                    first_id=state.next_id + i * rows * cols,
-                    frame=frame.index,
-                    time=frame.time,
-                    rows=rows,
-                    cols=cols,
-                )
-                for i, frame in enumerate(frames[::pair])
-            ]
-        )
+        tokens, place = [], {"rows": rows, "cols": cols}
+        for i, frame in enumerate(frames[::pair]):
+            first_id = state.next_id + i * rows * cols
+            tokens.append(Provenance.visual(first_id=first_id, frame=frame.index, time=frame.time, **place))
         state.add(frames=len(frames), groups=groups, advance=advance, tokens=count)
         return Chunk(
             embeds=visual_features(output, count).to(self.device, self.dtype),
             positions=positions.to(self.device),
             advance=advance,
-            tokens=tokens,
+            tokens=Provenance.cat(tokens),
             frames=len(frames),
         )
 

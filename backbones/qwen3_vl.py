@@ -10,7 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hermes.backbone import Backbone, PixelRecipe, per_frame_limits, prepare_patches, visual_features
+from hermes.backbone import (
+    Backbone,
+    PixelRecipe,
+    deepstack,
+    per_frame_limits,
+    prepare_patches,
+    visual_features,
+)
 from hermes.dialogue import chatml
 from hermes.tokens import Chunk, Provenance, TokenKind, VideoState
 from hermes.video import Frame
@@ -24,9 +31,8 @@ class Qwen3VL(Backbone):
     which the model was trained (kind ``TIMESTAMP``), and its stock positions: text advances by 1, a pair by
     max(rows, columns). ``native`` also keeps the markers the chat template writes around the whole video.
 
-    The checkpoint's pixel limits are those of a whole clip. A stream has no length, so that the limits of
-    one frame are: at least the clip's minimum spread over one pair, at most 768 tokens or the clip's
-    maximum spread over one pair. ``backbone.min_pixels`` and ``max_pixels`` are per frame.
+    The checkpoint's pixel limits are those of a whole clip; what they are for one frame, which is what
+    ``backbone.min_pixels`` and ``max_pixels`` limit: :func:`hermes.backbone.per_frame_limits`.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen3_vl",)
@@ -49,11 +55,7 @@ class Qwen3VL(Backbone):
         return per_frame_limits(super().checkpoint_recipe(), "Qwen3VLVideoProcessor")
 
     def tokens_per_frame(self, height: int, width: int) -> int:
-        """Tokens one frame of this size (pixels) costs: half of its pair's with the timestamp, rounded up.
-
-        Timestamps grow with the stream; this is the cost at 9 999 999 s (115 days), so that no frame before
-        costs more.
-        """
+        """Tokens one frame of this size (pixels) costs at most: at 9 999 999 s (115 days), as times grow."""
         high, wide = self.recipe.target(height, width)
         stamp = self._stamp(9_999_999.0).shape[1] + 1
         tokens = (high // self.recipe.factor) * (wide // self.recipe.factor) + stamp
@@ -82,9 +84,9 @@ class Qwen3VL(Backbone):
             stamp = self._stamp((first.time + last.time) / 2)
             length = stamp.shape[1]
             embeds += [self.embed(stamp), visual, self.embed(end)]
-            text = torch.arange(float(length)).expand(3, -1)
             behind = clock + length + extent
-            positions += [text + clock, cells + (clock + length), torch.full((3, 1), float(behind))]
+            text = torch.arange(float(clock), clock + length).expand(3, -1)
+            positions += [text, cells + (clock + length), torch.full((3, 1), float(behind))]
             mark: dict[str, Any] = {"kind": TokenKind.TIMESTAMP, "frame": first.index, "time": first.time}
             place: dict[str, Any] = {"frame": first.index, "time": first.time, "rows": rows, "cols": cols}
             tokens += [
@@ -97,18 +99,13 @@ class Qwen3VL(Backbone):
         state.add(frames=len(frames), groups=groups, advance=clock, tokens=next_id - state.next_id)
         provenance = Provenance.cat(tokens)
         seen = provenance.kind == int(TokenKind.VISUAL)
-        deepstack = []
-        for level in getattr(output, "deepstack_features", None) or ():
-            spread = features.new_zeros(1, len(provenance), features.shape[-1])
-            spread[:, seen] = visual_features(level, groups * size).to(spread)
-            deepstack.append(spread)
         return Chunk(
             embeds=torch.cat(embeds, dim=1),
             positions=torch.cat(positions, dim=1).to(self.device),
             advance=clock,
             tokens=provenance,
             frames=len(frames),
-            deepstack=tuple(deepstack),
+            deepstack=deepstack(output, seen, features),
         )
 
     def token_saliency(self, received: Float[Tensor, " patches"], chunk: Chunk) -> Float[Tensor, " n"]:
@@ -121,15 +118,3 @@ class Qwen3VL(Backbone):
     def _stamp(self, time: float) -> Int[Tensor, "1 n"]:
         """What precedes a pair seen at ``time`` seconds."""
         return self.encode(f"<{time:.1f} seconds>{self.frame_markers[0]}")
-
-    def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
-        """The deepstack features of the chunk and where its visual tokens are."""
-        if not chunk.deepstack:
-            return {}
-        # [B, n]
-        visual = (chunk.tokens.kind == int(TokenKind.VISUAL)).to(chunk.embeds.device)
-        visual = visual.expand(chunk.embeds.shape[0], -1)
-        return {
-            "visual_pos_masks": visual,
-            "deepstack_visual_embeds": [level[visual] for level in chunk.deepstack],
-        }

@@ -96,9 +96,7 @@ class Text(Backbone):
         ids, tokens, next_id = [], [], state.next_id
         for frame in frames:
             if not isinstance(frame, Caption):
-                raise InputError(
-                    f"frame {frame.index} is a picture, and this model reads text: feed captions"
-                )
+                raise InputError(f"frame {frame.index} is a picture; this model reads text: feed captions")
             line = " ".join(frame.text.split())
             if self.config.written_times:
                 stamp, line = self.encode(f"[{frame.time:.1f} s]"), f" {line}"

@@ -90,6 +90,11 @@ class Archived(Archiving):
         """The inner policy's probe."""
         return self.live.watch()
 
+    @property
+    def reads_again(self) -> bool:
+        """Whether the inner policy has chunks read a second time."""
+        return getattr(self, "live", self.inner).reads_again
+
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
         """Keep what the inner policy keeps."""
         return self.live.compress(memory, observe)

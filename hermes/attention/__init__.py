@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from hermes.attention.guidance import Guidance, Mode, Observer
+from hermes.attention.guidance import Guidance, Mode, Observer, SecondReading
 from hermes.attention.lending import Lender, lending
 from hermes.attention.memory_attention import (
     NAME,
@@ -30,6 +30,7 @@ __all__ = [
     "Lender",
     "Mode",
     "Observer",
+    "SecondReading",
     "StopForwardError",
     "attention_set",
     "causal_bias",

@@ -9,9 +9,11 @@ from typing import Literal, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from hermes.attention.probe import AttentionProbe
 from hermes.memory import KVMemory
+from hermes.tokens import Chunk
 
-__all__ = ["Guidance", "Mode", "Observer"]
+__all__ = ["Guidance", "Mode", "Observer", "SecondReading"]
 
 Mode = Literal["exact", "embedding"]
 
@@ -29,7 +31,7 @@ class Guidance:
         per_head: one row per KV head instead of the mean over heads.
         half: round logits and probabilities to float16 (the release, for Qwen2.5-VL).
         among: the softmax is over everything held and the text itself, or over the video tokens alone.
-        pool: mean over query tokens and heads, or the largest (float32 only).
+        pool: mean over query tokens and heads, or the largest.
         control: control tokens in the text are recognised, as in parts of the chat template; else they are
             read as plain text.
     """
@@ -41,6 +43,26 @@ class Guidance:
     among: Literal["all", "video"] = "all"
     pool: Literal["mean", "max"] = "mean"
     control: bool = False
+
+
+@dataclass(frozen=True)
+class SecondReading:
+    """How the newest chunk is read once more, right after the first time.
+
+    A pseudo-query made of the chunk's own embeddings: no question and no guidance prompt is needed. Source of
+    the idea: arXiv 2505.23416 (KVzip), Sec. 3, which repeats a text; reading a stream's chunks again is ours.
+
+    Attributes:
+        stride: every n-th token of the chunk is read.
+        always: after every chunk; or only where tokens are about to be evicted.
+        lead: text before it, in which control tokens are recognised.
+        tail: the chat template's tail, where an answer begins, follows the lead.
+    """
+
+    stride: int = 1
+    always: bool = True
+    lead: str = ""
+    tail: bool = False
 
 
 @runtime_checkable
@@ -77,4 +99,13 @@ class Observer(Protocol):
         """Every layer's queries of a text before rotation, from a true forward of it over the memory.
 
         Control tokens in the text are read as plain text.
+        """
+
+    def read(self, chunk: Chunk, into: KVMemory) -> None:
+        """Read a chunk into another memory of the same model, or of its first layers alone."""
+
+    def read_again(self, how: SecondReading, probe: AttentionProbe) -> None:
+        """Read the newest chunk once more behind the memory, shown to a probe; nothing of it stays.
+
+        The memory holds the chunk already. Nothing happens where no chunk was read.
         """

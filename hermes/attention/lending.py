@@ -123,16 +123,27 @@ def _placed(memory: KVMemory, given: dict[str, Any]) -> dict[str, Any]:
     if memory.batch_size not in (0, batch):
         raise InputError(f"{batch} texts for a memory of {memory.batch_size} streams: give one text a stream")
     pending = memory.managed[0].pending
+    mask = given.get("attention_mask")
     positions = given.get("position_ids")
     if positions is None:
-        positions = torch.arange(pending, pending + length, device=new.device).expand(batch, -1)
+        positions = torch.arange(length, device=new.device).expand(batch, -1)
+    # [A, B, n]
+    axes = positions if positions.ndim == 3 else positions.expand(batch, -1)[None]
+    written = torch.ones(batch, length, dtype=torch.bool, device=axes.device)
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        written = mask[:, -length:].to(written)
+    first = axes.masked_fill(~written, torch.iinfo(axes.dtype).max).amin((0, 2))
     if pending == 0:
         # They were counted from the caller's own first token, whatever that has been given.
-        memory.lent_from = memory.next_position - int(positions.min())
-    mask = given.get("attention_mask")
+        start = first - first.min() + memory.next_position
+    else:
+        # Text goes on where its row ended: the model counts on by what it saw in another call, of others too.
+        start = memory.lent_next.to(first).repeat_interleave(batch // len(memory.lent_next))
+    moved = axes + (start - first)[None, :, None]
+    memory.lent_next = moved.masked_fill(~written, -1).amax((0, 2)) + 1
     return {
         **given,
-        "position_ids": positions + memory.lent_from,
+        "position_ids": moved if positions.ndim == 3 else moved[0],
         # Other forms were made for another attention than ours; the decoder makes its own.
         "attention_mask": _mask(memory, mask, pending + length) if isinstance(mask, Tensor) else None,
     }

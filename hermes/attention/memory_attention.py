@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from types import MappingProxyType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ _BEYOND: Mapping[str, str] = MappingProxyType(
 
 @dataclass(kw_only=True)
 class AttentionScope(Scope):
-    """What is going through the decoder: the memory, a probe, a chunk's tokens, masks shared by the layers.
+    """What is going through the decoder: the memory, a probe, a chunk, masks shared by the layers.
 
     Attributes:
         watched: layers that the probe asks for.
@@ -47,6 +47,7 @@ class AttentionScope(Scope):
     memory: KVMemory
     probe: AttentionProbe | None = None
     chunk: Provenance | None = None
+    positions: Float[Tensor, "A Q"] | None = None
     watched: frozenset[int] = frozenset()
     writes_only: bool = False
     masks: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
@@ -62,6 +63,7 @@ def reading(
     probe: AttentionProbe | None = None,
     chunk: Provenance | None = None,
     *,
+    positions: Tensor | None = None,
     writes_only: bool = False,
 ) -> Iterator[AttentionScope]:
     """Run the decoder on ``memory`` inside this context; a probe sees the layers it asks for.
@@ -77,6 +79,7 @@ def reading(
         memory=memory,
         probe=probe,
         chunk=chunk,
+        positions=positions,
         watched=watched,
         writes_only=writes_only,
     )
@@ -163,7 +166,8 @@ def memory_attention(
             if held.index in scope.watched and held.number == number and scope.probe is not None:
                 end = held.length
                 parts = (query, key[:, :, :end], key[:, :, end:])
-                scope.probe.observe(AttentionView(held.index, *parts, held, scaling, scope.chunk))
+                of_chunk = (scope.chunk, scope.positions)
+                scope.probe.observe(AttentionView(held.index, *parts, held, scaling, *of_chunk))
         if scope.writes_only and number == scope.memory.last_written:
             raise StopForwardError
     if attention_mask is not None and attention_mask.shape[-1] < columns:
@@ -248,6 +252,8 @@ AttentionMaskInterface.register(NAME, memory_mask)
 
 # How many running calls have set each decoder's attention, what it was before, and the rest of the model.
 _installed: WeakKeyDictionary[Any, tuple[int, str, Found | None]] = WeakKeyDictionary()
+# Decoders whose attention has been seen to follow their settings.
+_settable: WeakSet[Any] = WeakSet()
 _lock = Lock()
 
 
@@ -305,10 +311,15 @@ def _switched(decoder: Any, name: str) -> str:
     family to family (``text_config``, ``llm_config``, none), and a wrong one is ignored without a word.
     """
     before: str = decoder.config._attn_implementation
+    if decoder in _settable:
+        # It walks over all modules, as long as a question may take.
+        decoder.config._attn_implementation = name
+        return before
     decoder.set_attn_implementation(name)
     if decoder.config._attn_implementation != name:
         raise UnsupportedModelError(
             f"the attention of {type(decoder).__name__} cannot be set to {name!r}: its code does "
             "not go through transformers' AttentionInterface"
         )
+    _settable.add(decoder)
     return before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,7 @@ class AttentionView:
         scaling: multiplies the logits.
         chunk: where the queries' tokens come from, table ``[8, Q]`` or ``[8, B, Q]`` on the CPU, if a chunk
             of the stream is being read; None for texts.
+        positions: of the queries, from the clock at which they start, ``[A, Q]``, if a chunk is being read.
     """
 
     index: int
@@ -37,6 +39,7 @@ class AttentionView:
     layer: KVLayer
     scaling: float
     chunk: Provenance | None = None
+    positions: Float[Tensor, "A Q"] | None = None
 
     @property
     def tokens(self) -> Provenance:
@@ -45,10 +48,12 @@ class AttentionView:
             return Provenance(Provenance.of(0).table[:, None, None].expand(-1, self.query.shape[0], 1, 0))
         return self.layer.origin
 
-    def mass(self, *, per_head: bool = False) -> Float[Tensor, "B R T"]:
-        """Mean attention to each held token (see :func:`hermes.kernels.attention_mass`)."""
+    def mass(
+        self, *, per_head: bool = False, pool: Literal["mean", "max"] = "mean"
+    ) -> Float[Tensor, "B R T"]:
+        """Mean or largest attention to each held token (see :func:`hermes.kernels.attention_mass`)."""
         return self.layer.kernels.attention_mass(
-            self.query, self.memory, self.own, scaling=self.scaling, per_head=per_head
+            self.query, self.memory, self.own, scaling=self.scaling, per_head=per_head, pool=pool
         )
 
     def received(self, *, last: int | None = None, per_head: bool = False) -> Float[Tensor, "B R T_P"]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from hermes.backbone.backbone import Backbone, visual_features
+from hermes.backbone.backbone import Backbone, deepstack, visual_features
 from hermes.backbone.checkpoint import load_checkpoint, preprocessor_of, stock_preprocessor
 from hermes.backbone.config import BackboneConfig
 from hermes.backbone.fingerprint import weights_fingerprint
@@ -35,6 +35,7 @@ __all__ = [
     "StockPrompt",
     "backbone_fallback",
     "cast_weights",
+    "deepstack",
     "encode",
     "layer_specs",
     "load_backbone",

@@ -269,8 +269,16 @@ class Backbone(Wording):
         return chunk.tokens.kind == int(TokenKind.VISUAL)
 
     def prefill_kwargs(self, chunk: Chunk) -> Mapping[str, Any]:
-        """Extra decoder keywords for a chunk (Qwen3-VL: deepstack features)."""
-        return {}
+        """Extra decoder keywords for a chunk: visual tokens, and what early layers add to them."""
+        if not chunk.deepstack:
+            return {}
+        # [B, n]
+        seen = (chunk.tokens.kind == int(TokenKind.VISUAL)).to(chunk.embeds.device)
+        seen = seen.expand(chunk.embeds.shape[0], -1)
+        return {
+            "visual_pos_masks": seen,
+            "deepstack_visual_embeds": [level[seen] for level in chunk.deepstack],
+        }
 
     @classmethod
     def stock_fps(cls, config: BackboneConfig) -> float:
@@ -329,6 +337,21 @@ class Backbone(Wording):
         ids = self._around(before, given, after)
         state.next_id += ids.shape[1]
         return Chunk.text(self.embed(ids), self.axes, TokenKind.PREFIX)
+
+
+def deepstack(output: Any, seen: Bool[Tensor, " n"], like: Tensor) -> tuple[Float[Tensor, "1 n hidden"], ...]:
+    """What a vision tower gives early decoder layers, at a chunk's visual tokens and zero elsewhere.
+
+    Args:
+        seen: which of the chunk's tokens are visual.
+        like: of the wanted device, number type and width.
+    """
+    out = []
+    for level in getattr(output, "deepstack_features", None) or ():
+        spread = like.new_zeros(1, len(seen), like.shape[-1])
+        spread[:, seen.to(like.device)] = visual_features(level, int(seen.sum())).to(spread)
+        out.append(spread)
+    return tuple(out)
 
 
 def visual_features(output: Any, count: int | None = None) -> Float[Tensor, "1 n hidden"]:

@@ -308,6 +308,8 @@ def _held_by(policy: MemoryPolicy) -> bytes:
 def reason_not_recorded(policy: MemoryPolicy, memory: KVMemory) -> str | None:
     """Why a policy's compression cannot be recorded; None where it can."""
     kind = type(policy)
+    if policy.reads_again:
+        return "the policy has each chunk read a second time"
     if not policy.repeats:
         return f"{kind.__name__} does not say that it is stateless"
     if policy.watch() is not None:

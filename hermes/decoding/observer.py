@@ -18,6 +18,7 @@ from hermes.attention import (
     AttentionView,
     Guidance,
     Observer,
+    SecondReading,
     StopForwardError,
     memory_attention_set,
     reading,
@@ -25,9 +26,11 @@ from hermes.attention import (
 )
 from hermes.backbone import Backbone
 from hermes.decoding.parallel import over_all_heads, processes_of
+from hermes.decoding.prefill import prefill
+from hermes.decoding.second_reading import read_again
 from hermes.errors import InputError, UnsupportedModelError
 from hermes.memory import KVLayer, KVMemory
-from hermes.tokens import expand_axes
+from hermes.tokens import Chunk, expand_axes
 
 # What the tokens of a pseudo-query depend on: its text, and how control tokens in it are read.
 _Name = tuple[str, bool]
@@ -80,7 +83,12 @@ class DecoderObserver(Observer):
     Args:
         backbone: a loaded model family.
         memory: what is attended to.
+
+    Attributes:
+        chunk: the newest, while a policy decides what stays of the memory; else None.
     """
+
+    chunk: Chunk | None = None
 
     # Pseudo-queries kept between chunks: three prompts, before and after the history changes.
     _KEPT = 6
@@ -162,6 +170,16 @@ class DecoderObserver(Observer):
             embeds = self.backbone.embed(ids).expand(batch, -1, -1)
             self.backbone.run(embeds, expand_axes(positions, axes), fork)
         return seen.found
+
+    def read(self, chunk: Chunk, into: KVMemory) -> None:
+        """Read a chunk into another memory of the same model, or of its first layers alone."""
+        prefill(self.backbone, into, chunk)
+
+    @torch.no_grad()
+    def read_again(self, how: SecondReading, probe: AttentionProbe) -> None:
+        """As :meth:`hermes.Observer.read_again` has it; left after the last layer that the probe asks for."""
+        if self.chunk is not None and len(self.chunk):
+            read_again(self.backbone, self.memory, self.chunk, how, probe)
 
     # -- the release's shortcut ----------------------------------------------------------------------------
 
@@ -333,8 +351,6 @@ def _mass(
     tail: Tensor | None = own
     if guidance.among == "video":
         memory, tail, prefix = memory[:, :, prefix:], None, 0
-    if guidance.pool == "max":
-        return _largest(query, memory, tail, scaling, causal, per_head)[..., prefix:]
     mass = layer.kernels.attention_mass(
         query,
         memory,
@@ -343,26 +359,9 @@ def _mass(
         causal=causal,
         per_head=per_head,
         dtype=torch.float16 if guidance.half else torch.float32,
+        pool=guidance.pool,
     )
     return mass[..., prefix:]
-
-
-def _largest(
-    query: Tensor, memory: Tensor, own: Tensor | None, scaling: float, causal: bool, per_head: bool
-) -> Tensor:
-    """The largest attention of any query token and head to each memory token; a text is short."""
-    b, hkv, t, d = memory.shape
-    rows = (query.float() * scaling).reshape(b, hkv, -1, d)  # row = g * Q + i
-    logits = rows @ memory.float().mT
-    if own is not None:
-        tail = rows @ own.float().mT
-        if causal:
-            n, p = query.shape[2], own.shape[2]
-            future = torch.ones(n, p, dtype=torch.bool, device=tail.device).triu(p - n + 1)
-            tail = tail.masked_fill(future.repeat(rows.shape[2] // n, 1), float("-inf"))
-        logits = torch.cat((logits, tail), dim=-1)
-    best = logits.softmax(-1)[..., :t].amax(2)
-    return best if per_head else best.amax(1, keepdim=True)
 
 
 def _block_bias(sizes: Sequence[int], held: int, like: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def prefill(
         with (
             memory_attention_set(backbone.model),
             suppress(StopForwardError),
-            reading(memory, probe, chunk.tokens, writes_only=True),
+            reading(memory, probe, chunk.tokens, positions=chunk.positions, writes_only=True),
         ):
             backbone.run(chunk.embeds, memory.next_position + chunk.positions, memory, chunk)
         memory.commit(chunk.positions, chunk.tokens, chunk.advance, prefix=prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,8 @@ from torch import Tensor
 BLOCK = 1 << 17
 # Queries handled at once where their own keys count too: the largest tensor is [B, Hq, QUERIES, T].
 QUERIES = 128
+
+Pool = Literal["mean", "max"]
 
 
 def attention_mass(
@@ -23,10 +26,12 @@ def attention_mass(
     causal: bool = True,
     per_head: bool = False,
     dtype: torch.dtype = torch.float32,
+    pool: Pool = "mean",
 ) -> Float[Tensor, "B R T"]:
-    """Mean softmax attention of the queries to each memory token.
+    """Mean or largest softmax attention of the queries to each memory token.
 
-    Source: arXiv 2601.14724, Sec. 3.1 (W, mean over heads, then over query tokens).
+    Source: arXiv 2601.14724, Sec. 3.1 (W, mean over heads, then over query tokens); the largest as in
+    arXiv 2505.23416 (KVzip), Sec. 3.
 
     The softmax runs over the memory and the queries' ``own`` keys; only the memory's columns are returned.
     Query rows are taken a few at a time, so that nothing of size ``[Hq, Q, T]`` is made unless it is small.
@@ -37,8 +42,9 @@ def attention_mass(
         own: keys that follow the memory, the last Q of them the queries' own; None for none.
         scaling: multiplies the logits (1 / sqrt(D) as a rule).
         causal: query i sees no own key after its own; otherwise all of them.
-        per_head: mean over the query heads of each KV head instead of all heads (R = Hkv, else 1).
+        per_head: over the query heads of each KV head instead of all heads (R = Hkv, else 1).
         dtype: float32; or float16, in which logits and probabilities are then rounded (the Qwen release).
+        pool: mean over query tokens and heads, or the largest.
 
     Returns:
         float32 ``[B, R, T]``.
@@ -58,23 +64,30 @@ def attention_mass(
             future = torch.ones(n, p, dtype=torch.bool, device=q.device).triu(p - n + 1)
             tail = tail.masked_fill(future.repeat(hq // hkv, 1), float("-inf"))
     exact = dtype is torch.float32
-    columns = _columns(q, memory, tail) if exact else _rounded(q, memory, tail, dtype)
+    columns = _columns(q, memory, tail, pool) if exact else _rounded(q, memory, tail, dtype, pool)
+    if pool == "max":
+        return columns if per_head else columns.amax(1, keepdim=True)
     columns = columns / (hq // hkv * n)
     return columns if per_head else columns.mean(1, keepdim=True)
 
 
-def _columns(q: Tensor, memory: Tensor, tail: Tensor | None) -> Tensor:
+def _pooled(shares: Tensor, pool: Pool) -> Tensor:
+    """Sum, or the largest, over rows: ``[*, n, T]`` to ``[*, T]``."""
+    return shares.sum(-2) if pool == "mean" else shares.amax(-2)
+
+
+def _columns(q: Tensor, memory: Tensor, tail: Tensor | None, pool: Pool) -> Tensor:
     b, hkv, n, _ = q.shape
     t = memory.shape[2]
     width = t + (0 if tail is None else tail.shape[-1])
     if b * hkv * n * width <= BLOCK:
-        return _shares(q, memory, tail).sum(2)
+        return _pooled(_shares(q, memory, tail), pool)
     if n * width <= BLOCK // 2:
         # Several heads fit: as few, equal groups of heads as are needed.
         heads = -(-b * hkv // -(-b * hkv * n * width // BLOCK))
         parts = [x.flatten(0, 1).split(heads) for x in (q, memory)]
         tails = [None] * len(parts[0]) if tail is None else tail.flatten(0, 1).split(heads)
-        sums = [_shares(*part).sum(1) for part in zip(*parts, tails, strict=True)]
+        sums = [_pooled(_shares(*part), pool) for part in zip(*parts, tails, strict=True)]
         return torch.cat(sums).view(b, hkv, t)
     # As many blocks of rows as are needed, all of about one size.
     rows, out = -(-n // -(-n * width // BLOCK)), q.new_zeros(b, hkv, t)
@@ -82,7 +95,9 @@ def _columns(q: Tensor, memory: Tensor, tail: Tensor | None) -> Tensor:
         keys = memory[stream, head].float()
         for start in range(0, n, rows):
             part = None if tail is None else tail[stream, head, start : start + rows]
-            out[stream, head] += _shares(q[stream, head, start : start + rows], keys, part).sum(0)
+            some = _pooled(_shares(q[stream, head, start : start + rows], keys, part), pool)
+            before = out[stream, head]
+            out[stream, head] = before + some if pool == "mean" else torch.maximum(before, some)
     return out
 
 
@@ -93,15 +108,15 @@ def _shares(q: Tensor, memory: Tensor, tail: Tensor | None) -> Tensor:
     return joined.softmax(-1)[..., : memory.shape[-2]]
 
 
-def _rounded(q: Tensor, memory: Tensor, tail: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Column sums with logits and probabilities in a low-precision dtype, one KV head at a time."""
+def _rounded(q: Tensor, memory: Tensor, tail: Tensor | None, dtype: torch.dtype, pool: Pool) -> Tensor:
+    """Column sums, or the largest, with all in a low-precision dtype, one KV head at a time."""
     t = memory.shape[2]
     columns = []
     for head in range(memory.shape[1]):
         logits = q[:, head] @ memory[:, head].float().mT
         if tail is not None:
             logits = torch.cat((logits, tail[:, head]), dim=-1)
-        columns.append(logits.to(dtype).softmax(-1)[..., :t].float().sum(1))
+        columns.append(_pooled(logits.to(dtype).softmax(-1)[..., :t].float(), pool))
     return torch.stack(columns, dim=1)
 
 

@@ -5,8 +5,8 @@ With logits ``x_rj = scaling q_r . k_j`` over the rows r = (query head in the gr
 1. log-sum-exp: ``l_r = log sum_j exp(x_rj)`` over the memory and the queries' own keys, online (running
    maximum and sum), the memory cut into ``SPLITS`` parts that run side by side, own keys as one more part;
    parts are joined by a log-sum-exp over ``[parts, rows]``;
-2. column sums: ``W_j = (1 / rows) sum_r exp(x_rj - l_r)``, one program a block of columns, whose keys stay in
-   registers while all rows pass.
+2. column sums: ``W_j = (1 / rows) sum_r exp(x_rj - l_r)``, or the largest of its terms, one program a block
+   of columns, whose keys stay in registers while all rows pass.
 
 The keys are read twice and nothing of size ``[H, Q, T]`` is made. Products of half-precision operands are
 exact and summed in float32. The interpreter computes ``tl.dot`` on bfloat16 wrongly: operands are cast there.
@@ -94,7 +94,8 @@ def _lse(
 @no_type_check
 def _sums(
     query, memory, lse, out, G, Q, T, H, scaling, qb, qh, qt, mb, mh, mt, D: tl.constexpr,
-    HALF: tl.constexpr, CAST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+    HALF: tl.constexpr, CAST: tl.constexpr, LARGEST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    BD: tl.constexpr,
 ):
     lane = tl.program_id(1).to(tl.int64)
     b, h = lane // H, lane % H
@@ -106,8 +107,9 @@ def _sums(
         q = _rows(query, b, h, r, d, G, Q, D, qb, qh, qt, CAST)
         sums = tl.load(lse + lane * (G * Q) + r, mask=r < G * Q, other=float("inf"))
         p = tl.exp(_logits(q, k, scaling, HALF) - sums[:, None])
-        total += tl.sum(p.to(tl.float16).to(tl.float32) if HALF else p, axis=0)
-    tl.store(out + lane * T + j, total / (G * Q), mask=j < T)
+        p = p.to(tl.float16).to(tl.float32) if HALF else p
+        total = tl.maximum(total, tl.max(p, axis=0)) if LARGEST else total + tl.sum(p, axis=0)
+    tl.store(out + lane * T + j, total if LARGEST else total / (G * Q), mask=j < T)
 # fmt: on
 
 
@@ -120,8 +122,9 @@ def attention_mass(
     causal: bool = True,
     per_head: bool = False,
     dtype: torch.dtype = torch.float32,
+    pool: str = "mean",
 ) -> Tensor:
-    """Mean softmax attention of the queries to each memory token, ``[B, R, T]``.
+    """Mean or largest softmax attention of the queries to each memory token, ``[B, R, T]``.
 
     Source: arXiv 2601.14724, Sec. 3.1. Arguments and results as the reference's.
     """
@@ -164,5 +167,8 @@ def attention_mass(
         )
         joined = lse.logsumexp(2) if parts + tail > 1 else lse[:, :, 0]
         grid = (triton.cdiv(held, settings["BN"]), batch * heads)
-        _sums[grid](query, memory, joined.contiguous(), out, *sizes, *strides, **settings)
-    return out if per_head else out.mean(1, keepdim=True)
+        largest = pool == "max"
+        _sums[grid](query, memory, joined.contiguous(), out, *sizes, *strides, LARGEST=largest, **settings)
+    if per_head:
+        return out
+    return out.amax(1, keepdim=True) if pool == "max" else out.mean(1, keepdim=True)

@@ -7,6 +7,7 @@ from hermes.memory.layer import KVLayer, Tokens, keeping
 from hermes.memory.loading import load_memory, memory_of
 from hermes.memory.memory import KVMemory
 from hermes.memory.scope import Scope, being_read, check_scope, current_scope
+from hermes.memory.shallow import first_layers, load_packed, packed
 from hermes.memory.states import RecurrentLayer, SharedLayer, StateLayer, WindowLayer
 from hermes.memory.storage import load_record, read_saved, read_tensors, write_tensors
 from hermes.memory.updates import LayerUpdate, Mix, join_updates
@@ -31,12 +32,15 @@ __all__ = [
     "check_scope",
     "current_scope",
     "describe_layers",
+    "first_layers",
     "insert_blocks",
     "join_updates",
     "keeping",
     "load_memory",
+    "load_packed",
     "load_record",
     "memory_of",
+    "packed",
     "read_saved",
     "read_tensors",
     "write_tensors",

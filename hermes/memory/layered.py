@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import count
 from typing import Any
 
+import torch
 from transformers.cache_utils import Cache
 
 from hermes.kernels import Kernels
@@ -34,7 +35,7 @@ class LayeredCache(Cache):  # type: ignore[misc]
         managed: those of full attention.
         states: the others.
         lender: lets a session's model read this memory in calls that are not the session's own.
-        lent_from: what such a call's positions lack.
+        lent_next: the next position of each text in such calls, ``[B]``.
     """
 
     layers: list[KVLayer | StateLayer]
@@ -45,13 +46,19 @@ class LayeredCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[])
         self.specs = tuple(specs)
         self.lender: Callable[[Any], None] | None = None
-        self.lent_from = 0
+        self.lent_next = torch.zeros(1, dtype=torch.int64)
         self._hold(_layers(self.specs, rotary, window_rotary, kernels))
 
     def _hold(self, layers: list[KVLayer | StateLayer]) -> None:
         self.layers = layers
         self.managed = [layer for layer in layers if isinstance(layer, KVLayer)]
         self.states = [layer for layer in layers if isinstance(layer, StateLayer)]
+
+    def cut(self, count: int) -> None:
+        """Hold the first ``count`` decoder layers alone."""
+        self.specs, self.lender = self.specs[:count], None
+        self.__dict__.pop("last_written", None)
+        self._hold(self.layers[:count])
 
     def __iter__(self) -> Iterator[KVLayer]:
         return iter(self.managed)

@@ -5,6 +5,7 @@ from hermes.parts.mergers import Drop, Merger, Summary
 from hermes.parts.norms import KeyNorm, ValueNorm
 from hermes.parts.received_attention import AttentionLedger, AttentionSum, WindowAttention
 from hermes.parts.reindexers import Eager, Lazy, Never, Reindexer
+from hermes.parts.replay import Replay
 from hermes.parts.scorers import (
     Blend,
     FusedBlend,
@@ -36,6 +37,7 @@ __all__ = [
     "RandomScore",
     "Recency",
     "Reindexer",
+    "Replay",
     "Scorer",
     "Selection",
     "Selector",

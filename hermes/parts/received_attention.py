@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes.attention import AttentionProbe, AttentionView
+from hermes.attention import AttentionProbe, AttentionView, Observer
 from hermes.config import setting
 from hermes.memory import KVLayer, LayerUpdate
 from hermes.parts.scorers import LayerContext, Scorer
@@ -109,23 +109,49 @@ class AttentionLedger(AttentionProbe):
         self.held: dict[int, Tensor] = {}
         # Seen, and in the memory once the chunk is committed.
         self._seen: dict[int, Tensor] = {}
+        found = {index: scorer.second_reading for index, scorer in scorers.items()}
+        self.second = {index: how for index, how in found.items() if how is not None}
+
+    def limit(self, layers: Sequence[int]) -> None:
+        """Follow these layers alone; of the others nothing is known."""
+        self.scorers = {index: scorer for index, scorer in self.scorers.items() if index in layers}
+        self.second = {index: how for index, how in self.second.items() if index in layers}
 
     def layers(self, num_layers: int) -> Iterable[int]:
-        """The layers whose scorer follows attention."""
-        return self.scorers.keys()
+        """The layers whose scorer follows attention as a chunk is read the first time."""
+        return self.scorers.keys() - self.second.keys()
+
+    @property
+    def watches(self) -> bool:
+        """Whether any scorer follows the first reading."""
+        return len(self.second) < len(self.scorers)
+
+    def read_again(self, observe: Observer, *, evicting: bool) -> None:
+        """Let scorers see the second reading of the newest chunk, each as it wants it.
+
+        Args:
+            evicting: tokens are about to be evicted.
+        """
+        for how in dict.fromkeys(self.second.values()):
+            if how.always or evicting:
+                observe.read_again(how, _Second(self, [at for at, own in self.second.items() if own == how]))
 
     def observe(self, view: AttentionView) -> None:
         """Show the layer's attention to its scorer."""
         per_head = self.per_head or view.layer.rows > 1
-        before = self._known(view.layer)
+        before = self.known(view.layer)
         self._seen[view.index] = self.scorers[view.index].follow(view, before, per_head)
 
-    def _known(self, layer: KVLayer) -> Tensor:
+    def known(self, layer: KVLayer) -> Float[Tensor, "B R T"]:
+        """What the layer's scorer knows of each token; zeros where it knows nothing."""
         seen = self._seen.pop(layer.index, None)
         # Of a chunk that failed the tokens never came, and the lengths differ.
         if seen is not None and seen.shape[-1] == layer.length:
             self.held[layer.index] = seen
         held = self.held.get(layer.index)
+        if held is not None and layer.index in self.second:
+            # Of tokens that were not read again nothing is known.
+            held = F.pad(held, (0, max(layer.length - held.shape[-1], 0)))
         if held is None or held.shape[-1] != layer.length:
             batch = layer.keys.shape[0] if layer.length else 1
             held = torch.zeros(batch, 1, layer.length, device=layer.clock.device)
@@ -133,14 +159,14 @@ class AttentionLedger(AttentionProbe):
 
     def of(self, layer: KVLayer) -> Float[Tensor, "B R V"]:
         """What the layer's scorer knows of each video token."""
-        self.held[layer.index] = self._known(layer)
+        self.held[layer.index] = self.known(layer)
         return self.held[layer.index][..., layer.prefix :]
 
     def evict(self, layer: KVLayer, update: LayerUpdate) -> None:
         """Follow an update; a mixed token gets the sum of what it is mixed of."""
         if layer.index not in self.scorers:
             return
-        held = self._known(layer)
+        held = self.known(layer)
         rows = max(held.shape[1], update.keep.shape[1])
         held = held.expand(-1, rows, -1)
         keep = update.keep.expand(held.shape[0], rows, -1)
@@ -173,3 +199,20 @@ class AttentionLedger(AttentionProbe):
                 raise ValueError(f"sums of layer {index}: {tensor.dtype} of shape {list(tensor.shape)}")
         self.held = held
         self._seen = {}
+
+
+class _Second(AttentionProbe):
+    """Shows some layers of a second reading to their scorers."""
+
+    def __init__(self, ledger: AttentionLedger, only: Iterable[int]) -> None:
+        self.ledger = ledger
+        self.only = only
+
+    def layers(self, num_layers: int) -> Iterable[int]:
+        return self.only
+
+    def observe(self, view: AttentionView) -> None:
+        ledger = self.ledger
+        per_head = ledger.per_head or view.layer.rows > 1
+        before = ledger.known(view.layer)
+        ledger.held[view.index] = ledger.scorers[view.index].follow(view, before, per_head)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hermes.attention import AttentionView, Guidance
+from hermes.attention import AttentionView, Guidance, SecondReading
 from hermes.config import Part, setting
 from hermes.errors import SettingError
 from hermes.memory import KVLayer
@@ -92,6 +92,14 @@ class Scorer(Part, ABC):
     def follows(self) -> bool:
         """Whether :meth:`follow` is to see the attention of every chunk."""
         return False
+
+    @property
+    def second_reading(self) -> SecondReading | None:
+        """How each chunk is read once more, if :meth:`follow` is to see that reading and not the first.
+
+        The chunk is held by then: a number for each held token is wanted, ``[B, R, T]``.
+        """
+        return None
 
     def follow(
         self, view: AttentionView, before: Float[Tensor, "B _R T"], per_head: bool
@@ -196,6 +204,11 @@ class Blend(Scorer):
     def follows(self) -> bool:
         """Whether one of the two scorers follows the chunks' attention."""
         return self.first.follows or self.second.follows
+
+    @property
+    def second_reading(self) -> SecondReading | None:
+        """That of the scorer that follows attention."""
+        return (self.first if self.first.follows else self.second).second_reading
 
     def follow(
         self, view: AttentionView, before: Float[Tensor, "B _R T"], per_head: bool

@@ -38,7 +38,8 @@ from hermes.policy.retrieval import (
     shared_threshold,
     similarity,
 )
-from hermes.policy.spatial import merged, otsu, thinned
+from hermes.policy.shallow import ShallowReading
+from hermes.policy.spatial import blurred, merged, otsu, thinned
 from hermes.policy.tiers import Tier, TieredPolicy, hierarchy
 
 __all__ = [
@@ -51,11 +52,13 @@ __all__ = [
     "FrameRetrieval",
     "MemoryPolicy",
     "Recall",
+    "ShallowReading",
     "Store",
     "StreamContext",
     "Tier",
     "TieredPolicy",
     "best",
+    "blurred",
     "check_budget",
     "check_policy",
     "check_streams",

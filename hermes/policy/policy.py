@@ -131,6 +131,11 @@ class MemoryPolicy(Part, ABC):
         """
         return None
 
+    @property
+    def reads_again(self) -> bool:
+        """Whether :meth:`compress` has each chunk read a second time (``observe.read_again``)."""
+        return False
+
     @abstractmethod
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
         """After a chunk: what each layer keeps. Layers not named keep every token."""
@@ -185,6 +190,8 @@ class MemoryPolicy(Part, ABC):
     def repeats(self) -> bool:
         """Whether a recorded compression may stand for another: ``stateless``, said by the class itself."""
         cls = type(self)
+        if self.reads_again:
+            return False
         if not cls.stateless or cls.step is not MemoryPolicy.step or cls.archive is not MemoryPolicy.archive:
             return False
         said = next(kind for kind in cls.__mro__ if "stateless" in vars(kind))
@@ -244,7 +251,7 @@ def compress_together(policies: Sequence[MemoryPolicy], memory: KVMemory, observ
             or ``compress`` gave something else than it must.
     """
     groups = group_by_round(policies)
-    if len(groups) > 1 and policies[0].watch() is not None:
+    if len(groups) > 1 and (policies[0].watch() is not None or policies[0].reads_again):
         raise InputError(
             "a policy that follows the chunks' attention keeps one state for all streams of a batch: "
             "ask all of them the same questions"

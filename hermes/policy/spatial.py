@@ -11,7 +11,7 @@ from torch import Tensor
 from hermes.policy.reduction import nearest
 from hermes.tokens import Chunk, Provenance, TokenKind
 
-__all__ = ["merged", "otsu", "thinned"]
+__all__ = ["blurred", "merged", "otsu", "thinned"]
 
 
 def otsu(x: Float[Tensor, " n"], bins: int = 128, top: float = 2.0) -> float:
@@ -70,6 +70,34 @@ def thinned(piece: Chunk, before: Chunk | None, after: Chunk, alike: float) -> C
     drop = torch.zeros(len(piece), dtype=torch.bool, device=here.device)
     drop[here] = ~keep
     return piece.select((~drop).nonzero().flatten())
+
+
+def blurred(piece: Chunk, side: int) -> Chunk:
+    """A frame at a lower resolution: every ``side`` by ``side`` visual tokens become their mean.
+
+    It takes the place of the first of them, with the mass of all. Tokens that are not visual stay.
+    """
+    here = _visual(piece)
+    if side == 1 or not len(here):
+        return piece
+    at = here.cpu()
+    rows, cols = piece.tokens.row[at] // side, piece.tokens.col[at] // side
+    _, name = (rows * (int(cols.max()) + 1) + cols).unique(return_inverse=True)
+    each = torch.bincount(name)
+    first = torch.full_like(each, len(piece)).scatter_reduce(0, name, at, "amin")
+    name, place, size = (x.to(here.device) for x in (name, first, each))
+    levels = [level.clone() for level in (piece.embeds, *piece.deepstack)]
+    for level in levels:
+        total = level.new_zeros(len(each), level.shape[2], dtype=torch.float32)
+        mean = total.index_add(0, name, level[0, here].float()) / size[:, None]
+        level[0, place] = mean.to(level.dtype)
+    table = piece.tokens.table.clone()
+    table[7, first] = torch.zeros_like(each).index_add(0, name.cpu(), table[7, at])
+    keep = torch.ones(len(piece), dtype=torch.bool, device=here.device)
+    keep[here] = False
+    keep[place] = True
+    whole = replace(piece, embeds=levels[0], deepstack=tuple(levels[1:]), tokens=Provenance(table))
+    return whole.select(keep.nonzero().flatten())
 
 
 def merged(piece: Chunk) -> Chunk:

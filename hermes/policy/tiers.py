@@ -168,7 +168,12 @@ class TieredPolicy(MemoryPolicy):
 
     def watch(self) -> AttentionProbe | None:
         """For scorers that follow the chunks' attention, if there are any."""
-        return self.ledger
+        return self.ledger if self.ledger and self.ledger.watches else None
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether a scorer wants a second reading."""
+        return any(tier.scorer.second_reading is not None for tier in self.tiers.values())
 
     @property
     def resident_bytes(self) -> int:
@@ -193,6 +198,8 @@ class TieredPolicy(MemoryPolicy):
         else:
             active = [layer.video_length > budget for layer, budget in zip(memory, budgets, strict=True)]
         active = [on and not self.tiers[name].full for on, name in zip(active, names, strict=True)]
+        if self.ledger:
+            self.ledger.read_again(observe, evicting=any(active))
         if not any(active):
             return {}
         scores = self.score(memory, observe, active)

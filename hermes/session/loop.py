@@ -353,8 +353,12 @@ class Session:
         self.notify("on_encode_end", chunk)
         self.notify("on_compress_start")
         policies = [stream.policy for stream in self.streams]
-        with self._compressing, torch.no_grad():
-            changed = self.execution.compress(policies, self.memory, self.observer)
+        self.observer.chunk = chunk
+        try:
+            with self._compressing, torch.no_grad():
+                changed = self.execution.compress(policies, self.memory, self.observer)
+        finally:
+            self.observer.chunk = None
         self.notify("on_compress_end", changed)
 
     def check_question(

@@ -170,8 +170,16 @@ def pixels_are_the_processors(trial: BackboneTrial) -> None:
     with trial.apart(), trial.encoding() as calls:
         trial.native.video(frames, VideoState(), fps=2.0)
     images = [torch.from_numpy(frame.image).permute(2, 0, 1) for frame in frames]
+    options, size = {}, trial.native.recipe.size
+    if "video_grid_thw" in calls[0] and "longest_edge" in size:
+        # Such processors take it for the pixels of a whole clip, a stream for those of a frame.
+        options["size"] = {**size, "longest_edge": size["longest_edge"] * len(frames)}
     stock = processor(
-        videos=[torch.stack(images)], do_sample_frames=False, return_tensors="pt", return_metadata=True
+        videos=[torch.stack(images)],
+        do_sample_frames=False,
+        return_tensors="pt",
+        return_metadata=True,
+        **options,
     )
     names = ("pixel_values_videos", "pixel_values", "video_grid_thw")
     for name in names:

@@ -67,6 +67,28 @@ def test_mass_is_the_column_mean(heads, held, own):
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("held", [1, 37, 4099])
+@pytest.mark.parametrize("own", ["causal", "whole", "none"])
+@pytest.mark.parametrize("block", [50, 1 << 17])
+def test_the_largest_mass_is_that_of_any_query_and_head(held, own, block, monkeypatch):
+    monkeypatch.setattr("hermes.kernels.mass.BLOCK", block)
+    query, memory = randn(2, 4, 5, 8) * 2, randn(2, 2, held, 8, seed=1) * 2
+    keys = None if own == "none" else randn(2, 2, 5, 8, seed=2) * 2
+    options = {"scaling": 0.4, "causal": own == "causal", "pool": "max"}
+    # A query alone sees what is before it: its row is the mean over one query.
+    rows = []
+    for i in range(5):
+        before = keys
+        if keys is not None and own == "causal":
+            before = keys[:, :, : i + 1]
+        rows.append(eager_mass(query[:, :, i : i + 1], memory, before, 0.4, False))
+    expected = torch.stack(rows).amax(0)
+    close("kernel_largest", attention_mass(query, memory, keys, **options), expected.amax(1, keepdim=True))
+    per_head = attention_mass(query, memory, keys, per_head=True, **options)
+    close("kernel_largest", per_head, expected.unflatten(1, (2, -1)).amax(2))
+
+
+@pytest.mark.unit
 def test_mass_over_nothing_is_empty():
     query, none, own = randn(2, 4, 3, 8), randn(2, 2, 0, 8), randn(2, 2, 3, 8)
     assert attention_mass(query, none, own, scaling=1.0).shape == (2, 1, 0)

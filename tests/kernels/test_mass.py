@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -34,19 +36,28 @@ def _case(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[Tens
 
 @devices
 @dtypes
+@pytest.mark.parametrize("pool", ["mean", "max"])
 @pytest.mark.parametrize("own_keys", ["causal", "all", "none"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_kernel_mass(shape: tuple[int, ...], own_keys: str, dtype: torch.dtype, device: str) -> None:
+def test_kernel_mass(
+    shape: tuple[int, ...], own_keys: str, pool: Literal["mean", "max"], dtype: torch.dtype, device: str
+) -> None:
     from hermes.kernels import mass_triton
 
     query, memory, own = _case(shape, dtype, device)
-    options = {"scaling": shape[-1] ** -0.5, "causal": own_keys == "causal", "per_head": own_keys != "all"}
+    options: dict[str, Any] = {
+        "scaling": shape[-1] ** -0.5,
+        "causal": own_keys == "causal",
+        "per_head": own_keys != "all",
+        "pool": pool,
+    }
     given = None if own_keys == "none" else own
     with poisoned():
         ours = mass_triton.attention_mass(
             strided(query), strided(memory), None if given is None else strided(given), **options
         )
-    close("kernel_mass", ours, attention_mass(query, memory, given, **options))
+    kind = "kernel_mass" if pool == "mean" else "kernel_largest"
+    close(kind, ours, attention_mass(query, memory, given, **options))
 
 
 @devices

@@ -46,7 +46,7 @@ def test_policy_keeps_the_contract(policy, name, clause):
 
 @pytest.mark.thorough
 @over_policies()
-@pytest.mark.parametrize("name", ["states", "windows", "experts", "gemma4", "gemma4_small"])
+@pytest.mark.parametrize("name", ["states", "windows", "experts", "gemma4_small"])
 def test_every_policy_keeps_the_contract(policy, name):
     tried = trial(policy, name)
     if tried.policy().needs_saliency and name.startswith("gemma4"):

@@ -42,9 +42,9 @@ def stream_and_ask(
     policy: MemoryPolicy, family: str = "llava_onevision", chunks: int = 5, question: str = QUESTION
 ) -> Asked:
     backbone = tiny(family)
-    recorder, seen = _Recorder(), []
+    recorder, seen = _Recorder(backbone), []
     session = StreamSession(backbone, policy, chunk_frames=4, callbacks=[recorder])
-    with recorder.hooked(backbone):
+    with recorder.hooked():
         session.feed(Trial("full", backbone).frames(4 * chunks))
     layers: Any = backbone.decoder.layers
     projected: list[list[torch.Tensor]] = [[] for _ in layers]

@@ -49,6 +49,18 @@ class Told(DecoderObserver):
     def __init__(self, memory: KVMemory, generator: torch.Generator) -> None:
         self.memory, self.generator = memory, generator
         self.said: dict[tuple[int, Any], Tensor] = {}
+        # The newest chunk, and by layer the queries [Hq, Q, D] and keys [H, Q, D] of its second reading.
+        self.newest = Provenance.of(0)
+        self.again: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def read_again(self, how, probe):
+        for index in probe.layers(len(self.memory)):
+            layer, count = self.memory[index], -(-len(self.newest) // how.stride)
+            query = torch.randn(1, HEADS * GROUPS, count, WIDTH, generator=self.generator)
+            own = torch.randn(1, HEADS, count, WIDTH, generator=self.generator)
+            self.again[index] = query[0], own[0]
+            view = AttentionView(index, query, layer.keys, own, layer, WIDTH**-0.5, self.newest)
+            probe.observe(view)
 
     def attention(self, requests):
         self.said = {}
@@ -105,6 +117,7 @@ def steps(
             )
             frame, next_id = frame + 1, next_id + rows * cols
         write(Provenance.cat(parts))
+        told.newest, told.again = Provenance.cat(parts), {}
         before = [
             (layer.keys[0].clone(), layer.values[0].clone(), layer.positions[:, 0], tables(layer))
             for layer in memory
@@ -158,6 +171,19 @@ def softmax_rows(step: LayerStep, head: int) -> list[list[list[float]]]:
             weights = torch.tensor(logits, dtype=torch.float64).softmax(0).tolist()
             rows.append(weights + [0.0] * (total - seen))
         out.append(rows)
+    return out
+
+
+def again_rows(step: LayerStep, told: Told, head: int, seen: list[int]) -> list[list[float]]:
+    """Attention of a second reading to the held tokens at ``seen``, a row for each query and query head."""
+    query, own = (x.double() for x in told.again[step.index])
+    keys, out = step.keys[head].double(), []
+    for g in range(GROUPS):
+        for i in range(query.shape[1]):
+            one = query[head * GROUPS + g, i]
+            logits = [float(one @ keys[t]) * WIDTH**-0.5 for t in seen]
+            logits += [float(one @ own[head, j]) * WIDTH**-0.5 for j in range(i + 1)]
+            out.append(torch.tensor(logits, dtype=torch.float64).softmax(0).tolist()[: len(seen)])
     return out
 
 

@@ -275,7 +275,7 @@ def sharpen(model: Any) -> None:
         return
     for name, weight in model.get_decoder().named_parameters():
         if name.endswith(("q_norm.weight", "k_norm.weight")):
-            weight.mul_(2.0)
+            weight.mul_(1.5)
         elif name.endswith(("q_proj.weight", "k_proj.weight")):
             weight.mul_(12.0)
         elif name.endswith(("q_proj.bias", "k_proj.bias")):

@@ -41,6 +41,8 @@ TOLERANCES = {
     ("kernel_compact", torch.bfloat16): 3.2e-2,
     ("kernel_compact", torch.float16): 4e-3,
     ("kernel_mass", torch.float32): 1e-6,
+    # Of one query, where the mean over many rounds less.
+    ("kernel_largest", torch.float32): 5e-6,
     ("kernel_half_mass", torch.float32): 1e-3,
     ("kernel_score", torch.float32): 2e-6,
 }
