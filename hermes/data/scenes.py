@@ -166,7 +166,7 @@ def tale(
 
     >>> one = tale("test", 0, 0, length=64, questions=6)
     >>> one.captions[0], len(one.captions), one.questions[-1].choices.index(one.questions[-1].answer) >= 0
-    ('The engineer fills the woolen bottle in the factory.', 64, True)
+    ('The queen lifts the marble carpet in the cave.', 64, True)
     """
     rng = np.random.default_rng((SPLITS.index(split), seed, index, length))
     words = [[str(word) for word in rng.permutation(list(some))] for some in _CAST]

@@ -138,7 +138,7 @@ def test_every_shipped_configuration_names_its_family():
     assert "embedded" in names
     rates = {"llava_onevision": 0.5, "qwen2_5_vl": 1, "qwen3_vl": 2, "qwen3_5": 2}
     for name in names:
-        if name == "embedded":
+        if name in ("embedded", "smol_captions"):
             continue
         config = compose({"backbone": name}, [], _Run, fallbacks={"backbone": backbone_fallback}).backbone
         family = config.family.removeprefix("tiny_")
