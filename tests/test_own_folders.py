@@ -81,7 +81,7 @@ ORDERS = {
 }
 
 
-@pytest.fixture(params=["packages", "folders"])
+@pytest.fixture(params=[pytest.param("packages", marks=pytest.mark.thorough), "folders"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A research repository, with `__init__.py` files or without."""
     for path, text in (FILES | (PACKAGES if request.param == "packages" else {})).items():

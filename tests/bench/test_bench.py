@@ -149,7 +149,13 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=() if family == "llava_onevision" else pytest.mark.thorough)
+        for family in FAMILIES
+    ],
+)
 def test_kernel_session_equals_reference(family: str) -> None:
     """The whole loop on the Triton kernels, in their interpreter, summaries and re-indexing included."""
     sessions = []

@@ -151,8 +151,15 @@ FAILURES = ["vision", "forward", "interrupt", "reduce", "compress", "admits noth
 
 
 @pytest.mark.parametrize("where", FAILURES)
-@pytest.mark.parametrize("name", ["newest", "hierarchy"])
-@pytest.mark.parametrize("seen", [0, 8])
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("newest", 0),
+        ("hierarchy", 8),
+        pytest.param("newest", 8, marks=pytest.mark.thorough),
+        pytest.param("hierarchy", 0, marks=pytest.mark.thorough),
+    ],
+)
 def test_lockstep_agrees_with_sessions_on_every_event(name: str, where: str, seen: int) -> None:
     """A stream that is new, or full, then a failing chunk, then the same frames again and everything else."""
     both: tuple[Together, Alone] = (Together(lambda: policy(name)), Alone(lambda: policy(name)))
