@@ -38,6 +38,8 @@ class StreamMem(MemoryPolicy):
 
     source: ClassVar[str] = "arXiv 2508.15717"
     needs_attention: ClassVar[bool] = True
+    # Which frames are averaged is a stream's own.
+    lockstep: ClassVar[bool] = False
 
     budget: int = setting(4000, help="video tokens a layer holds, prototypes included", unit="tokens", ge=2)
     proxy: str | None = setting(None, help="text that asks; null: the chat template's tail")
@@ -75,11 +77,11 @@ class StreamMem(MemoryPolicy):
         return merged.select(torch.cat(kept).to(chunk.embeds.device))
 
     def _alike(self, one: Tensor, other: Tensor) -> bool:
-        """Whether two frames ``[B, n, hidden]`` are, in every stream."""
+        """Whether two frames ``[1, n, hidden]`` are."""
         if self.compare == "frame":
             one, other = one.float().mean(1, keepdim=True), other.float().mean(1, keepdim=True)
         likeness = F.cosine_similarity(one.float(), other.float(), dim=-1).mean(1)
-        return bool((likeness > self.delta).all())
+        return bool(likeness > self.delta)
 
     def compress(self, memory: KVMemory, observe: Observer) -> Mapping[int, LayerUpdate]:
         """Score by the proxy's attention, keep the best and one prototype for each new frame."""
