@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from hermes.backbone.backbone import Backbone
 
@@ -45,8 +46,9 @@ def weights_fingerprint(backbone: Backbone) -> str:
         with align_module_device(module):
             for name, tensor in sorted((*_own(module, recurse=False), *_packed(module))):
                 digest.update(f"{prefix}.{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(_sums(tensor.detach()))
-                size += tensor.nbytes
+                for part in _plain(tensor.detach()):
+                    digest.update(_sums(part))
+                    size += part.nbytes
     found = digest.hexdigest()
     if size > _SMALL_BYTES:
         vars(backbone)["_fingerprint"] = (state, found)
@@ -80,6 +82,15 @@ def _flat(value: object) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for part in value:
             yield from _flat(part)
+
+
+def _plain(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensors that a tensor consists of: itself, or integers and scales as torchao keeps weights."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain(getattr(tensor, name))
 
 
 def _sums(tensor: Tensor) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 from hermes.backbone import Backbone, BackboneConfig, fingerprint
 from hermes.backbone.fingerprint import weights_fingerprint
@@ -41,6 +42,14 @@ def test_equal_weights_have_one_fingerprint() -> None:
     assert weights_fingerprint(backbone(shifted)) == weights_fingerprint(backbone(numbers()))
     odd = torch.cat((torch.zeros(1), numbers().flatten())).half()[1:].view(300, 500)
     assert weights_fingerprint(backbone(odd)) == weights_fingerprint(backbone(numbers().half()))
+
+
+def test_weights_that_consist_of_several_tensors() -> None:
+    # As torchao keeps integers and their scales.
+    one, same, other = (TwoTensor(numbers(), numbers(seed)) for seed in (1, 1, 2))
+    found = weights_fingerprint(backbone(one))
+    assert found == weights_fingerprint(backbone(same))
+    assert found not in {weights_fingerprint(backbone(other)), weights_fingerprint(backbone(numbers()))}
 
 
 def swapped(x: Tensor, i: int, j: int) -> Tensor:

@@ -266,8 +266,9 @@ def test_the_experiments_are_sound(name):
     check_extras(cells_in(name), extras._replace(pool=[key for key in extras.pool if key in there]))
 
 
-# No paper has all methods at the same budgets.
-PUBLISHED = [name for name in EXPERIMENTS if not on_embedded(name) and not name.startswith("rivals_")]
+# No paper has all methods at the same budgets, nor this decoder.
+OURS = ("rivals_", "smol")
+PUBLISHED = [name for name in EXPERIMENTS if not on_embedded(name) and not name.startswith(OURS)]
 COLUMNS = {
     "ovobench": {"real-time", "backward", "all"},
     "videomme": {"short", "medium", "long", "all"},
