@@ -102,7 +102,7 @@ class Archived(Archiving):
     @property
     def needs_saliency(self) -> bool:
         """Whether the inner policy needs saliency."""
-        return self.live.needs_saliency
+        return self.inner.needs_saliency
 
     @property
     def needs_pixels(self) -> bool:
