@@ -88,7 +88,7 @@ class TestSmol:
     @pytest.mark.thorough
     @over_policies()
     def test_policies_keep_the_contract(self, backbone, shallow, policy):
-        if registry("policy").get(policy).needs_pixels:
+        if registry("policy").get(policy)().needs_pixels:
             with pytest.raises(SettingError, match="works on pictures"):
                 open_session(shallow, policy)
             return
