@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
 
 from hermes.backbone import PixelRecipe, prepare
 from hermes.errors import SettingError
@@ -63,6 +62,8 @@ class _Written:
 
     def replace_video_token(self, inputs: Mapping[str, Any], video_idx: int) -> str:
         """What stands in the prompt for a video."""
+        from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
+
         _, rows, cols = inputs["video_grid_thw"][video_idx].tolist()
         count = {"num_soft_tokens_per_video": [rows * cols // self.pooled]}
         text: str = Gemma4Processor.replace_video_token(self, {**inputs, **count}, video_idx)

@@ -9,7 +9,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import pytest
 import torch
+import transformers
 
 from hermes.backbone import Backbone, BackboneConfig, load_backbone
 from hermes.backbones.tiny import byte_tokenizer
@@ -282,9 +284,15 @@ def sharpen(model: Any) -> None:
             weight.normal_(std=0.5)
 
 
+# Of transformers 5.17 they need torchvision, or timm.
+LATER = ("gemma4", "perception_lm")
+
+
 @cache
 def tiny_checkpoint(name: str) -> Path:
     """A folder with this checkpoint, written once a process."""
+    if transformers.__version__.startswith("5.17.") and name.startswith(LATER):
+        pytest.skip(f"transformers 5.17 needs other packages for {name}")
     folder = Path(mkdtemp(prefix=f"tiny_{name}_"))
     write(name, folder)
     return folder
