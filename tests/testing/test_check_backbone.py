@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from hermes.backbone import Backbone, load_backbone
 from hermes.errors import SettingError
@@ -152,6 +153,7 @@ def test_a_prompt_that_is_not_the_processors_is_found() -> None:
 
 
 @pytest.mark.parametrize("brighter", [0.0, 0.2])
+@pytest.mark.skipif(transformers.__version__.startswith("5.17."), reason="5.17 encodes by other keywords")
 def test_pixels_are_compared_with_a_processors(brighter: float) -> None:
     backbone = tiny("llava_onevision")
     trial = BackboneTrial(backbone)
