@@ -58,24 +58,8 @@ class Auto(Backbone):
     default_fps = 1.0
     layer_kinds = "told once loaded"
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        config: BackboneConfig,
-        *,
-        chat_template: str | None = None,
-        preprocessor: Mapping[str, Any] | None = None,
-        processor_settings: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            model,
-            tokenizer,
-            config,
-            chat_template=chat_template,
-            preprocessor=preprocessor,
-            processor_settings=processor_settings,
-        )
+    def __init__(self, model: Any, tokenizer: Any, config: BackboneConfig, **settings: Any) -> None:
+        super().__init__(model, tokenizer, config, **settings)
         self.core: Any = next(
             (part for part in (getattr(model, "model", None), model) if _encoder_of(part) is not None), None
         )

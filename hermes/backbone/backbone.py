@@ -24,7 +24,7 @@ from hermes.backbone.rotation import restore_rotation
 from hermes.backbone.wording import Wording
 from hermes.backbone.wrapping import check_model, checkpoint_of, config_of
 from hermes.errors import HermesError, UnsupportedModelError
-from hermes.memory import LayerSpec, describe_layers
+from hermes.memory import KVMemory, LayerSpec, MemoryConfig, describe_layers
 from hermes.tokens import Chunk, Rotary, TokenKind, VideoState
 from hermes.video import Frame
 
@@ -253,7 +253,9 @@ class Backbone(Wording):
         if chunk is not None:
             masks = block_masks(self.model, embeds, self.attend_both_ways(chunk), cache)
             options |= {} if masks is None else {"attention_mask": masks}
-        layers = per_layer_inputs(self.decoder, embeds)
+        # Where frames are texts, their tokens are of the vocabulary.
+        seen = chunk.tokens.kind == int(TokenKind.VISUAL) if chunk is not None and self.sees else None
+        layers = per_layer_inputs(self.decoder, embeds, seen)
         options |= {} if layers is None else {"per_layer_inputs": layers}
         return self.decoder(
             inputs_embeds=embeds,
@@ -263,6 +265,11 @@ class Backbone(Wording):
             **(self.prefill_kwargs(chunk) if chunk is not None else {}),
             **options,
         )
+
+    def new_memory(self, config: MemoryConfig | None = None) -> KVMemory:
+        """An empty memory of this decoder's layers."""
+        window, config = self.window_rotary, config or MemoryConfig()
+        return KVMemory.of(self.layer_specs, self.rotary, config, window_rotary=window)
 
     def attend_both_ways(self, chunk: Chunk) -> Bool[Tensor, "*streams n"]:
         """Which tokens of a chunk are of pictures, whose tokens see each other both ways in some families."""

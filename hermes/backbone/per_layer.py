@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 __all__ = ["per_layer_inputs"]
@@ -14,16 +14,27 @@ __all__ = ["per_layer_inputs"]
 _CHANNELS, _AT_ONCE = 16, 8
 
 
-def per_layer_inputs(decoder: Any, embeds: Float[Tensor, "B n hidden"]) -> Tensor | None:
+def per_layer_inputs(
+    decoder: Any, embeds: Float[Tensor, "B n hidden"], pictures: Bool[Tensor, "*streams n"] | None = None
+) -> Tensor | None:
     """Embeddings per layer of tokens given as embeddings, ``[B, n, layers, width]``; None if it has none.
 
     As in the model itself, whatever is no token of the vocabulary, such as a picture's, counts as padding.
+
+    Args:
+        pictures: tokens that are of pictures, and need not be looked up.
     """
     if not getattr(decoder, "hidden_size_per_layer_input", 0):
         return None
     padding = decoder.config.pad_token_id or 0
     rows = embeds.flatten(0, 1)
-    ids = torch.cat([_ids(decoder.embed_tokens, part, padding) for part in rows.split(_AT_ONCE)])
+    ids = torch.full((len(rows),), padding, device=rows.device)
+    texts = torch.ones_like(ids, dtype=torch.bool)
+    if pictures is not None:
+        texts = ~pictures.to(rows.device).expand(embeds.shape[:2]).flatten()
+    if texts.any():
+        parts = rows[texts].split(_AT_ONCE)
+        ids[texts] = torch.cat([_ids(decoder.embed_tokens, part, padding) for part in parts])
     found: Tensor = decoder.get_per_layer_inputs(ids.view(embeds.shape[:2]), None)
     return found
 

@@ -20,7 +20,7 @@ from hermes.attention import (
     memory_attention_set,
     reading,
 )
-from hermes.memory import KVMemory, LayerSpec
+from hermes.memory import KVMemory
 from hermes.tokens import Rotary
 
 __all__ = ["Projections"]
@@ -33,16 +33,10 @@ class _Backbone(Protocol):
     model: Any
 
     @property
-    def layer_specs(self) -> tuple[LayerSpec, ...]: ...
-
-    @property
     def managed(self) -> tuple[int, ...]: ...
 
     @property
     def rotary(self) -> Rotary: ...
-
-    @property
-    def window_rotary(self) -> Rotary: ...
 
     @property
     def decoder(self) -> Any: ...
@@ -53,6 +47,8 @@ class _Backbone(Protocol):
     def embed(self, ids: Int[Tensor, "B n"]) -> Float[Tensor, "B n hidden"]: ...
 
     def run(self, embeds: Tensor, positions: Tensor, cache: Any) -> Any: ...
+
+    def new_memory(self) -> KVMemory: ...
 
 
 class _Taken(AttentionProbe):
@@ -143,7 +139,7 @@ class Projections:
     def _taken(self, layer: int, hidden: Tensor) -> _Taken:
         backbone, number, taken = self.backbone, self.backbone.managed[layer], _Taken()
         block, call = backbone.decoder.layers[number], self._calls[number]
-        memory = KVMemory(backbone.layer_specs, backbone.rotary, window_rotary=backbone.window_rotary)
+        memory = backbone.new_memory()
         hidden = hidden.to(next(block.parameters()).device)
         with (
             memory_attention_set(backbone.model),

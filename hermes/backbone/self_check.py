@@ -25,7 +25,6 @@ from hermes.backbone.layer_specs import layer_specs
 from hermes.backbone.rotary import allowed_misfit, key_motions, misfit
 from hermes.errors import UnsupportedModelError
 from hermes.kernels import rotate
-from hermes.memory import KVMemory
 from hermes.tokens import Provenance, expand_axes
 
 _HELD, _FIRST, _ASKED = 12, 7, 4
@@ -174,7 +173,7 @@ def _recording(backbone: Backbone) -> Iterator[_Record]:
 
 def _over_memory(backbone: Backbone, embeds: Tensor, sizes: Sequence[int]) -> _Record:
     """Run tokens piece by piece over a memory; what the last piece showed."""
-    memory = KVMemory(backbone.layer_specs, backbone.rotary, window_rotary=backbone.window_rotary)
+    memory = backbone.new_memory()
     start = 0
     with memory_attention_set(backbone.model), _recording(backbone) as record:
         for part in embeds.split(list(sizes), dim=1):

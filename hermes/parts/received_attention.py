@@ -138,9 +138,12 @@ class AttentionLedger(AttentionProbe):
 
     def observe(self, view: AttentionView) -> None:
         """Show the layer's attention to its scorer."""
+        self._seen[view.index] = self.followed(view)
+
+    def followed(self, view: AttentionView) -> Float[Tensor, "B R T"]:
+        """What the layer's scorer makes of what it knew and now sees."""
         per_head = self.per_head or view.layer.rows > 1
-        before = self.known(view.layer)
-        self._seen[view.index] = self.scorers[view.index].follow(view, before, per_head)
+        return self.scorers[view.index].follow(view, self.known(view.layer), per_head)
 
     def known(self, layer: KVLayer) -> Float[Tensor, "B R T"]:
         """What the layer's scorer knows of each token; zeros where it knows nothing."""
@@ -212,7 +215,4 @@ class _Second(AttentionProbe):
         return self.only
 
     def observe(self, view: AttentionView) -> None:
-        ledger = self.ledger
-        per_head = ledger.per_head or view.layer.rows > 1
-        before = ledger.known(view.layer)
-        ledger.held[view.index] = ledger.scorers[view.index].follow(view, before, per_head)
+        self.ledger.held[view.index] = self.ledger.followed(view)

@@ -89,8 +89,7 @@ class Session:
         question = check(QuestionConfig | None, question, "question")
         self.backbone = backbone
         self.policy = policies[0]
-        self._check_layout()
-        self._check_pixels()
+        self._check_policy()
         self.fps = fps or backbone.fps
         self.chunk_frames = _checked_chunk(chunk_frames, backbone.frames_per_group)
         seed = check(int, seed, "seed", {"ge": 0})
@@ -142,7 +141,7 @@ class Session:
         for stream in self.streams:
             stream.seed = seed
 
-    def _check_layout(self) -> None:
+    def _check_policy(self) -> None:
         backbone = self.backbone
         evicts = self.policy.bound != "unbounded"
         if backbone.config.layout == "native" and not backbone.native_evicts and evicts:
@@ -153,8 +152,7 @@ class Session:
                 "This family's stock positions go back in time; native goes with policy=full.",
             )
 
-    def _check_pixels(self) -> None:
-        if self.policy.needs_pixels and not self.backbone.sees:
+        if self.policy.needs_pixels and not backbone.sees:
             raise SettingError(
                 "policy",
                 type(self.policy).__name__,
@@ -167,12 +165,7 @@ class Session:
         """Forget every stream and start afresh."""
         self.turns.refuse_while_writing()
         self.execution.restart()
-        memory = KVMemory.of(
-            self.backbone.layer_specs,
-            self.backbone.rotary,
-            self.memory_config,
-            window_rotary=self.backbone.window_rotary,
-        )
+        memory = self.backbone.new_memory(self.memory_config)
         self._encoding, self._compressing = (Stopwatch(self.backbone.device) for _ in range(2))
         for stream in self.streams:
             stream.start(memory, self._encoding, self._compressing)

@@ -12,7 +12,6 @@ from torch import Tensor
 from hermes.backbone import cast_weights
 from hermes.decoding.generation import GenerationConfig, generate
 from hermes.decoding.prefill import prefill
-from hermes.memory import KVMemory
 from hermes.testing.backbone_trial import QUESTION, BackboneTrial, Skipped
 from hermes.testing.trial import ContractError, State, copy_state, fingerprint
 from hermes.tokens import Chunk, Provenance, TokenKind, VideoState
@@ -146,7 +145,7 @@ def answers_are_the_models(trial: BackboneTrial) -> None:
     with trial.apart():
         stock = backbone.model.generate(**inputs, **options)
     chunks, state = trial.chunks(backbone, cuts=(1, 3))
-    memory = KVMemory(backbone.layer_specs, backbone.rotary, window_rotary=backbone.window_rotary)
+    memory = backbone.new_memory()
     for number, chunk in enumerate(chunks):
         prefill(backbone, memory, chunk, prefix=number == 0)
     closing = backbone.closing(state)

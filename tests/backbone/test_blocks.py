@@ -11,7 +11,6 @@ from torch import Tensor
 from hermes.attention import attention_set, memory_attention_set, reading
 from hermes.backbone import Backbone
 from hermes.decoding.prefill import prefill
-from hermes.memory import KVMemory
 from hermes.tokens import Chunk, Provenance, TokenKind
 from tests.support.decoders import decoder
 from tests.support.tolerances import close
@@ -42,7 +41,7 @@ def pieces(backbone: Backbone, count: int) -> tuple[list[Chunk], Tensor, Tensor]
 
 
 def over_memory(backbone: Backbone, chunks: Sequence[Chunk], question: Tensor) -> Tensor:
-    memory = KVMemory(backbone.layer_specs, backbone.rotary, window_rotary=backbone.window_rotary)
+    memory = backbone.new_memory()
     for chunk in chunks:
         prefill(backbone, memory, chunk, prefix=not memory.prefix)
     at = memory.next_position + torch.arange(5.0)[None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import random
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -27,8 +26,8 @@ from hermes.policies.full import Full
 from hermes.session.session import StreamSession
 from hermes.tokens import TokenKind, VideoState
 from tests.support.families import NEW_TOKENS, QUESTION, answer, encode, make_frames, tiny
-from tests.support.memory_cases import random_update
-from tests.support.references import DenseDecoder, new_memory, noise_chunk, prefill
+from tests.support.memory_cases import held_beside
+from tests.support.references import DenseDecoder
 from tests.support.tiny_minicpm import DenseMiniCPM
 from tests.support.tiny_models import TINY, tiny_model
 from tests.support.tolerances import close
@@ -162,20 +161,9 @@ def test_what_is_read_of_a_frame(name):
 @pytest.mark.parametrize("name", [name for name in TINY if name not in PAIRED])
 @pytest.mark.parametrize("heads", [1, 2])
 def test_a_ragged_memory_is_a_dense_one(name, heads):
-    backbone, rng = tiny_model(name, "stream"), random.Random(3)
+    backbone = tiny_model(name, "stream")
     dense = DenseMiniCPM(backbone) if name == "minicpm_v" else DenseDecoder(backbone)
-    memory = new_memory(backbone)
-    for seed, length in ((0, 5), (1, 20), (2, 12), (3, 9)):
-        chunk = noise_chunk(backbone, length, seed, first_id=100 * seed, text=seed == 0)
-        ours = prefill(backbone, memory, chunk, prefix=seed == 0)
-        levels = [level[0] for level in chunk.deepstack]
-        expected, _ = dense.run(chunk.embeds[0], chunk.positions, chunk.tokens.id.tolist(), levels)
-        dense.memory.prefix = memory.prefix
-        close("one_shot", ours[0], expected.float())
-        if seed:
-            updates = {layer.index: random_update(rng, layer, heads=heads) for layer in memory}
-            memory.apply(updates, compact=seed == 2)
-            dense.memory.apply(updates, seed == 2)
+    held_beside(backbone, dense, heads=heads)
 
 
 class Introduced:

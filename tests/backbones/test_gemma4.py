@@ -13,7 +13,6 @@ from hermes.attention import memory_attention_set, reading
 from hermes.backbone import self_check
 from hermes.decoding.generation import GenerationConfig
 from hermes.decoding.prefill import prefill
-from hermes.memory import KVMemory
 from hermes.policies.full import Full
 from hermes.policies.hermes import Hermes
 from hermes.session.session import StreamSession
@@ -58,7 +57,7 @@ def test_native_layout_answers_like_stock_generate(name, count, cuts):
     stock = backbone.model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
     expected = stock.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     chunks, _ = encode(backbone, frames, cuts, 0.1)
-    memory = KVMemory(backbone.layer_specs, backbone.rotary, window_rotary=backbone.window_rotary)
+    memory = backbone.new_memory()
     for chunk in chunks:
         prefill(backbone, memory, chunk, prefix=not memory.prefix)
     question = backbone.embed(backbone.encode(backbone.question_text(QUESTION)))

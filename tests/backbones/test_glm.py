@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 
@@ -11,7 +9,7 @@ from hermes.attention import Guidance
 from hermes.decoding.observer import DecoderObserver
 from hermes.session.opening import open_session
 from tests.support.families import QUESTION, make_frames
-from tests.support.memory_cases import random_update
+from tests.support.memory_cases import held_beside
 from tests.support.references import new_memory, noise_chunk, prefill
 from tests.support.tiny_glm import DenseGlm
 from tests.support.tiny_models import tiny_model
@@ -23,18 +21,8 @@ pytestmark = pytest.mark.model
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("name", ["glm4v", "glm46v"])
 def test_a_ragged_memory_is_a_dense_one(name, heads):
-    backbone, rng = tiny_model(name, "stream"), random.Random(heads)
-    memory, dense = new_memory(backbone), DenseGlm(backbone)
-    for seed, length in ((0, 5), (1, 20), (2, 12), (3, 9)):
-        chunk = noise_chunk(backbone, length, seed, first_id=100 * seed, text=seed == 0)
-        ours = prefill(backbone, memory, chunk, prefix=seed == 0)
-        expected, _ = dense.run(chunk.embeds[0], chunk.positions, chunk.tokens.id.tolist())
-        dense.memory.prefix = memory.prefix
-        close("one_shot", ours[0], expected.float())
-        if seed:
-            updates = {layer.index: random_update(rng, layer, heads=heads) for layer in memory}
-            memory.apply(updates, compact=seed == 2)
-            dense.memory.apply(updates, seed == 2)
+    backbone = tiny_model(name, "stream")
+    held_beside(backbone, DenseGlm(backbone), heads=heads, seed=heads)
 
 
 @pytest.mark.parametrize("mode", ["exact", "embedding"])

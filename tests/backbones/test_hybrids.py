@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 
@@ -13,8 +11,7 @@ from hermes.policies.full import Full
 from hermes.session.session import StreamSession
 from tests.backbones.test_backbones import stock_inputs
 from tests.support.families import NEW_TOKENS, QUESTION, answer, encode, make_frames
-from tests.support.memory_cases import random_update
-from tests.support.references import new_memory, noise_chunk, prefill
+from tests.support.memory_cases import held_beside
 from tests.support.tiny_qwen3_5 import DenseHybrid, tiny_hybrid
 from tests.support.tolerances import close
 
@@ -50,18 +47,8 @@ def test_native_layout_answers_like_stock_generate(experts, count, cuts, fps):
 @each_kind
 @pytest.mark.parametrize("heads", [1, 2])
 def test_a_ragged_memory_beside_states_is_a_dense_one(experts, heads):
-    backbone, rng = tiny_hybrid(experts=experts), random.Random(3)
-    memory, dense = new_memory(backbone), DenseHybrid(backbone)
-    for seed, length in ((0, 5), (1, 20), (2, 12), (3, 9)):
-        chunk = noise_chunk(backbone, length, seed, first_id=100 * seed, text=seed == 0)
-        ours = prefill(backbone, memory, chunk, prefix=seed == 0)
-        expected, _ = dense.run(chunk.embeds[0], chunk.positions, chunk.tokens.id.tolist())
-        dense.memory.prefix = memory.prefix
-        close("one_shot", ours[0], expected.float())
-        if seed:
-            updates = {layer.index: random_update(rng, layer, heads=heads) for layer in memory}
-            memory.apply(updates, compact=seed == 2)
-            dense.memory.apply(updates, seed == 2)
+    backbone = tiny_hybrid(experts=experts)
+    held_beside(backbone, DenseHybrid(backbone), heads=heads)
 
 
 @torch.no_grad()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 
@@ -15,8 +13,8 @@ from hermes.policies.full import Full
 from hermes.session.session import StreamSession
 from tests.backbones.test_backbones import stock_inputs
 from tests.support.families import NEW_TOKENS, QUESTION, answer, encode, make_frames
-from tests.support.memory_cases import random_update
-from tests.support.references import cloned, identical, new_memory, noise_chunk, prefill
+from tests.support.memory_cases import held_beside
+from tests.support.references import cloned, identical
 from tests.support.tiny_windowed import DenseWindowed, tiny_windowed
 from tests.support.tolerances import close
 
@@ -47,18 +45,9 @@ def test_native_layout_answers_like_stock_generate(count, cuts):
 
 
 def streamed(heads: int = 1, chunks: int = 3):
-    backbone, rng = tiny_windowed(), random.Random(3)
-    memory, dense = new_memory(backbone), DenseWindowed(backbone)
-    for seed, length in ((0, 5), (1, 20), (2, 12), (3, 3), (4, 9))[: chunks + 1]:
-        chunk = noise_chunk(backbone, length, seed, first_id=100 * seed, text=seed == 0)
-        ours = prefill(backbone, memory, chunk, prefix=seed == 0)
-        expected, _ = dense.run(chunk.embeds[0], chunk.positions, chunk.tokens.id.tolist())
-        dense.memory.prefix = memory.prefix
-        close("one_shot", ours[0], expected.float())
-        if seed:
-            updates = {layer.index: random_update(rng, layer, heads=heads) for layer in memory}
-            memory.apply(updates, compact=seed in (2, 3))
-            dense.memory.apply(updates, seed in (2, 3))
+    backbone = tiny_windowed()
+    dense, lengths = DenseWindowed(backbone), ((0, 5), (1, 20), (2, 12), (3, 3), (4, 9))[: chunks + 1]
+    memory = held_beside(backbone, dense, heads=heads, lengths=lengths, compacted=(2, 3))
     return backbone, memory, dense
 
 

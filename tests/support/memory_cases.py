@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from hermes.attention import reading
+from hermes.backbone import Backbone
 from hermes.memory import KVMemory, LayerUpdate, Mix
 from hermes.tokens import Provenance
 from tests.support.references import (
     PlainMemory,
+    new_memory,
+    noise_chunk,
+    prefill,
     rope,
     same_memory,
     toy_rotary,
 )
+from tests.support.tolerances import close
 
 
 def sample(rng: random.Random, population, count: int) -> list[int]:
@@ -104,3 +111,33 @@ def toy(axes: int = 1, batch: int = 1, layers: int = 3, **options) -> tuple[KVMe
 def check(memory: KVMemory, plain: list[PlainMemory]) -> None:
     for stream in plain:
         same_memory(memory, stream, memory.rotary.frequencies.tolist(), memory.rotary.axis.tolist())
+
+
+def held_beside(
+    backbone: Backbone,
+    dense: Any,
+    *,
+    heads: int = 1,
+    seed: int = 3,
+    lengths: Sequence[tuple[int, int]] = ((0, 5), (1, 20), (2, 12), (3, 9)),
+    compacted: Sequence[int] = (2,),
+) -> KVMemory:
+    """A memory of a prefix and chunks, some of each evicted, that reads each as the dense reference does.
+
+    Args:
+        lengths: number, which seeds the chunk, and tokens of each.
+        compacted: chunks after whose eviction positions become dense.
+    """
+    rng, memory = random.Random(seed), new_memory(backbone)
+    for number, length in lengths:
+        chunk = noise_chunk(backbone, length, number, first_id=100 * number, text=number == 0)
+        ours = prefill(backbone, memory, chunk, prefix=number == 0)
+        levels = [level[0] for level in chunk.deepstack]
+        expected, _ = dense.run(chunk.embeds[0], chunk.positions, chunk.tokens.id.tolist(), levels)
+        dense.memory.prefix = memory.prefix
+        close("one_shot", ours[0], expected.float())
+        if number:
+            updates = {layer.index: random_update(rng, layer, heads=heads) for layer in memory}
+            memory.apply(updates, compact=number in compacted)
+            dense.memory.apply(updates, number in compacted)
+    return memory
