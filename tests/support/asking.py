@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from hermes.memory import KVMemory
 from hermes.policy import MemoryPolicy
+from hermes.session.answer import Answer
 from hermes.session.session import StreamSession
 from hermes.testing import Trial
 from hermes.testing.trial import _Recorder
+from hermes.video import Frame
 from tests.support.references import tiny
 
 QUESTION = "Which place came first?"
@@ -68,6 +72,23 @@ def stream_and_ask(
         session.ask(question, max_new_tokens=2)
     del vars(session.policy)["recall"]
     return Asked(session, recorder.keys, recorder.values, [each[0] for each in projected], seen[0])
+
+
+def gone_on(
+    make: Callable[[], MemoryPolicy], frames: Sequence[Frame], folder: Path, family: str = "qwen3_vl"
+) -> tuple[list[StreamSession], list[Answer]]:
+    """A stream that is saved half-way and goes on, and one that goes on from the save; both are asked."""
+    sessions = [StreamSession(tiny(family), make(), chunk_frames=4) for _ in range(2)]
+    half = len(frames) // 2
+    sessions[0].feed(frames[:half])
+    sessions[0].save(folder)
+    sessions[1].resume(folder)
+    for session in sessions:
+        session.feed(frames[half:])
+    answers = [session.ask("Which?", max_new_tokens=3) for session in sessions]
+    assert answers[0].ids.tolist() == answers[1].ids.tolist()
+    assert answers[0].memory_bytes == answers[1].memory_bytes
+    return sessions, answers
 
 
 def holds_exactly(asked: Asked) -> None:
