@@ -138,8 +138,16 @@ def test_lockstep_in_threads() -> None:
     _, answers, stats = at_once(
         lambda: both.feed([A[:8], A[4:12]]), lambda: both.ask("What now?"), lambda: both.stats()
     )
-    assert [answer.frames_seen for answer in answers] in ([4, 4], [12, 12])
+    # Between two chunks, and of every stream alike; each answer is that of a session alone at that time.
+    assert [answer.frames_seen for answer in answers] in ([4, 4], [8, 8], [12, 12])
     assert [one.frames for one in stats] in ([4, 4], [8, 8], [12, 12])
+    seen = answers[0].frames_seen
+    for answer, first, then in zip(answers, (A[:4], A[4:8]), (A[:8], A[4:12]), strict=True):
+        alone = session()
+        for part in (first, then[: seen - 4]):
+            if len(part):
+                alone.feed(part)
+        assert answer.ids.tolist() == alone.ask("What now?").ids.tolist()
 
 
 def test_a_callback_may_ask_and_may_not_feed() -> None:
